@@ -1,0 +1,372 @@
+"""The plug points and the plain records that cross them: what the core needs, said without saying who provides it.
+
+Implementations live on floor 2 and 3 and are joined in service.py; `zope.interface.verify.verifyObject` checks them
+in the tests. Times are seconds since the epoch unless a name ends in `_ms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from zope.interface import Interface
+
+from gatewayd.address import Address, Domain
+from gatewayd.message.model import Content
+from gatewayd.outcome import Outcome
+
+
+# -- records of the store -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    account_id: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ScramCredentials:
+    """What is kept instead of a password (RFC 5802 §5.1, SHA-256)."""
+
+    salt: bytes
+    iterations: int
+    stored_key: bytes
+    server_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    mailbox_id: int
+    name: str  # Unicode, "/" separates levels; "INBOX" exactly so
+    special_use: str | None  # "\\Sent" and so on, RFC 6154
+    uidvalidity: int
+    uidnext: int
+    highest_modseq: int
+    subscribed: bool
+
+
+class Entry(NamedTuple):
+    """A message standing in a mailbox."""
+
+    mailbox_id: int
+    uid: int
+    message_id: int
+    modseq: int
+    flags: str  # flags and keywords joined by one space, sorted; "" for none; never \\Recent
+    internal_date_ms: int
+
+
+class Summary(NamedTuple):
+    """What FETCH asks of a message without its body, ready to be joined into a response (RFC 9051 §7.5.2)."""
+
+    size: int  # octets of the RFC 5322 form: RFC822.SIZE
+    envelope: bytes  # "(...)" of ENVELOPE
+    bodystructure: bytes  # "(...)" of BODYSTRUCTURE
+    body: bytes  # "(...)" of BODY
+
+
+class Expunged(NamedTuple):
+    mailbox_id: int
+    uid: int
+    modseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The tail of an account's log after some modseq, oldest first."""
+
+    entries: Sequence[Entry]
+    expunged: Sequence[Expunged]
+    modseq: int  # ask again from here
+    more: bool  # the limit cut it
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message into one account's mailbox."""
+
+    account_id: int
+    content: Content
+    trace: bytes = b""  # header lines with CRLF that stand above the mail form
+    mailbox: str = "INBOX"  # a name, or a special-use attribute such as "\\Sent"
+    flags: Collection[str] = ()
+    internal_date_ms: int | None = None  # None: now
+    once: bool = (
+        True  # a second delivery of this object id to this mailbox is answered as the first, and not stored
+    )
+
+
+class Placed(NamedTuple):
+    """Where a delivery stands."""
+
+    uidvalidity: int
+    uid: int
+    modseq: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is remembered of another domain."""
+
+    domain: Domain
+    parley_until: float  # it published Parley; no way down to mail before this time
+    keys: bytes | None  # its last key set, encoded as it came
+    keys_until: float
+
+
+class StoreError(Exception):
+    """The store could not do it now (disk, database); nothing was changed."""
+
+
+class StoreFull(StoreError):
+    """No space is left."""
+
+
+class NoSuchMailbox(StoreError):
+    pass
+
+
+class MailboxExists(StoreError):
+    pass
+
+
+class IStore(Interface):
+    """Accounts, mailboxes, messages and the log. Every method may raise StoreError; a return means committed."""
+
+    async def add_domain(domain: Domain) -> None: ...
+    async def domains() -> frozenset[Domain]: ...
+
+    async def add_account(address: Address, credentials: ScramCredentials) -> Account:
+        """Makes INBOX, Sent, Drafts, Trash, Junk and Archive too. Raises ValueError if it exists."""
+
+    async def set_credentials(account_id: int, credentials: ScramCredentials) -> None: ...
+    async def account(address: Address) -> Account | None: ...
+    async def accounts() -> list[Account]: ...
+    async def credentials(account_id: int) -> ScramCredentials | None: ...
+
+    async def deliver(deliveries: Sequence[Delivery]) -> list[Placed | StoreError]:
+        """Durable when it returns; each delivery stands or falls alone."""
+
+    async def mailboxes(account_id: int) -> list[Mailbox]: ...
+    async def mailbox(account_id: int, name: str) -> Mailbox:
+        """Raises NoSuchMailbox."""
+
+    async def create_mailbox(account_id: int, name: str) -> Mailbox:
+        """Superior levels are made too. Raises MailboxExists."""
+
+    async def delete_mailbox(account_id: int, name: str) -> None: ...
+    async def rename_mailbox(account_id: int, name: str, to: str) -> None:
+        """Inferior mailboxes move along; renaming INBOX moves its messages (RFC 3501 §6.3.5)."""
+
+    async def subscribe_mailbox(account_id: int, name: str, subscribed: bool) -> None: ...
+
+    async def entries(account_id: int, mailbox_id: int, since_modseq: int = 0) -> list[Entry]:
+        """Those with a greater modseq, by rising UID."""
+
+    async def expunged(account_id: int, mailbox_id: int, since_modseq: int) -> list[int]:
+        """UIDs that went after that modseq."""
+
+    async def summaries(account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
+        """Derived on first need and kept."""
+
+    async def mails(account_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
+        """The RFC 5322 forms, trace lines first; the same octets every time."""
+
+    async def contents(account_id: int, message_ids: Sequence[int]) -> dict[int, Content]: ...
+
+    async def store_flags(
+        account_id: int,
+        mailbox_id: int,
+        uids: Sequence[int],
+        mode: str,
+        flags: Collection[str],
+        unchanged_since: int | None = None,
+    ) -> list[Entry]:
+        """mode is "+", "-" or "=". Returns the entries named by `uids` that exist, as they now are (with
+        `unchanged_since`, only those that it let through)."""
+
+    async def expunge(account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[int]:
+        """Removes these UIDs; returns those that were there."""
+
+    async def copy(
+        account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
+    ) -> tuple[int, list[tuple[int, int]]]:
+        """One transaction. Returns (the target's uidvalidity, [(uid there, new uid)]). Raises NoSuchMailbox."""
+
+    async def changes(account_id: int, since_modseq: int, limit: int = 1000) -> Changes: ...
+
+    def watch(account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, on the reactor's thread, after each commit that changed this account, other processes'
+        included; calls may merge. Returns what ends it."""
+
+    async def peer(domain: Domain) -> Peer | None: ...
+    async def remember_peer(peer: Peer) -> None: ...
+
+
+# -- the outbound queue ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """One recipient of a queued message, ours to try until the lease ends."""
+
+    queue_id: int
+    recipient: Address
+    reverse_path: Address | None  # None is <>, RFC 5321 §4.5.5
+    message_key: int  # the same for all recipients of one queued message: read it once
+    attempts: int  # that have failed so far
+    accepted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A row of the queue as the operator sees it."""
+
+    queue_id: int
+    recipient: str
+    reverse_path: str
+    state: str
+    attempts: int
+    next_attempt: float
+    last_status: str
+    accepted: float
+
+
+class IQueue(Interface):
+    """The outbound spool. Legal states: gatewayd/queue/states.py. A return means committed; raises StoreError."""
+
+    async def enqueue(
+        content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
+    ) -> dict[Address, Outcome]:
+        """Idempotent by (object id, recipient): a repeat is answered with what is known of the first: queued or
+        delivered as Delivered, refused as Refused."""
+
+    async def lease(limit: int, seconds: float, exclude: Collection[Domain] = ()) -> list[Leased]:
+        """Takes due rows; a lease that runs out (a killed process) makes its row due again."""
+
+    async def message(message_key: int) -> tuple[Content, bytes]:
+        """The content and the trace."""
+
+    async def settle(queue_id: int, outcome: Outcome, next_attempt: float | None = None) -> None:
+        """Delivered and Refused end the row; Deferred needs `next_attempt`."""
+
+    async def wake(domain: Domain) -> int:
+        """Makes the domain's waiting rows due now; returns how many."""
+
+    async def next_due() -> float | None: ...
+    async def listing(limit: int = 1000) -> list[Queued]: ...
+
+    def watch(callback: Callable[[], None]) -> None:
+        """Call back on the reactor's thread when rows became due (enqueue, wake)."""
+
+
+# -- DNS ------------------------------------------------------------------------------------------------------------
+
+
+class ResolutionFailed(Exception):
+    """SERVFAIL, time-out, no server: nothing is known, try later. Absence is an empty answer, not this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place to try, already ordered by preference and weight; `host` is a name or an IP literal."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`secure`: the resolver is trusted and set AD (RFC 4035 §3.2.3)."""
+
+    records: tuple[object, ...] = ()
+    secure: bool = False
+    exists: bool = False  # the name has records of this type
+
+
+class IResolver(Interface):
+    """Each raises ResolutionFailed; an absent name or type is an answer with exists=False."""
+
+    async def srv(name: str) -> Answer:
+        """records: Endpoint, ordered as RFC 2782 says; a single "." target gives exists=True and none."""
+
+    async def mx(domain: Domain) -> Answer:
+        """records: tuple[int, str] (preference, host), ordered; null MX (RFC 7505) gives exists=True and none."""
+
+    async def addresses(host: str) -> Answer:
+        """records: str, IPv6 and IPv4 literals; a literal is its own answer."""
+
+    async def txt(name: str) -> Answer:
+        """records: bytes, each the joined strings of one record."""
+
+    async def tlsa(name: str) -> Answer:
+        """records: tuple[int, int, int, bytes] (usage, selector, matching type, data)."""
+
+
+# -- routes and couriers --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Parley:
+    domain: Domain
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    domain: Domain
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bridged:
+    """The domain is ours, its mailboxes are on another server."""
+
+    endpoint: Endpoint
+
+
+Route = Local | Parley | Mail | Bridged | Outcome  # an Outcome: no route, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """RFC 5321 §2.3.1, with what the sender asked of the way."""
+
+    reverse_path: Address | None
+    recipients: tuple[Address, ...]
+    options: frozenset[str] = field(default_factory=frozenset)  # "SMTPUTF8", "8BITMIME", ...
+
+
+class ICourier(Interface):
+    """Carries one message over one route to all recipients there."""
+
+    async def deliver(
+        route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
+    ) -> dict[Address, Outcome]:
+        """An outcome for each recipient; never raises for what the peer or the network did."""
+
+    async def close() -> None:
+        """Ends idle connections."""
+
+
+# -- authentication -------------------------------------------------------------------------------------------------
+
+
+class AuthenticationFailed(Exception):
+    """Wrong user or password: which of them is never said (RFC 4954 §4, RFC 5530 AUTHENTICATIONFAILED)."""
+
+
+class IAuthenticator(Interface):
+    async def password(user: str, password: str) -> Account:
+        """PLAIN, LOGIN, USER/PASS. Raises AuthenticationFailed; StoreError when the store cannot tell."""
+
+    async def scram(user: str) -> tuple[Account | None, ScramCredentials]:
+        """For SCRAM. An unknown user gets made-up credentials, the same every time, and no account (RFC 5802 §5.1)."""

@@ -1,0 +1,109 @@
+"""The one message model: an immutable signed object and the bodies that its parts name.
+
+Parley objects: docs/parley.rst §Objects; COSE_Sign1 layout: RFC 9052 §4.2. Mail-born messages have the same shape:
+type "mail", whose first part is the original RFC 5322 octets, untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cbor2
+import msgspec
+
+MAIL = "mail"
+MESSAGE = "message"
+RFC822 = "message/rfc822"
+
+
+class ObjectError(ValueError):
+    """The octets are not a well-formed Parley object."""
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
+    """One body by reference. The octets travel beside the signed object, or are fetched as a blob by `hash`."""
+
+    hash: bytes  # SHA-256 of the body's octets
+    type: str  # media type with parameters, as RFC 2045 writes it
+    size: int  # octets
+    name: str | None = None  # a file name: present means attachment
+
+
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": "from"}):
+    """What is signed. Unknown fields are ignored unless `crit` lists them."""
+
+    from_: str  # who says this, an Address in text; for type "mail" the header From
+    to: tuple[str, ...]  # as the sender shows it; the envelope may differ (Bcc)
+    date: int  # milliseconds since 1970-01-01T00:00Z
+    nonce: bytes  # 16 random octets: short content cannot be guessed from the id
+    type: str = MESSAGE  # message, mail, edit, retract, reaction, receipt, group
+    subject: str = ""
+    parts: tuple[Part, ...] = ()
+    parents: tuple[bytes, ...] = ()  # object ids, nearest first
+    replaces: bytes | None = None
+    ext: Mapping[str, Any] = {}  # "bridged": {by, message_id, spf, dkim, dmarc} on type "mail"
+    crit: tuple[str, ...] = ()  # names in `ext` that a reader must understand
+
+    def encode(self) -> bytes:
+        """Deterministic CBOR (RFC 8949 §4.2.1): what gets signed and hashed. Done once, by the author."""
+        return cbor2.dumps(msgspec.to_builtins(self, builtin_types=(bytes,)), canonical=True)
+
+    @classmethod
+    def decode(cls, octets: bytes) -> Payload:
+        """Raises ObjectError, naming the field that is wrong."""
+        try:
+            raw = cbor2.loads(octets, max_depth=16, allow_indefinite=False, allow_duplicate_keys=False)
+            return msgspec.convert(raw, cls)
+        except (cbor2.CBORDecodeError, msgspec.ValidationError, ValueError) as error:
+            raise ObjectError(f"bad payload: {error}") from None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A signed object with those of its bodies that are at hand: what is accepted, queued, stored and relayed."""
+
+    protected: bytes  # COSE protected header, encoded
+    payload: bytes  # encoded Payload, exactly as signed
+    signature: bytes
+    bodies: Mapping[bytes, bytes]  # SHA-256 -> octets
+
+    @cached_property
+    def id(self) -> bytes:
+        """The object id: SHA-256 of the payload."""
+        return hashlib.sha256(self.payload).digest()
+
+    @cached_property
+    def fields(self) -> Payload:
+        """The payload, decoded. Raises ObjectError."""
+        return Payload.decode(self.payload)
+
+    @property
+    def signed(self) -> bytes:
+        """The COSE_Sign1 array, untagged (RFC 9052 §4.2): what goes on the wire and into Parley-Object."""
+        return cbor2.dumps([self.protected, {}, self.payload, self.signature])
+
+    @classmethod
+    def from_signed(cls, signed: bytes, bodies: Mapping[bytes, bytes]) -> Content:
+        """Take a COSE_Sign1 apart; checks its form, not its signature. Raises ObjectError."""
+        try:
+            item = cbor2.loads(signed, max_depth=4, allow_indefinite=False, allow_duplicate_keys=False)
+        except (cbor2.CBORDecodeError, ValueError) as error:
+            raise ObjectError(f"not a COSE_Sign1: {error}") from None
+        match item:
+            case [bytes() as protected, dict(), bytes() as payload, bytes() as signature]:
+                return cls(protected, payload, signature, bodies)
+        raise ObjectError("not a COSE_Sign1 array of four")
+
+    def check_bodies(self, *, complete: bool = True) -> None:
+        """Every body at hand must be named by a part, with its hash and size. Raises ObjectError."""
+        named = {part.hash: part for part in self.fields.parts}
+        for digest, body in self.bodies.items():
+            part = named.get(digest)
+            if part is None or part.size != len(body) or hashlib.sha256(body).digest() != digest:
+                raise ObjectError("a body does not match its part")
+        if complete and len(named) > len(self.bodies):
+            raise ObjectError("a body is missing")

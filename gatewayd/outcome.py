@@ -1,0 +1,62 @@
+"""What can become of a message, for one recipient: a closed set of three (RFC 3463 codes, RFC 5321 §4.2).
+
+Every protocol maps these to its own replies in one table; nothing below the sessions knows a reply code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Durable here, or accepted durably by the next hop."""
+
+    code: str = "2.0.0"
+    text: str = "Message accepted"
+    ok = True
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Not now; the one who holds the message keeps it and tries again. `retry_after` is seconds, if known."""
+
+    code: str = "4.0.0"
+    text: str = "Try again later"
+    retry_after: float | None = None
+    ok = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Never; the sender has to be told."""
+
+    code: str = "5.0.0"
+    text: str = "Message refused"
+    ok = False
+
+
+Outcome = Delivered | Deferred | Refused
+
+
+def outcome(code: str, text: str, retry_after: float | None = None) -> Outcome:
+    """The outcome whose class is the first digit of an RFC 3463 code. Raises ValueError for any other digit."""
+    match code[:1]:
+        case "2":
+            return Delivered(code, text)
+        case "4":
+            return Deferred(code, text, retry_after)
+        case "5":
+            return Refused(code, text)
+    raise ValueError(f"not an enhanced status code: {code!r}")
+
+
+# The outcomes that several places produce, each named once (RFC 3463 §3).
+NO_SUCH_USER = Refused("5.1.1", "No such user here")
+BAD_ADDRESS = Refused("5.1.3", "Bad address syntax")
+NO_MAIL_SERVICE = Refused("5.1.10", "The domain does not accept mail")  # RFC 7505 §4.2, null MX
+RELAY_DENIED = Refused("5.7.1", "Relaying denied; sign in first")
+NOT_YOUR_ADDRESS = Refused("5.7.1", "The sender is not the account that signed in")
+TOO_BIG = Refused("5.3.4", "Message too big")
+STORE_FAILED = Deferred("4.3.0", "Message store failed; try again later")
+STORE_FULL = Deferred("4.3.1", "Message store is full; try again later")

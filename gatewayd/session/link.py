@@ -1,0 +1,79 @@
+"""What a session and the transport know of each other. net/protocol.py provides Link; sessions provide Session."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    version: str  # "TLSv1.3"
+    cipher: str
+    alpn: str  # "" for none
+    exporter: bytes  # 32 octets of tls-exporter (RFC 9266); b"" below TLS 1.3
+    peer_certificate: bytes | None  # DER
+
+
+class Engine(Protocol):
+    """A sans-IO wire engine. Any split of the input gives the same events."""
+
+    def receive(self, data: bytes) -> list[Any]:
+        """Events that `data` completes. Raises RemoteProtocolError (each wire package has its own)."""
+
+    def send(self, event: Any) -> bytes:
+        """Octets for one event. Raises LocalProtocolError when the state does not allow it."""
+
+    def tls_started(self) -> None:
+        """The transport is now TLS: forget everything that came before (RFC 3207 §4.2). Not called for implicit TLS."""
+
+
+class Link(Protocol):
+    """The transport as a session sees it."""
+
+    peer_address: str  # the IP address of the other side
+    tls: TLSInfo | None  # None while the connection is plaintext
+
+    def send(self, event: Any) -> None:
+        """Give the engine an event; all octets of one turn leave in one write."""
+
+    def start_tls(self) -> None:
+        """After what was sent: drop unread input, start TLS, then engine.tls_started() and session.tls_started()."""
+
+    def close(self) -> None:
+        """Close when what was sent is out."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run beside handle(); an unexpected exception ends this link only, and is logged once."""
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """Call session.timed_out() after so long without input."""
+
+
+class Session(Protocol):
+    """The thin part between an engine and the core: one for each protocol and direction."""
+
+    def opened(self, link: Link) -> None:
+        """The connection (with implicit TLS: the handshake) is up."""
+
+    def tls_started(self) -> None:
+        """The handshake that start_tls() asked for is done; link.tls is set."""
+
+    async def handle(self, event: Any) -> None:
+        """One event at a time, in order; the link reads no further while this waits."""
+
+    def protocol_error(self, error: Exception) -> None:
+        """engine.receive() raised: say goodbye; the link closes after this returns."""
+
+    def failed(self) -> None:
+        """handle() raised something unexpected (already logged): say goodbye; the link closes after this returns."""
+
+    def timed_out(self) -> None:
+        """Say goodbye and close."""
+
+    def closed(self, reason: Exception | None) -> None:
+        """The connection is gone; release everything. Called exactly once after opened()."""
