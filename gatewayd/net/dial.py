@@ -1,0 +1,113 @@
+"""Outgoing connections: Parley (TLS 1.3, verified before the session opens) and SMTP (plain, STARTTLS later)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet import defer, endpoints, error, interfaces
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gatewayd.address import Domain
+from gatewayd.net.protocol import LinkProtocol
+from gatewayd.net.tls import Trust, check_listener, client_context
+from gatewayd.session.link import Engine, Session
+
+CONNECT_TIMEOUT = 30  # seconds
+
+
+class _VerifiedLink(LinkProtocol):
+    """Opens its session only when the listener has proved to be `domain`."""
+
+    domain: Domain
+
+    def handshakeCompleted(self) -> None:
+        try:
+            check_listener(cast(Any, self.transport).getHandle(), self.domain)
+        except ConnectionError as rejected:
+            if self._ready is not None:
+                ready, self._ready = self._ready, None
+                ready.errback(rejected)
+            self.abort()
+            return
+        super().handshakeCompleted()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._ready is not None and reason.check(SSL.Error):
+            reason = Failure(ConnectionError(f"TLS handshake failed: {_tls_reason(reason)}"))
+        super().connectionLost(reason)
+
+
+def _tls_reason(reason: Failure) -> str:
+    details = reason.value.args[0] if reason.value is not None and reason.value.args else []
+    return "; ".join(str(entry[-1]) for entry in details) or "no reason given"
+
+
+@implementer(interfaces.IOpenSSLClientConnectionCreator)
+class _ClientConnection:
+    def __init__(self, context: SSL.Context, name: str | None) -> None:
+        self._context = context
+        self._name = name
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        connection = SSL.Connection(self._context, None)
+        if self._name is not None:
+            connection.set_tlsext_host_name(self._name.encode("ascii"))
+        return connection
+
+
+async def _connect(reactor: Any, host: str, port: int, factory: Any, bind_address: str | None) -> None:
+    bind = (bind_address, 0) if bind_address else None
+    endpoint: Any
+    if ":" in host:
+        endpoint = endpoints.TCP6ClientEndpoint(reactor, host, port, CONNECT_TIMEOUT, bind)
+    elif host.replace(".", "").isdigit():
+        endpoint = endpoints.TCP4ClientEndpoint(reactor, host, port, CONNECT_TIMEOUT, bind)
+    else:
+        endpoint = endpoints.HostnameEndpoint(reactor, host, port, CONNECT_TIMEOUT, bind)
+    try:
+        await endpoint.connect(factory)
+    except error.ConnectError as failed:
+        raise ConnectionError(str(failed)) from None
+
+
+async def dial_parley(
+    reactor: Any,
+    host: str,
+    port: int,
+    domain: Domain,
+    trust: Trust,
+    engine: Engine,
+    session: Session,
+    *,
+    bind_address: str | None = None,
+) -> None:
+    """Returns once `session.opened` was called. Raises OSError: unreachable, no TLS 1.3, or not `domain`."""
+    ready: defer.Deferred[None] = defer.Deferred()
+    link = _VerifiedLink(engine, session, reactor, implicit_tls=True, ready=ready)
+    link.domain = domain
+    creator = _ClientConnection(client_context(trust, parley=True), domain.name)
+    factory = TLSMemoryBIOFactory(creator, True, Factory.forProtocol(lambda: link), reactor)
+    await _connect(reactor, host, port, factory, bind_address)
+    await ready
+
+
+async def dial_smtp(
+    reactor: Any,
+    host: str,
+    port: int,
+    engine: Engine,
+    session: Session,
+    *,
+    name: str | None = None,
+    bind_address: str | None = None,
+) -> None:
+    """Returns once connected. STARTTLS is opportunistic (RFC 7435). Raises OSError."""
+    ready: defer.Deferred[None] = defer.Deferred()
+    creator = _ClientConnection(client_context(Trust(), parley=False, verify=False), name)
+    link = LinkProtocol(engine, session, reactor, implicit_tls=False, starttls=creator, ready=ready)
+    await _connect(reactor, host, port, Factory.forProtocol(lambda: link), bind_address)
+    await ready

@@ -1,0 +1,291 @@
+"""The one Twisted protocol: it joins a wire engine and a session, whatever they speak.
+
+Bytes in -> engine.receive() -> events, handled by the session one at a time while the transport is paused; events
+out -> engine.send() -> one write for each turn. The session sees this object as its `session.link.Link`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from OpenSSL import SSL, crypto
+from twisted.internet import defer, interfaces, ssl
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gatewayd.session.link import Engine, Session, TLSInfo
+
+EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
+EXPORTER_LENGTH = 32
+MAX_WAITING_EVENTS = 1000  # parsed ahead of the session before the transport is paused for good
+
+
+def tls_info(connection: SSL.Connection) -> TLSInfo:
+    """What the handshake settled."""
+    version = connection.get_protocol_version_name()
+    exporter = b""
+    if version == "TLSv1.3":  # below it the exporter needs the extended master secret: not offered (RFC 9266 §3)
+        exporter = connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, b"")
+    certificate = connection.get_peer_certificate()
+    return TLSInfo(
+        version=version,
+        cipher=connection.get_cipher_name() or "",
+        alpn=connection.get_alpn_proto_negotiated().decode("ascii", "replace"),
+        exporter=exporter,
+        peer_certificate=crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) if certificate else None,
+    )
+
+
+@implementer(interfaces.IHandshakeListener)
+class LinkProtocol(Protocol):
+    """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        engine: Engine,
+        session: Session,
+        clock: IReactorTime,
+        *,
+        implicit_tls: bool,
+        starttls: Any = None,
+        ready: defer.Deferred[None] | None = None,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine = engine
+        self.session = session
+        self.peer_address = ""
+        self.tls: TLSInfo | None = None
+        self._clock = clock
+        self._implicit_tls = implicit_tls
+        self._starttls = starttls  # the TLS options for start_tls()
+        self._ready = ready
+        self._on_closed = on_closed
+        self._opened = False
+        self._gone = False
+        self._closing = False
+        self._handling = False
+        self._upgrading = False
+        self._events: deque[Any] = deque()
+        self._out: list[bytes] = []
+        self._flush_call: IDelayedCall | None = None
+        self._timeout: float | None = None
+        self._timer: IDelayedCall | None = None
+        self._tasks: set[defer.Deferred[None]] = set()
+
+    # -- Twisted's side ---------------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.peer_address = getattr(self.transport.getPeer(), "host", "")
+        if self._implicit_tls:
+            self.set_timeout(30.0)  # a handshake that never ends
+        else:
+            self._open()
+
+    def handshakeCompleted(self) -> None:
+        try:
+            self.tls = tls_info(cast(Any, self.transport).getHandle())
+        except SSL.Error:
+            self.abort()
+            return
+        if self._upgrading:
+            self._upgrading = False
+            self._guard(self.session.tls_started)
+        elif not self._opened:
+            self.set_timeout(None)
+            self._open()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing or self._gone or (self._upgrading and self.tls is None):
+            return
+        self._restart_timer()
+        try:
+            events = self.engine.receive(data)
+        except Exception as error:
+            self._receive_failed(error)
+            return
+        self._events.extend(events)
+        self._work()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gone = True
+        self._events.clear()
+        for call in (self._timer, self._flush_call):
+            if call is not None and call.active():
+                call.cancel()
+        error = reason.value if isinstance(reason.value, Exception) else None
+        if self._opened:
+            self._guard(lambda: self.session.closed(error))
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            ready.errback(ConnectionError(str(error) or type(error).__name__))
+        for task in list(self._tasks):
+            task.cancel()
+        self._on_closed()
+
+    # -- the session's side: Link -----------------------------------------------------------------------------------
+
+    def send(self, event: Any) -> None:
+        if self._gone:
+            return
+        self._out.append(self.engine.send(event))
+        if self._flush_call is None:
+            self._flush_call = self._clock.callLater(0, self._flush_later)
+
+    def start_tls(self) -> None:
+        assert self.transport is not None
+        self._flush()
+        self._events.clear()  # commands sent ahead of the handshake are never executed (RFC 3207 §6)
+        self._upgrading = True
+        self.engine.tls_started()
+        cast(Any, self.transport).startTLS(self._starttls)
+        self._restart_timer()
+
+    def close(self) -> None:
+        if not self._gone:
+            self._closing = True
+            self._flush()
+            assert self.transport is not None
+            self.transport.loseConnection()
+            # a peer that never reads its goodbye is not waited for
+            self._clock.callLater(10.0, lambda: None if self._gone else self.abort())
+
+    def abort(self) -> None:
+        self._closing = True
+        if not self._gone and self.transport is not None:
+            cast(Any, self.transport).abortConnection()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = defer.Deferred.fromCoroutine(work)
+        if task.called:
+            task.addErrback(self._unexpected)
+            return
+        self._tasks.add(task)
+
+        def done(result: Any) -> Any:
+            self._tasks.discard(task)
+            self._flush()
+            return result
+
+        task.addBoth(done)
+        task.addErrback(self._unexpected)
+
+    def set_timeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+        self._restart_timer()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._opened = True
+        self._guard(lambda: self.session.opened(self))
+        self._flush()
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            ready.callback(None)
+
+    def _work(self) -> None:
+        """Hand the waiting events to the session; stop reading while it waits for something."""
+        if self._handling:
+            if len(self._events) > MAX_WAITING_EVENTS:
+                self._pause()
+            return
+        self._handling = True
+        task = defer.Deferred.fromCoroutine(self._handle_all())
+        self._tasks.add(task)
+        if not task.called:
+            self._pause()
+        task.addErrback(self._unexpected)
+        task.addBoth(lambda _: self._handled(task))
+
+    async def _handle_all(self) -> None:
+        while self._events and not self._gone and not self._closing:
+            await self.session.handle(self._events.popleft())
+
+    def _handled(self, task: defer.Deferred[None]) -> None:
+        self._tasks.discard(task)
+        self._handling = False
+        self._flush()
+        if not self._gone and not self._closing and self.transport is not None:
+            cast(Any, self.transport).resumeProducing()
+
+    def _pause(self) -> None:
+        if self.transport is not None and not self._gone:
+            cast(Any, self.transport).pauseProducing()
+
+    def _flush_later(self) -> None:
+        self._flush_call = None
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._flush_call is not None and self._flush_call.active():
+            self._flush_call.cancel()
+        self._flush_call = None
+        if self._out and not self._gone and self.transport is not None:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self.transport.write(data)
+
+    def _restart_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            if self._timeout is not None:
+                self._timer.reset(self._timeout)
+                return
+            self._timer.cancel()
+        self._timer = None
+        if self._timeout is not None and not self._gone:
+            self._timer = self._clock.callLater(self._timeout, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._opened and not self._upgrading:
+            self._guard(self.session.timed_out)
+            self._flush()
+        else:
+            self.abort()
+
+    def _receive_failed(self, error: Exception) -> None:
+        """A protocol error is the peer's and gets the session's goodbye; anything else is ours, and is logged."""
+        if type(error).__name__ == "RemoteProtocolError":
+            self.log.info("{peer}: {error}", peer=self.peer_address, error=error)
+            self._guard(lambda: self.session.protocol_error(error))
+            self.close()
+        else:
+            self._unexpected(Failure(error))
+
+    def _unexpected(self, failure: Failure) -> None:
+        if self._gone and failure.check(defer.CancelledError, ConnectionError):
+            return
+        self.log.failure("unexpected error; closing the session with {peer}", failure=failure, peer=self.peer_address)
+        if self._opened and not self._gone:
+            try:
+                self.session.failed()
+            except Exception:
+                self.log.failure("the session could not say goodbye to {peer}", peer=self.peer_address)
+        self.close()
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            self._unexpected(Failure())
+
+
+def server_options(context: SSL.Context) -> ssl.CertificateOptions:
+    """A fixed pyOpenSSL context in the shape that Twisted's listeners and startTLS want."""
+    return cast(ssl.CertificateOptions, _FixedContext(context))
+
+
+class _FixedContext(ssl.ContextFactory):
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def getContext(self) -> SSL.Context:
+        return self._context

@@ -1,0 +1,89 @@
+"""TLS contexts, and the check of a listener's certificate (RFC 8446, RFC 7301, RFC 9525).
+
+Parley: TLS 1.3 only, ALPN parley/1, and the certificate names the domain that is dialled. Classic mail: TLS 1.2 up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from OpenSSL import SSL
+from service_identity import VerificationError
+from service_identity.cryptography import extract_patterns
+from service_identity.exceptions import CertificateError
+from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern, verify_service_identity
+
+from gatewayd.address import Domain
+
+PARLEY_ALPN = b"parley/1"
+
+
+class CertificateRejected(ConnectionError):
+    """The listener's certificate does not prove that it speaks for the domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose certificates are believed: the system's authorities, or one PEM file of them."""
+
+    authorities: Path | None = None
+
+
+def server_context(certificate: Path, key: Path, *, parley: bool) -> SSL.Context:
+    """Raises SSL.Error when the files do not hold a matching certificate chain and key."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.use_certificate_chain_file(str(certificate))
+    context.use_privatekey_file(str(key))
+    context.check_privatekey()
+    context.set_min_proto_version(SSL.TLS1_3_VERSION if parley else SSL.TLS1_2_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
+    if parley:
+        context.set_alpn_select_callback(
+            lambda _, offered: PARLEY_ALPN if PARLEY_ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+        )
+    return context
+
+
+def client_context(trust: Trust, *, parley: bool, verify: bool = True) -> SSL.Context:
+    """`verify=False` is opportunistic TLS for SMTP (RFC 7435): better than plaintext, and no more."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION if parley else SSL.TLS1_2_VERSION)
+    if trust.authorities is not None:
+        context.load_verify_locations(str(trust.authorities))
+    else:
+        context.set_default_verify_paths()
+    context.set_verify(SSL.VERIFY_PEER if verify else SSL.VERIFY_NONE)
+    if parley:
+        context.set_alpn_protos([PARLEY_ALPN])
+    return context
+
+
+def names_domain(certificate: x509.Certificate, domain: Domain) -> bool:
+    """SRV-ID `_parley.<domain>`, else DNS-ID `<domain>`; no wildcards (RFC 9525 §6.3; docs/parley.rst)."""
+    try:
+        patterns = [
+            pattern
+            for pattern in extract_patterns(certificate)
+            if not (isinstance(pattern, DNSPattern) and b"*" in pattern.pattern)
+        ]
+    except (CertificateError, ValueError):
+        return False
+    has_srv = any(isinstance(pattern, SRVPattern) and pattern.name_pattern == b"parley" for pattern in patterns)
+    wanted = SRV_ID(f"_parley.{domain.name}") if has_srv else DNS_ID(domain.name)
+    try:
+        verify_service_identity(patterns, obligatory_ids=[wanted], optional_ids=[])
+    except (VerificationError, CertificateError):
+        return False
+    return True
+
+
+def check_listener(connection: SSL.Connection, domain: Domain) -> None:
+    """After the handshake (which checked the chain): the name and the protocol. Raises CertificateRejected."""
+    if connection.get_alpn_proto_negotiated() != PARLEY_ALPN:  # OpenSSL does not abort when none was offered
+        raise CertificateRejected("the listener does not speak parley/1 (ALPN)")
+    certificate = connection.get_peer_certificate()
+    if certificate is None or not names_domain(certificate.to_cryptography(), domain):
+        raise CertificateRejected(f"the listener's certificate does not name {domain}")
