@@ -1,0 +1,34 @@
+# make run: a ready gateway on loopback.  make demo: every route, once.  make test: everything checked.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VAR ?= var/alpha.test
+
+.PHONY: run demo test lint bench clean
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --config-settings editable_mode=compat -e '.[test]'
+	@touch $@
+
+run: $(VENV)/installed
+	@$(BIN)/gatewayctl init $(VAR) --domain alpha.test --hostname mx.alpha.test --loopback \
+		--account alice:parley-demo --account bob:parley-demo
+	@exec $(BIN)/twistd -n --pidfile= gatewayd --config $(VAR)/gatewayd.toml
+
+demo: $(VENV)/installed
+	@$(BIN)/python -m demo
+
+test: $(VENV)/installed lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m bench $(ONLY)
+
+clean:
+	rm -rf var build *.egg-info

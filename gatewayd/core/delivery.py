@@ -1,0 +1,314 @@
+"""The post office: decides for each recipient of an accepted message, and has it durable before it answers.
+
+Everything that comes in passes here: mail by SMTP, objects by Parley, APPEND, import. Local recipients are delivered,
+others queued. No protocol's reply codes are known here; outcomes are those of outcome.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Protocol
+
+from twisted.internet import defer
+from twisted.logger import Logger
+
+from gatewayd.address import Address, AddressError, Domain
+from gatewayd.interfaces import (
+    Account,
+    Delivery,
+    Envelope,
+    IQueue,
+    IStore,
+    Placed,
+    Route,
+    StoreError,
+    StoreFull,
+)
+from gatewayd.message import bridge
+from gatewayd.message.dsn import bounce
+from gatewayd.message.model import MAIL, Content, ObjectError
+from gatewayd.outcome import (
+    NO_SUCH_USER,
+    NOT_YOUR_ADDRESS,
+    RELAY_DENIED,
+    STORE_FAILED,
+    STORE_FULL,
+    Deferred,
+    Delivered,
+    Outcome,
+    Refused,
+)
+
+MAX_TEXT = 998  # octets of one header line, RFC 5322 §2.1.1
+
+
+class Router(Protocol):
+    async def route(self, domain: Domain) -> Route: ...
+
+
+class Signer(Protocol):
+    def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
+        """(protected header, signature) by the domain's current key. Raises KeyError: no key."""
+
+    async def verify(self, content: Content) -> Domain:
+        """Who signed. Raises ValueError when the signature does not hold, LookupError when keys cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """One accepted message on its way to its recipients."""
+
+    content: Content
+    reverse_path: Address | None
+    trace: bytes
+
+
+class PostOffice:
+    """Accepts messages. `now` gives seconds since the epoch, `random` n unguessable octets."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: IStore,
+        queue: IQueue,
+        signer: Signer,
+        hostname: Domain,
+        now: Callable[[], float],
+        random: Callable[[int], bytes],
+        *,
+        wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._signer = signer
+        self._hostname = hostname
+        self._now = now
+        self._random = random
+        self._wake_peer = wake_peer or queue.wake
+
+    # -- questions before the data ----------------------------------------------------------------------------------
+
+    async def recipient(self, address: Address, submitter: Account | None) -> Outcome:
+        """May this sender write to this address? Open to all for local users, to signed-in users for everyone."""
+        try:
+            if address.domain in await self._store.domains():
+                known = await self._store.account(address) is not None
+                return Delivered("2.1.5", "Recipient ok") if known else NO_SUCH_USER
+        except StoreError as error:
+            return self._failed(error)
+        return Delivered("2.1.5", "Recipient ok") if submitter else RELAY_DENIED
+
+    async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome:
+        """A signed-in user sends as that account only; nobody else sends as one of ours (RFC 6409 §6.1)."""
+        if submitter is not None:
+            if address is None or address.key != submitter.address.key:
+                return NOT_YOUR_ADDRESS
+        elif address is not None:
+            try:
+                if address.domain in await self._store.domains():
+                    return RELAY_DENIED
+            except StoreError as error:
+                return self._failed(error)
+            await self._wake_peer(address.domain)
+        return Delivered("2.1.0", "Sender ok")
+
+    # -- acceptance -------------------------------------------------------------------------------------------------
+
+    async def accept_mail(
+        self,
+        envelope: Envelope,
+        mail: bytes,
+        trace: bytes,
+        submitter: Account | None,
+        peer_name: str,
+    ) -> dict[Address, Outcome]:
+        """Mail by SMTP. Comes back when every recipient's copy is durable or refused."""
+        recipients, reverse_path = envelope.recipients, envelope.reverse_path
+        if submitter is not None and not _sends_as(mail, submitter.address):
+            return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+        author = submitter.address.domain if submitter else await self._our_domain(recipients)
+        try:
+            content = await self._restored(mail) or self._bridged(mail, author, reverse_path)
+        except StoreError as error:
+            return dict.fromkeys(recipients, self._failed(error))
+        except KeyError:
+            self.log.error("no signing key for {domain}; refused {peer} for now", domain=author, peer=peer_name)
+            return dict.fromkeys(recipients, STORE_FAILED)
+        return await self._post(_Letter(content, reverse_path, trace), recipients)
+
+    async def submit_object(
+        self, account: Account, payload: bytes, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]
+    ) -> dict[Address, Outcome]:
+        """A signed-in Parley user's message: checked, signed by the domain, filed under Sent, sent."""
+        unsigned = Content(b"", payload, b"", bodies)
+        try:
+            unsigned.check_bodies()
+            sender = Address.parse(unsigned.fields.from_)
+        except (ObjectError, AddressError) as error:
+            return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
+        if sender.key != account.address.key or unsigned.fields.type == MAIL:
+            return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+        try:
+            protected, signature = self._signer.sign(account.address.domain, payload)
+        except KeyError:
+            self.log.error("no signing key for {domain}", domain=account.address.domain)
+            return dict.fromkeys(recipients, STORE_FAILED)
+        content = Content(protected, payload, signature, bodies)
+        copy = Delivery(account.account_id, content, mailbox="\\Sent", flags=("\\Seen",))
+        filed = (await self._deliver([copy]))[0]
+        if not filed.ok:
+            return dict.fromkeys(recipients, filed)
+        return await self._post(_Letter(content, account.address, b""), recipients)
+
+    async def accept_object(
+        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]
+    ) -> dict[Address, Outcome]:
+        """An object from a peer domain, its signature verified; only our own users are reached this way."""
+        try:
+            content.check_bodies()
+        except ObjectError as error:
+            return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
+        trace = (
+            f"Received: from {peer} by {self._hostname} with PARLEY id {content.id.hex()[:16]};\r\n"
+            f"\t{formatdate(self._now())}\r\n"
+        ).encode("ascii")
+        domains = await self._store.domains()
+        letter = _Letter(content, reverse_path, trace)
+        answers: dict[Address, Outcome] = {a: RELAY_DENIED for a in recipients if a.domain not in domains}
+        answers.update(await self._post(letter, [a for a in recipients if a.domain in domains]))
+        return answers
+
+    def peer_contact(self, domain: Domain) -> None:
+        """The domain is up: what waits for it goes now (DESIGN §2, back-off)."""
+        defer.Deferred.fromCoroutine(self._contact(domain)).addErrback(
+            lambda failure: self.log.failure("could not wake the queue", failure=failure)
+        )
+
+    async def append(
+        self,
+        account: Account,
+        mailbox: str,
+        mail: bytes,
+        flags: Collection[str] = (),
+        internal_date_ms: int | None = None,
+    ) -> Placed:
+        """File a message as it is: IMAP APPEND, import. Raises StoreError and its kinds."""
+        content = self._bridged(mail, account.address.domain, account.address)
+        delivery = Delivery(account.account_id, content, b"", mailbox, flags, internal_date_ms, once=False)
+        placed = (await self._store.deliver([delivery]))[0]
+        if isinstance(placed, StoreError):
+            raise placed
+        return placed
+
+    async def bounce(
+        self,
+        content: Content,
+        trace: bytes,
+        reverse_path: Address | None,
+        recipient: Address,
+        failed: Outcome,
+        accepted: float,
+    ) -> None:
+        """Tell the sender that a recipient will not get it. A bounce is never bounced (RFC 5321 §6.1)."""
+        if reverse_path is None:
+            self.log.warn("a bounce for {to} could not be delivered: {why}", to=str(recipient), why=failed.text)
+            return
+        mail = bounce(
+            reporting=self._hostname,
+            reverse_path=reverse_path,
+            failed={recipient: failed},
+            mail=bridge.as_mail(content, trace),
+            arrival=accepted,
+            now=self._now(),
+            unique=self._random(12).hex(),
+        )
+        domains = await self._store.domains()
+        author = reverse_path.domain if reverse_path.domain in domains else min(domains, key=str)
+        letter = _Letter(self._bridged(mail, author, None), None, b"")
+        for answer in (await self._post(letter, [reverse_path])).values():
+            if isinstance(answer, Deferred):
+                raise StoreError(answer.text)
+
+    async def deliver_local(
+        self, content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
+    ) -> dict[Address, Outcome]:
+        """Queued mail whose domain has become ours."""
+        return await self._post(_Letter(content, reverse_path, trace), recipients)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _contact(self, domain: Domain) -> None:
+        await self._wake_peer(domain)
+
+    async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
+        domains = await self._store.domains()
+        return next((a.domain for a in recipients if a.domain in domains), self._hostname)
+
+    async def _restored(self, mail: bytes) -> Content | None:
+        """The native object inside a rendering, if its signature and every body still hold (DESIGN §3)."""
+        restored = bridge.restore(mail)
+        if restored is None:
+            return None
+        try:
+            signer = await self._signer.verify(restored)
+            native = restored.fields.type != MAIL and Address.parse(restored.fields.from_).domain == signer
+        except (ValueError, LookupError) as error:
+            self.log.info("a Parley-Object field was not believed: {error}", error=error)
+            return None
+        return restored if native else None
+
+    def _bridged(self, mail: bytes, by: Domain, reverse_path: Address | None) -> Content:
+        payload, bodies = bridge.bridged_payload(
+            mail, by=by, nonce=self._random(16), received_ms=int(self._now() * 1000), reverse_path=reverse_path
+        )
+        encoded = payload.encode()
+        protected, signature = self._signer.sign(by, encoded)
+        return Content(protected, encoded, signature, bodies)
+
+    async def _post(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
+        """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
+        answers: dict[Address, Outcome] = {}
+        try:
+            domains = await self._store.domains()
+            remote = [a for a in recipients if a.domain not in domains]
+            local: dict[Address, Account] = {}
+            for address in recipients:
+                if address.domain in domains:
+                    account = await self._store.account(address)
+                    if account is None:
+                        answers[address] = NO_SUCH_USER
+                    else:
+                        local[address] = account
+            if remote:
+                answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.reverse_path, remote))
+        except StoreError as error:
+            return {a: answers.get(a, self._failed(error)) for a in recipients}
+        if local:
+            trace = b"Return-Path: <%s>\r\n" % _path(letter.reverse_path) + letter.trace
+            copies = [Delivery(account.account_id, letter.content, trace) for account in local.values()]
+            answers.update(zip(local, await self._deliver(copies), strict=True))
+        return answers
+
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+        try:
+            placed = await self._store.deliver(deliveries)
+        except StoreError as error:
+            return [self._failed(error)] * len(deliveries)
+        return [self._failed(p) if isinstance(p, StoreError) else Delivered("2.0.0", "Delivered") for p in placed]
+
+    def _failed(self, error: StoreError) -> Outcome:
+        self.log.error("the store could not: {error}", error=error)
+        return STORE_FULL if isinstance(error, StoreFull) else STORE_FAILED
+
+
+def _path(reverse_path: Address | None) -> bytes:
+    return str(reverse_path or "").encode("utf-8")
+
+
+def _sends_as(mail: bytes, owner: Address) -> bool:
+    """Every address in From is the account's own (RFC 6409 §6.1); a missing From is not refused for that."""
+    authors = bridge.authors(mail)
+    return all(author is not None and author.key == owner.key for author in authors)
