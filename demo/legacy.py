@@ -1,4 +1,4 @@
-"""legacy.test: a plain mail domain that knows nothing of Parley. A real Postfix where it is installed, else aiosmtpd."""
+"""legacy.test: a plain mail domain that knows nothing of Parley. Postfix where it is installed, else aiosmtpd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ mail_owner = postfix
 myhostname = mx.legacy.test
 mydestination =
 mynetworks = {address}/32
-inet_interfaces = {address}
+inet_interfaces = loopback-only
 inet_protocols = ipv4
 smtp_bind_address = {address}
 smtp_host_lookup = native
@@ -34,12 +34,10 @@ virtual_uid_maps = static:65534
 virtual_gid_maps = static:65534
 transport_maps = inline:{{ {{ alpha.test = smtp:[127.0.0.11]:2525 }}, {{ beta.test = smtp:[127.0.0.12]:2525 }} }}
 minimal_backoff_time = 1s
-maillog_file = {root}/postfix.log
-maillog_file_prefixes = {root}
 """
 
 MASTER_CF = """\
-2525      inet  n - n - - smtpd
+{address}:2525 inet n - n - - smtpd
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 1 1 qmgr
@@ -79,7 +77,7 @@ class Postfix:
         for name in ("etc", "queue", "data", "mail"):
             (root / name).mkdir(parents=True)
         (root / "etc/main.cf").write_text(MAIN_CF.format(root=root, address=ADDRESS))
-        (root / "etc/master.cf").write_text(MASTER_CF)
+        (root / "etc/master.cf").write_text(MASTER_CF.format(address=ADDRESS))
         shutil.chown(root / "data", "postfix")
         shutil.chown(root / "mail", 65534, 65534)
         for part in (root, *root.parents):  # the delivery agent runs as nobody
