@@ -1,0 +1,85 @@
+"""Listeners: one factory for every protocol, with limits on connections in all and for each address."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from gatewayd.net.protocol import LinkProtocol, server_options
+from gatewayd.session.link import Engine, Session
+
+BACKLOG = 1024  # Twisted's 50 loses connections in a burst
+
+
+class Limits:
+    """Connections now open, over all listeners of a service."""
+
+    def __init__(self, connections: int, per_address: int) -> None:
+        self._connections = connections
+        self._per_address = per_address
+        self.open: Counter[str] = Counter()
+        self.total = 0
+
+    def admit(self, address: str) -> bool:
+        if self.total >= self._connections or self.open[address] >= self._per_address:
+            return False
+        self.total += 1
+        self.open[address] += 1
+        return True
+
+    def release(self, address: str) -> None:
+        self.total -= 1
+        self.open[address] -= 1
+        if not self.open[address]:
+            del self.open[address]
+
+
+class LinkFactory(Factory):
+    """Makes a link with a fresh engine and session for each connection."""
+
+    noisy = False
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, make: Callable[[], tuple[Engine, Session]], limits: Limits, *,
+        implicit_tls: bool, starttls: SSL.Context | None,
+    ) -> None:  # fmt: skip
+        self._reactor = reactor
+        self._make = make
+        self._limits = limits
+        self._implicit_tls = implicit_tls
+        self._starttls = None if starttls is None else server_options(starttls)
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        address = getattr(addr, "host", "")
+        if not self._limits.admit(address):
+            self.log.warn("too many connections; refused {address}", address=address)
+            return None
+        engine, session = self._make()
+        return LinkProtocol(
+            engine,
+            session,
+            self._reactor,
+            implicit_tls=self._implicit_tls,
+            starttls=self._starttls,
+            on_closed=lambda: self._limits.release(address),
+        )
+
+
+def listen(
+    reactor: Any, host: str, port: int, make: Callable[[], tuple[Engine, Session]], limits: Limits, *,
+    tls: SSL.Context | None = None, starttls: SSL.Context | None = None,
+) -> IListeningPort:  # fmt: skip
+    """`tls` from the first byte, or `starttls` when the client asks. Raises CannotListenError."""
+    factory: Any = LinkFactory(reactor, make, limits, implicit_tls=tls is not None, starttls=starttls)
+    if tls is not None:
+        factory = TLSMemoryBIOFactory(server_options(tls), False, factory, reactor)
+        factory.noisy = False
+    return cast(IListeningPort, reactor.listenTCP(port, factory, backlog=BACKLOG, interface=host))
