@@ -1,0 +1,23 @@
+"""`python -m bench [NAME]`: runs every benchmark, or one; each prints JSON lines on stdout."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import smtp_in
+
+BENCHES = {"smtp_in": smtp_in.main}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(BENCHES)
+    for name in names:
+        if name not in BENCHES:
+            print(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+            return 2
+        BENCHES[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
