@@ -1,0 +1,196 @@
+"""SQLite with group commit: one writer thread commits everything that waits in one transaction.
+
+Nothing is acknowledged before its commit (WAL, synchronous=FULL: one fsync for a whole batch). Readers have threads and
+connections of their own and never wait for the writer. Other processes may write the same file; `changed` is called
+when they did. No reactor here: `post` (reactor.callFromThread) carries results to the thread that asked.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+Post = Callable[[Callable[[], None]], None]
+
+BUSY = 30.0  # seconds to wait for another process's transaction
+BATCH = 500  # work items in one transaction: bounds what one failed commit takes along
+READERS = 2
+CACHE = -65536  # KiB, negative: a size and not pages
+
+
+class DatabaseError(Exception):
+    """The database could not do it; the work was rolled back whole."""
+
+
+class DatabaseFull(DatabaseError):
+    """No space is left."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with our settings, in autocommit: transactions are said aloud."""
+    connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA cache_size={CACHE}")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    return connection
+
+
+def typed(error: sqlite3.Error) -> DatabaseError:
+    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return (DatabaseFull if full else DatabaseError)(str(error))
+
+
+class Database:
+    """One file. `write` and `read` take work that runs on another thread with a connection in hand."""
+
+    def __init__(self, path: Path, post: Post) -> None:
+        self.path = path
+        self.commits = 0  # for tests and metrics: how well the group commit groups
+        self._post = post
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer_connection = connect(path)
+        self._writes: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._write_all, name="database-writer", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._read_all, name=f"database-reader-{n}", daemon=True) for n in range(READERS)
+        ]
+        self._closed = False
+        for thread in self._threads:
+            thread.start()
+
+    def migrate(self, component: str, steps: list[str]) -> None:
+        """Bring one component's tables up to date, before anything uses them. Raises DatabaseError."""
+        connection = connect(self.path)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE IF NOT EXISTS schema (component TEXT PRIMARY KEY, version INTEGER)")
+            row = connection.execute("SELECT version FROM schema WHERE component=?", (component,)).fetchone()
+            version = row[0] if row else 0
+            if version > len(steps):
+                raise DatabaseError(f"{self.path} was written by a newer gatewayd ({component} version {version})")
+            for step in steps[version:]:
+                for statement in step.split(";"):
+                    connection.execute(statement)
+            connection.execute("INSERT OR REPLACE INTO schema VALUES (?, ?)", (component, len(steps)))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise typed(error) from error
+        finally:
+            connection.close()
+
+    async def write(self, work: Work[T]) -> T:
+        """Run in the next group transaction; returns when it is committed. Raises what `work` raises, alone rolled
+        back, or DatabaseError, with everything rolled back."""
+        return await self._put(self._writes, work)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run on a reader, inside one snapshot."""
+        return await self._put(self._reads, work)
+
+    async def data_version(self) -> int:
+        """Changes when another process has committed: the writer's own commits do not move it."""
+        return await self._put(self._writes, _data_version)
+
+    def close(self) -> None:
+        """Commit what waits, then end the threads. Blocks."""
+        if self._closed:
+            return
+        self._closed = True
+        self._writes.put(None)
+        for _ in range(READERS):
+            self._reads.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._writer_connection.close()
+
+    def _put(self, target: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None], work: Work[T]) -> Deferred[T]:
+        result: Deferred[T] = Deferred()
+        if self._closed:
+            result.errback(DatabaseError("the database is closed"))
+        else:
+            target.put((work, result))
+        return result
+
+    # -- the writer's thread ----------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        ending = False
+        while not ending:
+            batch = [self._writes.get()]
+            while len(batch) < BATCH and not self._writes.empty():
+                batch.append(self._writes.get())
+            ending = None in batch
+            items = [item for item in batch if item is not None]
+            if any(work is _data_version for work, _ in items):  # outside a transaction: no commit for a question
+                version = _data_version(self._writer_connection)
+                asked = [(result, version) for work, result in items if work is _data_version]
+                self._post(lambda asked=asked: _resolve(asked))  # type: ignore[misc]
+                items = [item for item in items if item[0] is not _data_version]
+            if items:
+                self._commit(items)
+
+    def _commit(self, items: list[tuple[Work[Any], Deferred[Any]]]) -> None:
+        connection = self._writer_connection
+        done: list[tuple[Deferred[Any], Any]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for work, result in items:
+                connection.execute("SAVEPOINT item")
+                try:
+                    done.append((result, work(connection)))
+                except Exception as error:
+                    if not connection.in_transaction:  # the error took the whole transaction: full disk, I/O
+                        raise
+                    connection.execute("ROLLBACK TO item")
+                    done.append((result, Failure(typed(error) if isinstance(error, sqlite3.Error) else error)))
+                connection.execute("RELEASE item")
+            connection.execute("COMMIT")
+            self.commits += 1
+        except Exception as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            failed = typed(error) if isinstance(error, sqlite3.Error) else DatabaseError(str(error))
+            done = [(result, Failure(failed)) for _, result in items]
+        self._post(lambda: _resolve(done))
+
+    # -- the readers' threads ---------------------------------------------------------------------------------------
+
+    def _read_all(self) -> None:
+        connection = connect(self.path)
+        connection.execute("PRAGMA query_only=ON")
+        while (item := self._reads.get()) is not None:
+            work, result = item
+            answer: Any
+            try:
+                connection.execute("BEGIN")
+                answer = work(connection)
+            except sqlite3.Error as error:
+                answer = Failure(typed(error))
+            except Exception as error:
+                answer = Failure(error)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+            self._post(lambda done=[(result, answer)]: _resolve(done))  # type: ignore[misc]
+        connection.close()
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _resolve(done: list[tuple[Deferred[Any], Any]]) -> None:
+    for result, answer in done:
+        result.callback(answer)
