@@ -1,0 +1,200 @@
+"""What happens inside a transaction: functions over a connection, used by the SQLite engine of the store.
+
+UID and modseq are taken here, in the transaction that uses them, so neither repeats (RFC 3501 §2.3.1.1, RFC 7162 §3.1).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+import cbor2
+
+from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed, StoreError
+from gatewayd.message.model import Content
+
+MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
+ENTRY = "mailbox_id, uid, message_id, modseq, flags, internal_date_ms"
+INLINE = 64 * 1024  # octets: a body up to here stands in the row
+
+
+def split(content: Content) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """(bodies for the row, bodies for files)."""
+    inline = {digest: body for digest, body in content.bodies.items() if len(body) <= INLINE}
+    return inline, {digest: body for digest, body in content.bodies.items() if digest not in inline}
+
+
+def mailbox(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
+    """By name, or by a special-use attribute. Raises NoSuchMailbox."""
+    column = "special_use" if name.startswith("\\") else "name"
+    if name.upper() == "INBOX":
+        name = "INBOX"
+    row = db.execute(f"SELECT {MAILBOX} FROM mailbox WHERE account_id=? AND {column}=?", (account_id, name)).fetchone()
+    if row is None:
+        raise NoSuchMailbox(name)
+    return Mailbox(*row[:-1], bool(row[-1]))
+
+
+def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
+    row = db.execute("UPDATE account SET modseq=modseq+1 WHERE account_id=? RETURNING modseq", (account_id,)).fetchall()
+    if not row:
+        raise StoreError("no such account")
+    return int(row[0][0])
+
+
+def create_mailbox(db: sqlite3.Connection, account_id: int, name: str, special_use: str | None = None) -> Mailbox:
+    """Superiors too (RFC 3501 §6.3.3). Raises MailboxExists."""
+    levels = name.split("/")
+    if not all(levels) or name.startswith("\\"):
+        raise StoreError("a mailbox name has no empty level and begins with no backslash")
+    for depth in range(1, len(levels)):
+        superior = "/".join(levels[:depth])
+        if not db.execute("SELECT 1 FROM mailbox WHERE account_id=? AND name=?", (account_id, superior)).fetchone():
+            create_mailbox(db, account_id, superior)
+    if name.upper() == "INBOX":
+        name = "INBOX"
+    if db.execute("SELECT 1 FROM mailbox WHERE account_id=? AND name=?", (account_id, name)).fetchone():
+        raise MailboxExists(name)
+    modseq = next_modseq(db, account_id)
+    # a recreated mailbox has a greater UIDVALIDITY than the one before it (RFC 3501 §6.3.3)
+    uidvalidity, mailbox_id = db.execute(
+        "UPDATE account SET uidvalidity=uidvalidity+1, next_mailbox=next_mailbox+1 WHERE account_id=?"
+        " RETURNING uidvalidity, next_mailbox-1",
+        (account_id,),
+    ).fetchall()[0]
+    db.execute(
+        "INSERT INTO mailbox (account_id, mailbox_id, name, special_use, uidvalidity, highest_modseq)"
+        " VALUES (?,?,?,?,?,?)",
+        (account_id, mailbox_id, name, special_use, uidvalidity, modseq),
+    )
+    return mailbox(db, account_id, name)
+
+
+def new_uids(db: sqlite3.Connection, account_id: int, mailbox_id: int, count: int, modseq: int) -> tuple[int, int]:
+    """(uidvalidity, the first of `count` UIDs)."""
+    rows = db.execute(
+        "UPDATE mailbox SET uidnext=uidnext+?, highest_modseq=? WHERE account_id=? AND mailbox_id=?"
+        " RETURNING uidvalidity, uidnext",
+        (count, modseq, account_id, mailbox_id),
+    ).fetchall()
+    return int(rows[0][0]), int(rows[0][1]) - count
+
+
+def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
+    account_id, content = delivery.account_id, delivery.content
+    if delivery.once:
+        seen = db.execute(
+            "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox=?",
+            (account_id, content.id, delivery.mailbox),
+        ).fetchone()
+        if seen:
+            return Placed(*seen, True)
+    target = mailbox(db, account_id, delivery.mailbox)
+    modseq = next_modseq(db, account_id)
+    uidvalidity, uid = new_uids(db, account_id, target.mailbox_id, 1, modseq)
+    (message_id,) = db.execute(
+        "UPDATE account SET next_message=next_message+1 WHERE account_id=? RETURNING next_message-1", (account_id,)
+    ).fetchall()[0]
+    inline, files = split(content)
+    db.execute(
+        "INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, blobs)"
+        " VALUES (?,?,?,?,?,?,?,?,?)",
+        (
+            account_id, message_id, content.id, content.protected, content.payload, content.signature,
+            delivery.trace, cbor2.dumps(inline), b"".join(files),
+        ),
+    )  # fmt: skip
+    date = now_ms if delivery.internal_date_ms is None else delivery.internal_date_ms
+    entry = (account_id, target.mailbox_id, uid, message_id, modseq, joined(delivery.flags), date)
+    db.execute("INSERT INTO entry VALUES (?,?,?,?,?,?,?)", entry)
+    if delivery.once:
+        row = (account_id, content.id, delivery.mailbox, uidvalidity, uid, modseq, now_ms)
+        db.execute("INSERT INTO seen VALUES (?,?,?,?,?,?,?)", row)
+    return Placed(uidvalidity, uid, modseq, False)
+
+
+def joined(flags: Iterable[str]) -> str:
+    return " ".join(sorted({flag for flag in flags if flag.lower() != "\\recent"}))
+
+
+def entries(db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[Entry]:
+    """Those of `uids` that exist, by rising UID."""
+    found = []
+    for begin in range(0, len(uids), 500):  # below SQLite's limit on parameters
+        some = uids[begin : begin + 500]
+        marks = ",".join("?" * len(some))
+        found += db.execute(
+            f"SELECT {ENTRY} FROM entry WHERE account_id=? AND mailbox_id=? AND uid IN ({marks})",
+            (account_id, mailbox_id, *some),
+        ).fetchall()
+    return sorted((Entry(*row) for row in found), key=lambda entry: entry.uid)
+
+
+def store_flags(
+    db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int], mode: str, flags: Collection[str],
+    unchanged_since: int | None,
+) -> list[Entry]:  # fmt: skip
+    given = set(flags)
+    result, modseq = [], 0
+    for entry in entries(db, account_id, mailbox_id, uids):
+        if unchanged_since is not None and entry.modseq > unchanged_since:
+            continue
+        old = set(entry.flags.split())
+        new = joined(old | given if mode == "+" else old - given if mode == "-" else given)
+        if new != entry.flags:
+            modseq = modseq or next_modseq(db, account_id)
+            entry = entry._replace(flags=new, modseq=modseq)
+            db.execute(
+                "UPDATE entry SET flags=?, modseq=? WHERE account_id=? AND mailbox_id=? AND uid=?",
+                (new, modseq, account_id, mailbox_id, entry.uid),
+            )
+        result.append(entry)
+    if modseq:
+        touch(db, account_id, mailbox_id, modseq)
+    return result
+
+
+def touch(db: sqlite3.Connection, account_id: int, mailbox_id: int, modseq: int) -> None:
+    db.execute(
+        "UPDATE mailbox SET highest_modseq=? WHERE account_id=? AND mailbox_id=?", (modseq, account_id, mailbox_id)
+    )
+
+
+def expunge(
+    db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int], *, keep_messages: bool = False
+) -> list[int]:
+    gone = entries(db, account_id, mailbox_id, uids)
+    if not gone:
+        return []
+    modseq = next_modseq(db, account_id)
+    for entry in gone:
+        key = (account_id, mailbox_id, entry.uid)
+        db.execute("DELETE FROM entry WHERE account_id=? AND mailbox_id=? AND uid=?", key)
+        db.execute("INSERT INTO expunged VALUES (?,?,?,?)", (account_id, modseq, mailbox_id, entry.uid))
+        if not keep_messages:
+            db.execute(
+                "DELETE FROM message WHERE account_id=?1 AND message_id=?2 AND NOT EXISTS"
+                " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2)",
+                (account_id, entry.message_id),
+            )
+    touch(db, account_id, mailbox_id, modseq)
+    return [entry.uid for entry in gone]
+
+
+def copy(
+    db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool
+) -> tuple[int, list[tuple[int, int]]]:
+    there = mailbox(db, account_id, target)
+    sources = entries(db, account_id, mailbox_id, uids)
+    if not sources:
+        return there.uidvalidity, []
+    modseq = next_modseq(db, account_id)
+    uidvalidity, first = new_uids(db, account_id, there.mailbox_id, len(sources), modseq)
+    pairs = []
+    for uid, entry in enumerate(sources, first):
+        row = (account_id, there.mailbox_id, uid, entry.message_id, modseq, entry.flags, entry.internal_date_ms)
+        db.execute("INSERT INTO entry VALUES (?,?,?,?,?,?,?)", row)
+        pairs.append((entry.uid, uid))
+    if move:
+        expunge(db, account_id, mailbox_id, [entry.uid for entry in sources], keep_messages=True)
+    return uidvalidity, pairs

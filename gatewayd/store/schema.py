@@ -1,0 +1,52 @@
+"""The tables of the store. account_id comes first in every key, and no transaction spans accounts (DESIGN §4)."""
+
+STEPS = [
+    """
+    CREATE TABLE domain (name TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE account (
+        account_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        local TEXT NOT NULL, domain TEXT NOT NULL, address TEXT NOT NULL,
+        salt BLOB NOT NULL, iterations INTEGER NOT NULL, stored_key BLOB NOT NULL, server_key BLOB NOT NULL,
+        modseq INTEGER NOT NULL DEFAULT 1,
+        uidvalidity INTEGER NOT NULL DEFAULT 1,
+        next_message INTEGER NOT NULL DEFAULT 1,
+        next_mailbox INTEGER NOT NULL DEFAULT 1,
+        UNIQUE (local, domain));
+    CREATE TABLE mailbox (
+        account_id INTEGER NOT NULL, mailbox_id INTEGER NOT NULL, name TEXT NOT NULL, special_use TEXT,
+        uidvalidity INTEGER NOT NULL, uidnext INTEGER NOT NULL DEFAULT 1,
+        highest_modseq INTEGER NOT NULL, subscribed INTEGER NOT NULL DEFAULT 1,
+        PRIMARY KEY (account_id, mailbox_id), UNIQUE (account_id, name)) WITHOUT ROWID;
+    CREATE TABLE message (
+        account_id INTEGER NOT NULL, message_id INTEGER NOT NULL, object_id BLOB NOT NULL,
+        protected BLOB NOT NULL, payload BLOB NOT NULL, signature BLOB NOT NULL,
+        trace BLOB NOT NULL, bodies BLOB NOT NULL, blobs BLOB NOT NULL,
+        size INTEGER, envelope BLOB, bodystructure BLOB, body BLOB,
+        PRIMARY KEY (account_id, message_id));
+    CREATE TABLE entry (
+        account_id INTEGER NOT NULL, mailbox_id INTEGER NOT NULL, uid INTEGER NOT NULL, message_id INTEGER NOT NULL,
+        modseq INTEGER NOT NULL, flags TEXT NOT NULL, internal_date_ms INTEGER NOT NULL,
+        PRIMARY KEY (account_id, mailbox_id, uid)) WITHOUT ROWID;
+    CREATE INDEX entry_log ON entry (account_id, modseq);
+    CREATE INDEX entry_message ON entry (account_id, message_id);
+    CREATE TABLE expunged (
+        account_id INTEGER NOT NULL, modseq INTEGER NOT NULL, mailbox_id INTEGER NOT NULL, uid INTEGER NOT NULL,
+        PRIMARY KEY (account_id, modseq, mailbox_id, uid)) WITHOUT ROWID;
+    CREATE TABLE seen (
+        account_id INTEGER NOT NULL, object_id BLOB NOT NULL, mailbox TEXT NOT NULL,
+        uidvalidity INTEGER NOT NULL, uid INTEGER NOT NULL, modseq INTEGER NOT NULL, seen_at INTEGER NOT NULL,
+        PRIMARY KEY (account_id, object_id, mailbox)) WITHOUT ROWID;
+    CREATE INDEX seen_age ON seen (seen_at);
+    CREATE TABLE peer (
+        domain TEXT PRIMARY KEY, parley_until REAL NOT NULL, keys BLOB, keys_until REAL NOT NULL) WITHOUT ROWID
+    """,
+]
+
+SPECIAL_USE = {
+    "INBOX": None,
+    "Sent": "\\Sent",
+    "Drafts": "\\Drafts",
+    "Trash": "\\Trash",
+    "Junk": "\\Junk",
+    "Archive": "\\Archive",
+}  # RFC 6154 §2; what a new account is given

@@ -1,0 +1,386 @@
+"""The SQLite engine of IStore: the embedded default. Transactions are in rows.py, tables in schema.py."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+import cbor2
+from twisted.internet import defer, threads
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from zope.interface import implementer
+
+from gatewayd.address import Address, Domain
+from gatewayd.database.sqlite import Database, DatabaseError, DatabaseFull
+from gatewayd.interfaces import (
+    Account,
+    Changes,
+    Delivery,
+    Entry,
+    Expunged,
+    IStore,
+    Mailbox,
+    Peer,
+    Placed,
+    ScramCredentials,
+    StoreError,
+    StoreFull,
+    Summary,
+)
+from gatewayd.message.bridge import as_mail
+from gatewayd.message.model import Content
+from gatewayd.message.structure import summarize
+from gatewayd.store import rows, schema
+from gatewayd.store.blobs import BlobStore
+
+T = TypeVar("T")
+
+FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits, while somebody watches
+SEEN_FOR = 30 * 86400 * 1000  # milliseconds that a delivery is remembered for its repeat
+STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way into one
+
+
+@implementer(IStore)
+class SQLiteStore:
+    """`clock.seconds()` is the time; blobs are written in the reactor's thread pool."""
+
+    def __init__(self, database: Database, blobs: BlobStore, clock: IReactorTime) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._clock = clock
+        self._watchers: dict[int, set[Callable[[], None]]] = defaultdict(set)
+        self._foreign: int | None = None
+        self._poll = LoopingCall(self._look_for_foreign_commits)
+        self._poll.clock = clock
+        database.migrate("store", schema.STEPS)
+
+    # -- accounts ---------------------------------------------------------------------------------------------------
+
+    async def add_domain(self, domain: Domain) -> None:
+        await self._write(lambda db: db.execute("INSERT OR IGNORE INTO domain VALUES (?)", (domain.name,)))
+
+    async def domains(self) -> frozenset[Domain]:
+        found = await self._read(lambda db: db.execute("SELECT name FROM domain").fetchall())
+        return frozenset(Domain(name) for (name,) in found)
+
+    async def add_account(self, address: Address, credentials: ScramCredentials) -> Account:
+        def add(db: sqlite3.Connection) -> Account:
+            if db.execute("SELECT 1 FROM account WHERE local=? AND domain=?", address.key).fetchone():
+                raise ValueError(f"{address} exists")
+            cursor = db.execute(
+                "INSERT INTO account (local, domain, address, salt, iterations, stored_key, server_key)"
+                " VALUES (?,?,?,?,?,?,?)",
+                (*address.key, str(address), *_columns(credentials)),
+            )
+            account = Account(cursor.lastrowid or 0, address)
+            for name, special_use in schema.SPECIAL_USE.items():
+                rows.create_mailbox(db, account.account_id, name, special_use)
+            return account
+
+        return await self._write(add)
+
+    async def set_credentials(self, account_id: int, credentials: ScramCredentials) -> None:
+        await self._write(
+            lambda db: db.execute(
+                "UPDATE account SET salt=?, iterations=?, stored_key=?, server_key=? WHERE account_id=?",
+                (*_columns(credentials), account_id),
+            )
+        )
+
+    async def account(self, address: Address) -> Account | None:
+        query = "SELECT account_id, address FROM account WHERE local=? AND domain=?"
+        row = await self._read(lambda db: db.execute(query, address.key).fetchone())
+        return Account(row[0], Address.parse(row[1])) if row else None
+
+    async def accounts(self) -> list[Account]:
+        query = "SELECT account_id, address FROM account ORDER BY domain, local"
+        return [Account(i, Address.parse(a)) for i, a in await self._read(lambda db: db.execute(query).fetchall())]
+
+    async def credentials(self, account_id: int) -> ScramCredentials | None:
+        query = "SELECT salt, iterations, stored_key, server_key FROM account WHERE account_id=?"
+        row = await self._read(lambda db: db.execute(query, (account_id,)).fetchone())
+        return ScramCredentials(*row) if row else None
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> list[Placed | StoreError]:
+        now_ms = int(self._clock.seconds() * 1000)
+
+        async def one(delivery: Delivery) -> Placed | StoreError:
+            try:
+                large = rows.split(delivery.content)[1]
+                if large:
+                    await threads.deferToThread(self._put_blobs, large)
+                placed = await self._write(lambda db: rows.deliver(db, delivery, now_ms))
+            except StoreError as error:
+                return error
+            if not placed.duplicate:
+                self._notify(delivery.account_id)
+            return placed
+
+        return await defer.gatherResults([defer.Deferred.fromCoroutine(one(d)) for d in deliveries])
+
+    async def entries(self, account_id: int, mailbox_id: int, since_modseq: int = 0) -> list[Entry]:
+        query = f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND mailbox_id=? AND modseq>? ORDER BY uid"
+        key = (account_id, mailbox_id, since_modseq)
+        return [Entry(*row) for row in await self._read(lambda db: db.execute(query, key).fetchall())]
+
+    async def expunged(self, account_id: int, mailbox_id: int, since_modseq: int) -> list[int]:
+        query = "SELECT uid FROM expunged WHERE account_id=? AND modseq>? AND mailbox_id=? ORDER BY uid"
+        key = (account_id, since_modseq, mailbox_id)
+        return [uid for (uid,) in await self._read(lambda db: db.execute(query, key).fetchall())]
+
+    async def summaries(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
+        columns = "message_id, size, envelope, bodystructure, body"
+        found = {row[0]: row[1:] for row in await self._messages(account_id, message_ids, columns)}
+        ready = {i: Summary(*values) for i, values in found.items() if values[0] is not None}
+        missing = [i for i in found if i not in ready]
+        for begin in range(0, len(missing), 50):  # bounds the memory for bodies
+            derived = await self._derive(account_id, missing[begin : begin + 50])
+            ready.update(derived)
+        return ready
+
+    async def mails(self, account_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
+        return {i: as_mail(c, trace) for i, (c, trace) in (await self._contents(account_id, message_ids)).items()}
+
+    async def contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Content]:
+        return {i: content for i, (content, _) in (await self._contents(account_id, message_ids)).items()}
+
+    async def store_flags(
+        self, account_id: int, mailbox_id: int, uids: Sequence[int], mode: str, flags: Collection[str],
+        unchanged_since: int | None = None,
+    ) -> list[Entry]:  # fmt: skip
+        done = await self._write(
+            lambda db: rows.store_flags(db, account_id, mailbox_id, uids, mode, flags, unchanged_since)
+        )
+        self._notify(account_id)
+        return done
+
+    async def expunge(self, account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[int]:
+        gone = await self._write(lambda db: rows.expunge(db, account_id, mailbox_id, uids))
+        self._notify(account_id)
+        return gone
+
+    async def copy(
+        self, account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
+    ) -> tuple[int, list[tuple[int, int]]]:
+        done = await self._write(lambda db: rows.copy(db, account_id, mailbox_id, uids, target, move))
+        self._notify(account_id)
+        return done
+
+    # -- mailboxes --------------------------------------------------------------------------------------------------
+
+    async def mailboxes(self, account_id: int) -> list[Mailbox]:
+        query = f"SELECT {rows.MAILBOX} FROM mailbox WHERE account_id=? ORDER BY name"
+        found = await self._read(lambda db: db.execute(query, (account_id,)).fetchall())
+        return [Mailbox(*row[:-1], bool(row[-1])) for row in found]
+
+    async def mailbox(self, account_id: int, name: str) -> Mailbox:
+        return await self._read(lambda db: rows.mailbox(db, account_id, name))
+
+    async def create_mailbox(self, account_id: int, name: str) -> Mailbox:
+        return await self._write(lambda db: rows.create_mailbox(db, account_id, name))
+
+    async def delete_mailbox(self, account_id: int, name: str) -> None:
+        def delete(db: sqlite3.Connection) -> None:
+            gone = rows.mailbox(db, account_id, name)
+            key = (account_id, gone.mailbox_id)
+            uids = db.execute("SELECT uid FROM entry WHERE account_id=? AND mailbox_id=?", key).fetchall()
+            rows.expunge(db, account_id, gone.mailbox_id, [uid for (uid,) in uids])
+            db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", key)
+
+        await self._write(delete)
+        self._notify(account_id)
+
+    async def rename_mailbox(self, account_id: int, name: str, to: str) -> None:
+        def rename(db: sqlite3.Connection) -> None:
+            moved = rows.mailbox(db, account_id, name)
+            if moved.name == "INBOX":  # its messages move, it stays (RFC 3501 §6.3.5)
+                rows.create_mailbox(db, account_id, to)
+                key = (account_id, moved.mailbox_id)
+                uids = db.execute("SELECT uid FROM entry WHERE account_id=? AND mailbox_id=?", key).fetchall()
+                rows.copy(db, account_id, moved.mailbox_id, [uid for (uid,) in uids], to, True)
+                return
+            made = rows.create_mailbox(db, account_id, to)  # checks the name, makes its superiors
+            db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", (account_id, made.mailbox_id))
+            begin = f"{moved.name}/"
+            for mailbox_id, old in db.execute(
+                "SELECT mailbox_id, name FROM mailbox WHERE account_id=?", (account_id,)
+            ).fetchall():
+                if old == moved.name or old.startswith(begin):
+                    db.execute(
+                        "UPDATE mailbox SET name=? WHERE account_id=? AND mailbox_id=?",
+                        (to + old[len(moved.name) :], account_id, mailbox_id),
+                    )
+
+        await self._write(rename)
+
+    async def subscribe_mailbox(self, account_id: int, name: str, subscribed: bool) -> None:
+        def subscribe(db: sqlite3.Connection) -> None:
+            mailbox_id = rows.mailbox(db, account_id, name).mailbox_id
+            db.execute(
+                "UPDATE mailbox SET subscribed=? WHERE account_id=? AND mailbox_id=?",
+                (subscribed, account_id, mailbox_id),
+            )
+
+        await self._write(subscribe)
+
+    # -- the log ----------------------------------------------------------------------------------------------------
+
+    async def changes(self, account_id: int, since_modseq: int, limit: int = 1000) -> Changes:
+        def read(db: sqlite3.Connection) -> Changes:
+            row = db.execute("SELECT modseq FROM account WHERE account_id=?", (account_id,)).fetchone()
+            if row is None:
+                raise StoreError("no such account")
+            key = (account_id, since_modseq, limit + 1)
+            there = db.execute(
+                f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND modseq>? ORDER BY modseq, uid LIMIT ?", key
+            ).fetchall()
+            gone = db.execute(
+                "SELECT mailbox_id, uid, modseq FROM expunged WHERE account_id=? AND modseq>? ORDER BY modseq LIMIT ?",
+                key,
+            ).fetchall()
+            numbers = sorted([r[3] for r in there] + [r[2] for r in gone])
+            if len(numbers) <= limit:
+                return Changes([Entry(*r) for r in there], [Expunged(*r) for r in gone], row[0], False)
+            last = numbers[limit]  # one modseq is never cut in two
+            upto = max((n for n in numbers if n < last), default=last)
+            if upto == last:  # a single change larger than the limit: whole
+                there = db.execute(
+                    f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND modseq=?", (account_id, last)
+                ).fetchall()
+                gone = db.execute(
+                    "SELECT mailbox_id, uid, modseq FROM expunged WHERE account_id=? AND modseq=?", (account_id, last)
+                ).fetchall()
+            return Changes(
+                [Entry(*r) for r in there if r[3] <= upto], [Expunged(*r) for r in gone if r[2] <= upto], upto, True
+            )
+
+        return await self._read(read)
+
+    def watch(self, account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
+        self._watchers[account_id].add(callback)
+        if not self._poll.running:
+            self._poll.start(FOREIGN_POLL, now=True)
+
+        def stop() -> None:
+            self._watchers[account_id].discard(callback)
+            if not self._watchers[account_id]:
+                del self._watchers[account_id]
+            if not self._watchers and self._poll.running:
+                self._poll.stop()
+
+        return stop
+
+    # -- peers ------------------------------------------------------------------------------------------------------
+
+    async def peer(self, domain: Domain) -> Peer | None:
+        query = "SELECT parley_until, keys, keys_until FROM peer WHERE domain=?"
+        row = await self._read(lambda db: db.execute(query, (domain.name,)).fetchone())
+        return Peer(domain, *row) if row else None
+
+    async def remember_peer(self, peer: Peer) -> None:
+        row = (peer.domain.name, peer.parley_until, peer.keys, peer.keys_until)
+        await self._write(lambda db: db.execute("INSERT OR REPLACE INTO peer VALUES (?,?,?,?)", row))
+
+    async def sweep(self) -> None:
+        """Forget old repeats and remove files that no row names."""
+        now = self._clock.seconds()
+        before = (int(now * 1000) - SEEN_FOR,)
+        await self._write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
+        named = await self._read(lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall())
+        wanted = {blobs[i : i + 32] for (blobs,) in named for i in range(0, len(blobs), 32)}
+        await threads.deferToThread(self._blobs.sweep, wanted, now - STRAY_BLOB)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database.write(work)
+        except DatabaseFull as error:
+            raise StoreFull(str(error)) from error
+        except DatabaseError as error:
+            raise StoreError(str(error)) from error
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database.read(work)
+        except DatabaseError as error:
+            raise StoreError(str(error)) from error
+
+    def _put_blobs(self, large: dict[bytes, bytes]) -> None:
+        try:
+            for digest, octets in large.items():
+                self._blobs.put(digest, octets)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (StoreFull if full else StoreError)(str(error)) from error
+
+    async def _messages(self, account_id: int, message_ids: Sequence[int], columns: str) -> list[tuple[object, ...]]:
+        def read(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+            found = []
+            for begin in range(0, len(message_ids), 500):
+                some = message_ids[begin : begin + 500]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT {columns} FROM message WHERE account_id=? AND message_id IN ({marks})"
+                found += db.execute(query, (account_id, *some)).fetchall()
+            return found
+
+        return await self._read(read)
+
+    async def _contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, tuple[Content, bytes]]:
+        columns = "message_id, protected, payload, signature, bodies, blobs, trace"
+        found: list[tuple[int, bytes, bytes, bytes, bytes, bytes, bytes]]
+        found = await self._messages(account_id, message_ids, columns)  # type: ignore[assignment]
+
+        def load() -> dict[int, tuple[Content, bytes]]:
+            loaded = {}
+            for message_id, protected, payload, signature, bodies, blobs, trace in found:
+                octets = dict(cbor2.loads(bodies))
+                for i in range(0, len(blobs), 32):
+                    octets[blobs[i : i + 32]] = self._blobs.get(blobs[i : i + 32])
+                loaded[message_id] = Content(protected, payload, signature, octets), trace
+            return loaded
+
+        if not any(row[5] for row in found):
+            return load()
+        try:
+            return await threads.deferToThread(load)
+        except OSError as error:
+            raise StoreError(f"a body is missing or cannot be read: {error}") from error
+
+    async def _derive(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
+        """Made in a thread, from the octets that FETCH would send, and kept in the row."""
+        contents = await self._contents(account_id, message_ids)
+
+        def derive() -> dict[int, Summary]:
+            return {i: Summary(*summarize(as_mail(content, trace))) for i, (content, trace) in contents.items()}
+
+        derived = await threads.deferToThread(derive)
+        update = "UPDATE message SET size=?, envelope=?, bodystructure=?, body=? WHERE account_id=? AND message_id=?"
+        kept = [(*summary, account_id, i) for i, summary in derived.items()]
+        await self._write(lambda db: db.executemany(update, kept))
+        return derived
+
+    def _notify(self, account_id: int) -> None:
+        for callback in list(self._watchers.get(account_id, ())):
+            callback()
+
+    async def _foreign_commits(self) -> None:
+        version = await self._database.data_version()
+        if self._foreign is not None and version != self._foreign:
+            for account_id in list(self._watchers):
+                self._notify(account_id)
+        self._foreign = version
+
+    def _look_for_foreign_commits(self) -> defer.Deferred[None]:
+        looked = defer.Deferred.fromCoroutine(self._foreign_commits())
+        return looked.addErrback(lambda failure: None if failure.check(DatabaseError) else failure)
+
+
+def _columns(credentials: ScramCredentials) -> tuple[bytes, int, bytes, bytes]:
+    return credentials.salt, credentials.iterations, credentials.stored_key, credentials.server_key
