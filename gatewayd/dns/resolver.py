@@ -1,0 +1,139 @@
+"""IResolver by dnspython: its resolver and its cache (positive and negative, by TTL) in a thread pool of its own.
+
+RFC 2782 (SRV), RFC 5321 §5.1 and RFC 7505 (MX), RFC 6698 (TLSA), RFC 6840 §5.7 (the AD bit in a query).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from random import Random, SystemRandom
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.name
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+from twisted.internet import defer
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from gatewayd.address import Domain
+from gatewayd.dns.selection import SRV, order_mx, order_srv
+from gatewayd.interfaces import Answer, Endpoint, IResolver, ResolutionFailed
+
+THREADS = 16  # lookups under way at once
+CACHE = 10_000  # answers kept
+PAYLOAD = 1232  # octets of a UDP answer that never fragment (DNS flag day 2020)
+
+
+def nameserver(text: str) -> dns.nameserver.Nameserver:
+    """ "192.0.2.1", "192.0.2.1:5353", "2001:db8::1" or "[2001:db8::1]:5353". Raises ValueError."""
+    host, port = text, 53
+    if text.startswith("[") or text.count(":") == 1:
+        host, _, digits = text.rpartition(":")
+        host, port = host.strip("[]"), int(digits)
+    return dns.nameserver.Do53Nameserver(str(ipaddress.ip_address(host)), port)
+
+
+@implementer(IResolver)
+class Resolver:
+    """`nameservers` None is what the system uses. `trust_ad`: the way to them is safe, so their AD bit is believed."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        nameservers: Sequence[str] | None = None,
+        *,
+        trust_ad: bool = False,
+        timeout: float = 10.0,
+        pool: ThreadPool | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._trust_ad = trust_ad
+        self._random = random or SystemRandom()
+        self._pool = pool or ThreadPool(0, THREADS, name="dns")
+        self._resolver = dns.resolver.Resolver(configure=nameservers is None)
+        if nameservers is not None:
+            self._resolver.nameservers = [nameserver(text) for text in nameservers]
+        self._resolver.cache = dns.resolver.LRUCache(CACHE)
+        self._resolver.lifetime = timeout
+        self._resolver.timeout = timeout / 3  # leaves time for a second server, or a second try
+        self._resolver.use_edns(0, dns.flags.DO, PAYLOAD)
+        self._resolver.flags = dns.flags.RD | dns.flags.AD
+
+    def start(self) -> None:
+        if not self._pool.started:
+            self._pool.start()
+
+    def stop(self) -> None:
+        """Waits for the lookups under way."""
+        if self._pool.started:
+            self._pool.stop()
+
+    async def srv(self, name: str) -> Answer:
+        found = await self._ask(name, "SRV")
+        records = [SRV(r.priority, r.weight, r.port, _host(r.target)) for r in found.records]  # type: ignore[attr-defined]
+        ordered = tuple(Endpoint(record.target, record.port) for record in order_srv(records, self._random))
+        return Answer(ordered, found.secure, found.exists)
+
+    async def mx(self, domain: Domain) -> Answer:
+        found = await self._ask(domain.name, "MX")
+        records = [(r.preference, _host(r.exchange)) for r in found.records]  # type: ignore[attr-defined]
+        return Answer(tuple(order_mx(records, self._random)), found.secure, found.exists)
+
+    async def addresses(self, host: str) -> Answer:
+        try:
+            return Answer((str(ipaddress.ip_address(host)),), exists=True)
+        except ValueError:
+            pass
+        kinds = [defer.Deferred.fromCoroutine(self._ask(host, kind)) for kind in ("AAAA", "A")]
+        found: list[Answer] = []
+        failed: Exception | None = None
+        for kind in kinds:  # both are under way
+            try:
+                found.append(await kind)
+            except ResolutionFailed as error:
+                failed = error
+        records = tuple(r.address for answer in found for r in answer.records)  # type: ignore[attr-defined]
+        if failed is not None and not records:  # one kind alone is enough to reach the host; none is not absence
+            raise failed
+        return Answer(records, all(answer.secure for answer in found), bool(records))
+
+    async def txt(self, name: str) -> Answer:
+        found = await self._ask(name, "TXT")
+        return Answer(tuple(b"".join(r.strings) for r in found.records), found.secure, found.exists)  # type: ignore[attr-defined]
+
+    async def tlsa(self, name: str) -> Answer:
+        found = await self._ask(name, "TLSA")
+        records = tuple((r.usage, r.selector, r.mtype, r.cert) for r in found.records)  # type: ignore[attr-defined]
+        return Answer(records, found.secure, found.exists)
+
+    async def _ask(self, name: str, kind: str) -> Answer:
+        try:
+            absolute = dns.name.from_text(name)
+        except dns.exception.DNSException:
+            return Answer()  # too long to be a name (RFC 1035 §2.3.4): it cannot exist
+        answer: Answer = await deferToThreadPool(self._reactor, self._pool, self._lookup, absolute, kind)
+        return answer
+
+    def _lookup(self, name: dns.name.Name, kind: str) -> Answer:
+        """In the pool's thread."""
+        try:
+            found = self._resolver.resolve(name, kind, raise_on_no_answer=False, search=False)
+        except dns.resolver.NXDOMAIN as absent:
+            return Answer(secure=all(self._secure(response) for response in absent.responses().values()))  # type: ignore[no-untyped-call]
+        except (dns.exception.DNSException, OSError) as error:
+            raise ResolutionFailed(f"{name} {kind}: {error}") from None
+        return Answer(tuple(found.rrset or ()), self._secure(found.response), found.rrset is not None)
+
+    def _secure(self, response: Any) -> bool:
+        return self._trust_ad and bool(response.flags & dns.flags.AD)
+
+
+def _host(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower()

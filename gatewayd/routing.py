@@ -1,0 +1,110 @@
+"""Where a domain is reached: here, by Parley, by mail, or behind us as a bridge (docs/parley.rst; RFC 5321 §5.1).
+
+There is no way down: a domain that publishes Parley, or is remembered to, is never reached by mail instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from twisted.internet.interfaces import IReactorTime
+
+from gatewayd.address import Domain
+from gatewayd.interfaces import (
+    Answer,
+    Bridged,
+    Endpoint,
+    IResolver,
+    IStore,
+    Local,
+    Mail,
+    Parley,
+    ResolutionFailed,
+    Route,
+    StoreError,
+)
+from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred, Refused
+
+NO_SUCH_DOMAIN = Refused("5.1.2", "Bad destination domain")
+NO_MAIL_HOST = Refused("5.4.4", "The domain's mail hosts have no address")
+LOOPS_BACK = Refused("5.4.6", "The domain's best mail host is this one, but the domain is not served here")
+DNS_FAILED = Deferred("4.4.3", "The DNS did not answer for the domain")
+PARLEY_HIDDEN = Deferred("4.4.3", "The domain spoke Parley, but its record cannot be seen now")
+NO_PARLEY_HOST = Deferred("4.4.4", "The domain's Parley hosts have no address")
+
+
+class Router:
+    """Endpoints come out as IP literals, in the order in which to try them. `hostname` is our own name as an MX."""
+
+    def __init__(
+        self,
+        store: IStore,
+        resolver: IResolver,
+        clock: IReactorTime,
+        smtp_port: int = 25,
+        bridges: Mapping[Domain, Endpoint] | None = None,
+        hostname: Domain | None = None,
+    ) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._clock = clock
+        self._smtp_port = smtp_port
+        self._bridges = bridges or {}
+        self._hostname = hostname
+
+    async def route(self, domain: Domain) -> Route:
+        """Never raises for what the DNS or the store did; an Outcome says that there is no route, and why."""
+        try:
+            if domain in await self._store.domains():
+                return Local()
+            if domain in self._bridges:
+                return Bridged(self._bridges[domain])
+            return await self._parley(domain) or await self._mail(domain)
+        except ResolutionFailed:
+            return DNS_FAILED
+        except StoreError:
+            return STORE_FAILED
+
+    async def _parley(self, domain: Domain) -> Route | None:
+        service = await self._resolver.srv(f"_parley._tcp.{domain}")
+        if service.records:
+            endpoints = await self._located(e for e in service.records if isinstance(e, Endpoint))
+            return Parley(domain, endpoints) if endpoints else NO_PARLEY_HOST
+        peer = await self._store.peer(domain)
+        if peer is not None and peer.parley_until > self._clock.seconds():
+            return PARLEY_HIDDEN  # a forged absence must not lead to mail
+        return None
+
+    async def _mail(self, domain: Domain) -> Route:
+        exchanges = await self._resolver.mx(domain)
+        if not exchanges.exists:  # RFC 5321 §5.1: the implicit MX
+            endpoints = await self._located([Endpoint(domain.name, self._smtp_port)])
+            return Mail(domain, endpoints) if endpoints else NO_SUCH_DOMAIN
+        if not exchanges.records:
+            return NO_MAIL_SERVICE
+        hosts = self._before_us(exchanges)
+        if not hosts:
+            return LOOPS_BACK
+        endpoints = await self._located(Endpoint(host, self._smtp_port) for host in hosts)
+        return Mail(domain, endpoints) if endpoints else NO_MAIL_HOST
+
+    def _before_us(self, exchanges: Answer) -> list[str]:
+        """RFC 5321 §5.1: where we are an MX ourselves, only better ones are tried, or the mail would go in circles."""
+        ranked = [record for record in exchanges.records if isinstance(record, tuple)]
+        ours = [preference for preference, host in ranked if self._hostname and host == self._hostname.name]
+        return [host for preference, host in ranked if not ours or preference < min(ours)]
+
+    async def _located(self, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """With addresses for names. One host that cannot be resolved is passed over while another can."""
+        located: list[Endpoint] = []
+        failed: ResolutionFailed | None = None
+        for endpoint in endpoints:
+            try:
+                answer = await self._resolver.addresses(endpoint.host)
+            except ResolutionFailed as error:
+                failed = error
+                continue
+            located += [Endpoint(str(address), endpoint.port) for address in answer.records]
+        if failed is not None and not located:
+            raise failed
+        return tuple(located)

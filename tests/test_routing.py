@@ -1,0 +1,140 @@
+"""Every way a domain can be reached, and that none leads from Parley down to mail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet import defer
+from twisted.internet.task import Clock
+
+from gatewayd.address import Domain
+from gatewayd.interfaces import (
+    Answer,
+    Bridged,
+    Endpoint,
+    Local,
+    Mail,
+    Parley,
+    Peer,
+    ResolutionFailed,
+    Route,
+    StoreError,
+)
+from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred
+from gatewayd.routing import LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
+
+THERE = Domain("there.test")
+SRV = "SRV _parley._tcp.there.test"
+PARLEY = Answer((Endpoint("p.there.test", 5299),), exists=True)
+EXCHANGES = Answer(((10, "mx.there.test"), (20, "backup.there.test")), exists=True)
+HOSTS = {"A mx.there.test": Answer(("192.0.2.1",), exists=True), "A p.there.test": Answer(("::1",), exists=True)}
+FAILED = ResolutionFailed("SERVFAIL")
+
+
+class Names:
+    """What the DNS says; what it does not say is absent."""
+
+    def __init__(self, said: dict[str, Answer | Exception]) -> None:
+        self._said = said
+
+    async def _ask(self, question: str) -> Answer:
+        answer = self._said.get(question, Answer())
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def srv(self, name: str) -> Answer:
+        return await self._ask(f"SRV {name}")
+
+    async def mx(self, domain: Domain) -> Answer:
+        return await self._ask(f"MX {domain}")
+
+    async def addresses(self, host: str) -> Answer:
+        return await self._ask(f"A {host}")
+
+
+class Store:
+    def __init__(self, peer: Peer | None = None) -> None:
+        self._peer = peer
+
+    async def domains(self) -> frozenset[Domain]:
+        return frozenset({Domain("here.test")})
+
+    async def peer(self, domain: Domain) -> Peer | None:
+        return self._peer
+
+
+def route(said: dict[str, Any], domain: Domain = THERE, peer: Peer | None = None) -> Route:
+    clock = Clock()
+    clock.advance(1000)
+    router: Any = Router(
+        Store(peer),  # type: ignore[arg-type]
+        Names({**HOSTS, **said}),  # type: ignore[arg-type]
+        clock,
+        2525,
+        {Domain("behind.test"): Endpoint("127.0.0.1", 24)},
+        Domain("mx.here.test"),
+    )
+    found: list[Route] = []
+    defer.Deferred.fromCoroutine(router.route(domain)).addCallback(found.append)
+    return found[0]
+
+
+def test_ours() -> None:
+    assert route({}, Domain("here.test")) == Local()
+    assert route({}, Domain("behind.test")) == Bridged(Endpoint("127.0.0.1", 24))
+
+
+def test_parley_comes_before_mail() -> None:
+    assert route({SRV: PARLEY, "MX there.test": EXCHANGES}) == Parley(THERE, (Endpoint("::1", 5299),))
+
+
+@pytest.mark.parametrize("absent", [Answer(), Answer(exists=True)])
+def test_mail_where_parley_is_not_offered(absent: Answer) -> None:
+    assert route({SRV: absent, "MX there.test": EXCHANGES}) == Mail(THERE, (Endpoint("192.0.2.1", 2525),))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {SRV: FAILED},
+        {SRV: PARLEY, "A p.there.test": FAILED},
+        {SRV: PARLEY, "A p.there.test": Answer()},
+    ],
+)
+def test_no_way_down(said: dict[str, Any]) -> None:
+    assert isinstance(route({"MX there.test": EXCHANGES, **said}), Deferred)
+
+
+@pytest.mark.parametrize("absent", [Answer(), Answer(exists=True)])
+def test_a_remembered_peer_cannot_be_hidden(absent: Answer) -> None:
+    said = {SRV: absent, "MX there.test": EXCHANGES}
+    hidden = route(said, peer=Peer(THERE, 1001, None, 0))
+    assert isinstance(hidden, Deferred) and hidden.code == "4.4.3"
+    assert isinstance(route(said, peer=Peer(THERE, 1000, None, 0)), Mail)
+
+
+def test_mail_hosts() -> None:
+    assert route({"MX there.test": FAILED}) == Deferred("4.4.3", "The DNS did not answer for the domain")
+    assert route({"MX there.test": Answer(exists=True)}) == NO_MAIL_SERVICE
+    assert route({"MX there.test": Answer(((5, "gone.test"),), exists=True)}) == NO_MAIL_HOST
+    assert route({"A there.test": Answer(("192.0.2.9",), exists=True)}) == Mail(THERE, (Endpoint("192.0.2.9", 2525),))
+    assert route({}) == NO_SUCH_DOMAIN
+    assert route({"MX there.test": EXCHANGES, "A backup.there.test": FAILED}) == Mail(
+        THERE, (Endpoint("192.0.2.1", 2525),)
+    )
+
+
+def test_no_circles_where_we_are_an_exchange() -> None:
+    ours = Answer(((10, "mx.there.test"), (20, "mx.here.test"), (30, "p.there.test")), exists=True)
+    assert route({"MX there.test": ours}) == Mail(THERE, (Endpoint("192.0.2.1", 2525),))
+    assert route({"MX there.test": Answer(((20, "mx.here.test"),), exists=True)}) == LOOPS_BACK
+
+
+def test_store_failure_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def domains(self: Store) -> frozenset[Domain]:
+        raise StoreError("disk")
+
+    monkeypatch.setattr(Store, "domains", domains)
+    assert route({}) == STORE_FAILED
