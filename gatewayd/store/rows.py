@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import cbor2
 
@@ -24,6 +25,11 @@ def split(content: Content) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
     return inline, {digest: body for digest, body in content.bodies.items() if digest not in inline}
 
 
+def as_mailbox(row: Sequence[Any]) -> Mailbox:
+    mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed = row
+    return Mailbox(mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, bool(subscribed))
+
+
 def mailbox(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
     """By name, or by a special-use attribute. Raises NoSuchMailbox."""
     column = "special_use" if name.startswith("\\") else "name"
@@ -32,7 +38,7 @@ def mailbox(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
     row = db.execute(f"SELECT {MAILBOX} FROM mailbox WHERE account_id=? AND {column}=?", (account_id, name)).fetchone()
     if row is None:
         raise NoSuchMailbox(name)
-    return Mailbox(*row[:-1], bool(row[-1]))
+    return as_mailbox(row)
 
 
 def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
@@ -88,7 +94,8 @@ def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
             (account_id, content.id, delivery.mailbox),
         ).fetchone()
         if seen:
-            return Placed(*seen, True)
+            uidvalidity, uid, modseq = seen
+            return Placed(uidvalidity, uid, modseq, True)
     target = mailbox(db, account_id, delivery.mailbox)
     modseq = next_modseq(db, account_id)
     uidvalidity, uid = new_uids(db, account_id, target.mailbox_id, 1, modseq)

@@ -6,7 +6,7 @@ import errno
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cbor2
 from twisted.internet import defer, threads
@@ -177,7 +177,7 @@ class SQLiteStore:
     async def mailboxes(self, account_id: int) -> list[Mailbox]:
         query = f"SELECT {rows.MAILBOX} FROM mailbox WHERE account_id=? ORDER BY name"
         found = await self._read(lambda db: db.execute(query, (account_id,)).fetchall())
-        return [Mailbox(*row[:-1], bool(row[-1])) for row in found]
+        return [rows.as_mailbox(row) for row in found]
 
     async def mailbox(self, account_id: int, name: str) -> Mailbox:
         return await self._read(lambda db: rows.mailbox(db, account_id, name))
@@ -320,8 +320,8 @@ class SQLiteStore:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise (StoreFull if full else StoreError)(str(error)) from error
 
-    async def _messages(self, account_id: int, message_ids: Sequence[int], columns: str) -> list[tuple[object, ...]]:
-        def read(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+    async def _messages(self, account_id: int, message_ids: Sequence[int], columns: str) -> list[tuple[Any, ...]]:
+        def read(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
             found = []
             for begin in range(0, len(message_ids), 500):
                 some = message_ids[begin : begin + 500]
@@ -334,8 +334,7 @@ class SQLiteStore:
 
     async def _contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, tuple[Content, bytes]]:
         columns = "message_id, protected, payload, signature, bodies, blobs, trace"
-        found: list[tuple[int, bytes, bytes, bytes, bytes, bytes, bytes]]
-        found = await self._messages(account_id, message_ids, columns)  # type: ignore[assignment]
+        found = await self._messages(account_id, message_ids, columns)
 
         def load() -> dict[int, tuple[Content, bytes]]:
             loaded = {}
@@ -378,8 +377,13 @@ class SQLiteStore:
         self._foreign = version
 
     def _look_for_foreign_commits(self) -> defer.Deferred[None]:
-        looked = defer.Deferred.fromCoroutine(self._foreign_commits())
-        return looked.addErrback(lambda failure: None if failure.check(DatabaseError) else failure)
+        async def look() -> None:
+            try:
+                await self._foreign_commits()
+            except DatabaseError:  # closed, or for now unreadable: the next look tells
+                return
+
+        return defer.Deferred.fromCoroutine(look())
 
 
 def _columns(credentials: ScramCredentials) -> tuple[bytes, int, bytes, bytes]:

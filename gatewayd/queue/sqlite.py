@@ -1,0 +1,197 @@
+"""The outbound spool in the store's SQLite file (RFC 5321 §4.5.4): leases, retries, and answers to repeats."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+import cbor2
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from gatewayd.address import Address, Domain
+from gatewayd.database.sqlite import Database, DatabaseError, DatabaseFull
+from gatewayd.interfaces import IQueue, Leased, Queued, StoreError, StoreFull
+from gatewayd.message.model import Content
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+from gatewayd.queue.states import DELIVERED, LEASED, REFUSED, WAITING
+
+T = TypeVar("T")
+
+ENDED_FOR = 7 * 86400.0  # seconds that an ended row answers repeats
+
+STEPS = [
+    """
+    CREATE TABLE queue_message (
+        message_key INTEGER PRIMARY KEY AUTOINCREMENT, object_id BLOB NOT NULL UNIQUE,
+        protected BLOB NOT NULL, payload BLOB NOT NULL, signature BLOB NOT NULL, bodies BLOB NOT NULL,
+        trace BLOB NOT NULL);
+    CREATE TABLE queue_recipient (
+        queue_id INTEGER PRIMARY KEY AUTOINCREMENT, message_key INTEGER NOT NULL,
+        recipient TEXT NOT NULL, domain TEXT NOT NULL, reverse_path TEXT NOT NULL,
+        state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL NOT NULL,
+        accepted REAL NOT NULL, last_code TEXT NOT NULL DEFAULT '', last_text TEXT NOT NULL DEFAULT '',
+        UNIQUE (message_key, recipient));
+    CREATE INDEX queue_due ON queue_recipient (state, next_attempt);
+    CREATE INDEX queue_domain ON queue_recipient (domain, state)
+    """,
+]
+
+
+@implementer(IQueue)
+class SQLiteQueue:
+    def __init__(self, database: Database, clock: IReactorTime) -> None:
+        self._database = database
+        self._clock = clock
+        self._callbacks: list[Callable[[], None]] = []
+        database.migrate("queue", STEPS)
+
+    async def enqueue(
+        self, content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
+    ) -> dict[Address, Outcome]:
+        now = self._clock.seconds()
+
+        def put(db: sqlite3.Connection) -> dict[Address, Outcome]:
+            db.execute(
+                "INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace)"
+                " VALUES (?,?,?,?,?,?)",
+                (content.id, content.protected, content.payload, content.signature,
+                 cbor2.dumps(dict(content.bodies)), trace),
+            )  # fmt: skip
+            (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (content.id,)).fetchone()
+            answers: dict[Address, Outcome] = {}
+            for address in recipients:
+                row = db.execute(
+                    "SELECT state, last_code, last_text FROM queue_recipient WHERE message_key=? AND recipient=?",
+                    (key, str(address)),
+                ).fetchone()
+                answers[address] = Delivered("2.0.0", "Queued")
+                if row is not None and row[0] == REFUSED:
+                    answers[address] = Refused(row[1], row[2])
+                elif row is None:
+                    db.execute(
+                        "INSERT INTO queue_recipient"
+                        " (message_key, recipient, domain, reverse_path, state, next_attempt, accepted)"
+                        " VALUES (?,?,?,?,?,?,?)",
+                        (key, str(address), address.domain.name, str(reverse_path or ""), WAITING, now, now),
+                    )
+            return answers
+
+        answers = await self._write(put)
+        self._call()
+        return answers
+
+    async def lease(self, limit: int, seconds: float, exclude: Collection[Domain] = ()) -> list[Leased]:
+        """Fair: within what is due, each domain's oldest first, then each domain's second, and so on."""
+        now = self._clock.seconds()
+        marks = ",".join("?" * len(exclude))
+
+        def take(db: sqlite3.Connection) -> list[Leased]:
+            due = db.execute(
+                "SELECT queue_id, recipient, reverse_path, message_key, attempts, accepted FROM ("
+                " SELECT *, row_number() OVER (PARTITION BY domain ORDER BY next_attempt) AS turn FROM ("
+                "  SELECT * FROM queue_recipient WHERE state IN (?,?) AND next_attempt<=?"
+                f" AND domain NOT IN ({marks}) ORDER BY next_attempt LIMIT 5000)"
+                ") ORDER BY turn, next_attempt LIMIT ?",
+                (WAITING, LEASED, now, *(domain.name for domain in exclude), limit),
+            ).fetchall()
+            db.executemany(
+                "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=?",
+                [(LEASED, now + seconds, row[0]) for row in due],
+            )
+            return [
+                Leased(i, Address.parse(to), Address.parse(path) if path else None, key, attempts, accepted)
+                for i, to, path, key, attempts, accepted in due
+            ]
+
+        if await self.next_due() is None:
+            return []
+        return await self._write(take)
+
+    async def message(self, message_key: int) -> tuple[Content, bytes]:
+        query = "SELECT protected, payload, signature, bodies, trace FROM queue_message WHERE message_key=?"
+        row = await self._read(lambda db: db.execute(query, (message_key,)).fetchone())
+        if row is None:
+            raise StoreError(f"queued message {message_key} is gone")
+        return Content(row[0], row[1], row[2], cbor2.loads(row[3])), row[4]
+
+    async def settle(self, queue_id: int, outcome: Outcome, next_attempt: float | None = None) -> None:
+        match outcome:
+            case Delivered():
+                state, when, tried = DELIVERED, self._clock.seconds(), 0
+            case Refused():
+                state, when, tried = REFUSED, self._clock.seconds(), 0
+            case Deferred():
+                assert next_attempt is not None
+                state, when, tried = WAITING, next_attempt, 1
+        values = (state, when, tried, outcome.code, outcome.text[:1000], queue_id, LEASED)
+        await self._write(
+            lambda db: db.execute(
+                "UPDATE queue_recipient SET state=?, next_attempt=?, attempts=attempts+?, last_code=?, last_text=?"
+                " WHERE queue_id=? AND state=?",
+                values,
+            )
+        )
+
+    async def wake(self, domain: Domain) -> int:
+        """Asked at every contact of a peer, so looked up before anything is written."""
+        now = self._clock.seconds()
+        key = (domain.name, WAITING, now)
+        query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt>?"
+        (waiting,) = await self._read(lambda db: db.execute(query, key).fetchone())
+        if waiting:
+            await self._write(
+                lambda db: db.execute(
+                    "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=?", (now, domain.name, WAITING)
+                )
+            )
+            self._call()
+        return int(waiting)
+
+    async def next_due(self) -> float | None:
+        query = "SELECT min(next_attempt) FROM queue_recipient WHERE state=?"
+        found = await self._read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in (WAITING, LEASED)])
+        return min((when for when in found if when is not None), default=None)
+
+    async def listing(self, limit: int = 1000) -> list[Queued]:
+        query = (
+            "SELECT queue_id, recipient, reverse_path, state, attempts, next_attempt, last_code||' '||last_text, accepted"
+            " FROM queue_recipient WHERE state IN (?,?) ORDER BY next_attempt LIMIT ?"
+        )
+        return [
+            Queued(*row) for row in await self._read(lambda db: db.execute(query, (WAITING, LEASED, limit)).fetchall())
+        ]
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def sweep(self) -> None:
+        """Forget rows that ended long ago, then messages without rows."""
+        before = self._clock.seconds() - ENDED_FOR
+
+        def sweep(db: sqlite3.Connection) -> None:
+            db.execute(
+                "DELETE FROM queue_recipient WHERE state IN (?,?) AND next_attempt<?", (DELIVERED, REFUSED, before)
+            )
+            db.execute("DELETE FROM queue_message WHERE message_key NOT IN (SELECT message_key FROM queue_recipient)")
+
+        await self._write(sweep)
+
+    def _call(self) -> None:
+        for callback in self._callbacks:
+            callback()
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database.write(work)
+        except DatabaseFull as error:
+            raise StoreFull(str(error)) from error
+        except DatabaseError as error:
+            raise StoreError(str(error)) from error
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database.read(work)
+        except DatabaseError as error:
+            raise StoreError(str(error)) from error
