@@ -1,0 +1,123 @@
+"""Mail as an object, an object as mail, and the way back; nothing lost (DESIGN §3)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import email.utils
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import UTC
+
+from gatewayd.address import Address, AddressError, Domain
+from gatewayd.message import mime
+from gatewayd.message.model import MAIL, RFC822, Content, ObjectError, Part, Payload
+from gatewayd.message.render import OBJECT_FIELD, render
+
+MAX_SUBJECT = 1000  # characters of the structured view; the mail itself keeps all
+MAX_VIEW = 64 * 1024  # octets of readable text beside a mail
+MAX_SHOWN = 100  # recipients in the structured view
+_DATES = range(0, 253402300800)  # seconds of the years 1970 to 9999
+
+
+def as_mail(content: Content, trace: bytes = b"") -> bytes:
+    """What a mail program gets: the trace lines, then the original mail or the rendering. Raises ObjectError."""
+    if content.fields.type == MAIL:
+        return trace + content.bodies[content.fields.parts[0].hash]
+    return trace + render(content)
+
+
+def bridged_payload(
+    mail: bytes, *, by: Domain, nonce: bytes, received_ms: int, reverse_path: Address | None,
+    auth: Mapping[str, str] | None = None,
+) -> tuple[Payload, dict[bytes, bytes]]:  # fmt: skip
+    """Any octets as an object of type mail: the original, and beside it a readable view. Raises nothing."""
+    bodies: dict[bytes, bytes] = {}
+
+    def part(media_type: str, body: bytes) -> Part:
+        digest = hashlib.sha256(body).digest()
+        bodies[digest] = body
+        return Part(digest, media_type, len(body))
+
+    parts = [part(RFC822, mail)]
+    view = mime.text_of(mail).strip().encode("utf-8", "replace")[:MAX_VIEW].decode("utf-8", "ignore")
+    if view:
+        parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
+    author = next((a for a in authors(mail) if a is not None), reverse_path)
+    message_id = next(iter(mime.header(mail, b"message-id")), "")[:MAX_SUBJECT]
+    shown = email.utils.getaddresses(mime.header(mail, b"to") + mime.header(mail, b"cc"), strict=False)[:MAX_SHOWN]
+    payload = Payload(
+        from_=str(author) if author else "unknown@invalid",
+        to=tuple(_encodable(address) for _, address in shown if "@" in address),
+        date=_date(mail, received_ms),
+        nonce=nonce,
+        type=MAIL,
+        subject=_encodable(next(iter(mime.header(mail, b"subject")), ""))[:MAX_SUBJECT],
+        parts=tuple(parts),
+        ext={"bridged": {"by": by.name, "message_id": _encodable(message_id), **(auth or {})}},
+    )
+    return payload, bodies
+
+
+def authors(mail: bytes) -> list[Address | None]:
+    """The addresses of the From field, None for each that is none."""
+    found: list[Address | None] = []
+    for display, text in email.utils.getaddresses(mime.header(mail, b"from"), strict=False):
+        try:
+            found.append(Address.parse(text))
+        except AddressError:
+            if display or text:
+                found.append(None)
+    return found
+
+
+def restore(mail: bytes) -> Content | None:
+    """The object inside a rendering, with every body exact; None if it is not there whole. The caller verifies."""
+    fields = [value for name, value in mime.parse(mail).fields if name == OBJECT_FIELD.lower()]
+    if len(fields) != 1:
+        return None
+    try:
+        signed = base64.b64decode(re.sub(rb"\s", b"", fields[0]), validate=True)
+        content = Content.from_signed(signed, {})
+        parts = content.fields.parts
+    except (binascii.Error, ObjectError):
+        return None
+    wanted = {part.hash for part in parts}
+    bodies: dict[bytes, bytes] = {}
+    for entity in mime.walk(mime.parse(mail)):
+        if entity.type == "multipart":
+            continue
+        for body in _candidates(mime.decoded_body(mail, entity)):
+            digest = hashlib.sha256(body).digest()
+            if digest in wanted:
+                bodies[digest] = body
+    restored = Content(content.protected, content.payload, content.signature, bodies)
+    try:
+        restored.check_bodies()
+    except ObjectError:
+        return None
+    return restored
+
+
+def _candidates(body: bytes) -> tuple[bytes, ...]:
+    """What a mail body may have been: text has CRLF on the way, and a last line end that it may not have had."""
+    lf = body.replace(b"\r\n", b"\n")
+    return body, lf, body.removesuffix(b"\r\n"), lf.removesuffix(b"\n"), b""
+
+
+def _date(mail: bytes, received_ms: int) -> int:
+    for value in mime.header(mail, b"date"):
+        try:
+            parsed = email.utils.parsedate_to_datetime(value)
+            seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, TypeError, OverflowError, IndexError):
+            continue
+        if int(seconds) in _DATES:
+            return int(seconds * 1000)
+    return received_ms
+
+
+def _encodable(text: str) -> str:
+    """CBOR text is UTF-8: no lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8")

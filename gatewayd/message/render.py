@@ -1,0 +1,126 @@
+"""A Parley-born object as RFC 5322 mail: the same octets every time, so that IMAP sizes and UIDs hold.
+
+RFC 5322, 2045-2047, 2231, 9078 (reactions). The signed object rides in one Parley-Object field; the bodies are the
+MIME parts, encoded so that their exact octets come back (bridge.restore).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from email.header import Header
+from email.utils import formatdate
+from urllib.parse import quote
+
+from gatewayd.address import Address, AddressError
+from gatewayd.message.model import Content, Part, Payload
+
+OBJECT_FIELD = b"Parley-Object"
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;\s*[A-Za-z0-9-]+=[A-Za-z0-9_.-]+)*\Z")
+
+
+def render(content: Content) -> bytes:
+    """CRLF lines of at most 998 octets; no field can bring a line of its own. Raises ObjectError."""
+    payload = content.fields
+    domain = payload.from_.rpartition("@")[2]
+    lines = [
+        f"From: {_address(payload.from_)}",
+        f"Date: {formatdate(payload.date / 1000)}",
+        f"Message-ID: <{content.id.hex()}@{_atom(domain)}>",
+    ]
+    if payload.to:
+        lines.append("To: " + ",\r\n ".join(_address(to) for to in payload.to))
+    if payload.subject:
+        lines.append("Subject: " + _unstructured(payload.subject))
+    if payload.parents:
+        ids = [f"<{parent.hex()}@{_atom(domain)}>" for parent in payload.parents]
+        lines += [f"In-Reply-To: {ids[0]}", "References: " + "\r\n ".join(reversed(ids))]
+    lines.append("MIME-Version: 1.0")
+    head = "\r\n".join(lines).encode("utf-8") + b"\r\n" + _object_field(content.signed)
+    bodies = [_part(payload, part, content.bodies[part.hash]) for part in payload.parts]
+    if len(bodies) == 1:
+        return head + bodies[0]
+    if not bodies:
+        return head + b"Content-Type: text/plain\r\n\r\n"
+    boundary = b"=_parley_" + content.id.hex()[:40].encode()
+    head += b'Content-Type: multipart/mixed; boundary="%s"\r\n\r\n' % boundary
+    return head + b"".join(b"--%s\r\n%s\r\n" % (boundary, body) for body in bodies) + b"--%s--\r\n" % boundary
+
+
+def is_text(part: Part, body: bytes) -> bool:
+    """Whether lines of this body may be said with CRLF and read back exactly: UTF-8, all line ends of one kind."""
+    if not part.type.startswith("text/") or b"\0" in body:
+        return False
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    crlf = body.count(b"\r\n")
+    return body.count(b"\r") == crlf and body.count(b"\n") in (crlf, body.count(b"\n") if crlf == 0 else -1)
+
+
+def _part(payload: Payload, part: Part, body: bytes) -> bytes:
+    media_type = part.type if _MEDIA_TYPE.match(part.type) else "application/octet-stream"
+    if is_text(part, body):
+        if "charset" not in media_type:
+            media_type += "; charset=utf-8"
+        lines = body.replace(b"\r\n", b"\n").split(b"\n")
+        encoded = b"\r\n".join(_quoted_printable(line) for line in lines)
+        if lines[-1]:
+            encoded += b"=\r\n"  # a soft break: the mail ends its last line, the body does not
+        encoding = "quoted-printable"
+    else:
+        letters = base64.b64encode(body)
+        encoded = b"".join(letters[i : i + 76] + b"\r\n" for i in range(0, len(letters), 76))
+        encoding = "base64"
+    head = f"Content-Type: {media_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
+    if payload.type == "reaction":
+        head += "Content-Disposition: reaction\r\n"  # RFC 9078 §2
+    elif part.name is not None:
+        head += f"Content-Disposition: attachment;\r\n {_filename(part.name)}\r\n"
+    return head.encode("ascii") + b"\r\n" + encoded
+
+
+def _quoted_printable(line: bytes) -> bytes:
+    """One line; soft breaks end in CRLF. "From " and a lone dot are encoded, for what lies on the way."""
+    encoded = binascii.b2a_qp(line, quotetabs=False, istext=False).replace(b"=\n", b"=\r\n")
+    if encoded.endswith((b" ", b"\t")):  # RFC 2045 §6.7 (3)
+        encoded = encoded[:-1] + b"=%02X" % encoded[-1]
+    if encoded.startswith((b"From ", b".")):
+        encoded = b"=%02X" % encoded[0] + encoded[1:]
+    return encoded
+
+
+def _object_field(signed: bytes) -> bytes:
+    letters = base64.b64encode(signed)
+    return OBJECT_FIELD + b":" + b"".join(b"\r\n " + letters[i : i + 76] for i in range(0, len(letters), 76)) + b"\r\n"
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text.encode("utf-8", "replace").decode()).strip()
+
+
+def _unstructured(text: str) -> str:
+    text = _clean(text)
+    if text.isascii() and len(text) <= 200 and "=?" not in text:
+        return text
+    return Header(text, "utf-8", maxlinelen=76).encode(linesep="\r\n")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(Address.parse(text))
+    except AddressError:
+        return f'"{_atom(text)[:200]}" <unknown@invalid>'
+
+
+def _atom(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "_", text) or "invalid"
+
+
+def _filename(name: str) -> str:
+    name = _clean(name)[:200]
+    if re.fullmatch(r"[A-Za-z0-9 ._-]+", name):
+        return f'filename="{name}"'
+    return "filename*=utf-8''" + quote(name, safe="")  # RFC 2231 §4
