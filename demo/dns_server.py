@@ -65,7 +65,7 @@ class DNSServer:
             question = asked.question[0]
             self._resolve(response, question.name, question.rdtype)
         if limit is None:
-            return response.to_wire()
+            return response.to_wire(max_size=65535)
         size = max(limit, asked.payload if asked.edns >= 0 else 0)
         try:
             return response.to_wire(max_size=size)

@@ -1,0 +1,162 @@
+"""The configuration: one TOML file read into typed records. An error names the file, the key and what was expected."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gatewayd.address import AddressError, Domain
+from gatewayd.interfaces import Endpoint
+
+DAY = 86400.0
+
+
+class ConfigError(Exception):
+    """The file cannot be read or says something that cannot be meant."""
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class TLS(_Section, frozen=True, kw_only=True):
+    certificate: Path  # PEM, the chain included
+    key: Path
+    trust: Path | None = None  # PEM of the authorities believed; None: the system's
+
+
+class Listen(_Section, frozen=True, kw_only=True):
+    """`address:port` each; IPv6 in brackets."""
+
+    smtp: tuple[Endpoint, ...] = ()
+    submission: tuple[Endpoint, ...] = ()
+    submissions: tuple[Endpoint, ...] = ()
+    imap: tuple[Endpoint, ...] = ()
+    imaps: tuple[Endpoint, ...] = ()
+    pop3: tuple[Endpoint, ...] = ()
+    pop3s: tuple[Endpoint, ...] = ()
+    parley: tuple[Endpoint, ...] = ()
+    http: tuple[Endpoint, ...] = ()
+
+
+class DNS(_Section, frozen=True, kw_only=True):
+    nameservers: tuple[str, ...] | None = None  # None: the system's
+    trust_ad: bool = False
+    timeout: float = 10.0  # seconds for one question, retries included
+
+
+class Relay(_Section, frozen=True, kw_only=True):
+    smtp_port: int = 25
+    bind_address: str | None = None
+    helo: Domain | None = None  # None: hostname
+    retry: tuple[float, ...] = (60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)  # seconds; the last repeats
+    give_up: float = 5 * DAY  # RFC 5321 §4.5.4.1: at least 4-5 days
+    concurrency: int = 50
+
+
+class Limits(_Section, frozen=True, kw_only=True):
+    message_size: int = 52_428_800  # octets
+    recipients: int = 1000  # RFC 5321 §4.5.3.1.8: at least 100
+    connections: int = 10_000
+    connections_per_address: int = 100
+
+
+class DKIM(_Section, frozen=True, kw_only=True):
+    selector: str
+    key: Path
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    hostname: Domain
+    state_dir: Path
+    tls: TLS
+    listen: Listen = Listen()
+    dns: DNS = DNS()
+    relay: Relay = Relay()
+    limits: Limits = Limits()
+    bridge: dict[Domain, Endpoint] = {}
+    dkim: dict[Domain, DKIM] = {}
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "gatewayd.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        return self.state_dir / "blobs"
+
+    @property
+    def keys(self) -> Path:
+        return self.state_dir / "keys"
+
+
+def endpoint(text: str) -> Endpoint:
+    """`host:port`, `[IPv6]:port`. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not int(port) < 65536:
+        raise ValueError(f"expected address:port, got {text!r}")
+    if ":" in host:
+        if not (host.startswith("[") and host.endswith("]")):
+            raise ValueError(f"expected [IPv6 address]:port, got {text!r}")
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    return Endpoint(host, int(port))
+
+
+def load(path: Path) -> Config:
+    """Relative paths in it count from its directory. Raises ConfigError."""
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+        base = path.absolute().parent
+        bridge = {_domain(f"bridge.{name}", name): text for name, text in _table(raw, "bridge").items()}
+        dkim = {_domain(f"dkim.{name}", name): text for name, text in _table(raw, "dkim").items()}
+        raw.pop("bridge", None)
+        raw.pop("dkim", None)
+        _name(raw, "hostname", "hostname")
+        _name(_table(raw, "relay"), "helo", "relay.helo")
+        listen = _table(raw, "listen")
+        for key, texts in listen.items():
+            if not isinstance(texts, list):
+                raise ConfigError(f"listen.{key}: expected a list of address:port, got {texts!r}")
+            listen[key] = [_place(f"listen.{key}", text) for text in texts]
+        config = msgspec.convert(raw, Config, dec_hook=lambda kind, text: base / text if kind is Path else text)
+        return msgspec.structs.replace(
+            config,
+            bridge={domain: Endpoint(**_place(f"bridge.{domain}", text)) for domain, text in bridge.items()},
+            dkim={
+                domain: msgspec.convert(text, DKIM, dec_hook=lambda kind, text: base / text if kind is Path else text)
+                for domain, text in dkim.items()
+            },
+        )
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    table = raw.get(key, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{key}: expected a table [{key}], got {table!r}")
+    return table
+
+
+def _domain(key: str, text: object) -> Domain:
+    try:
+        return Domain.parse(text if isinstance(text, str) else "")
+    except AddressError as error:
+        raise ConfigError(f"{key}: expected a domain name, got {text!r}: {error}") from None
+
+
+def _name(table: dict[str, Any], name: str, key: str) -> None:
+    if name in table:
+        table[name] = {"name": _domain(key, table[name]).name}
+
+
+def _place(key: str, text: object) -> dict[str, Any]:
+    try:
+        place = endpoint(text if isinstance(text, str) else "")
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    return {"host": place.host, "port": place.port}
