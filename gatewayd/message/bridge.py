@@ -46,7 +46,7 @@ def bridged_payload(
         parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
     author = next((a for a in authors(mail) if a is not None), reverse_path)
     message_id = next(iter(mime.header(mail, b"message-id")), "")[:MAX_SUBJECT]
-    shown = email.utils.getaddresses(mime.header(mail, b"to") + mime.header(mail, b"cc"), strict=False)[:MAX_SHOWN]
+    shown = email.utils.getaddresses(mime.header(mail, b"to") + mime.header(mail, b"cc"))[:MAX_SHOWN]
     payload = Payload(
         from_=str(author) if author else "unknown@invalid",
         to=tuple(_encodable(address) for _, address in shown if "@" in address),
@@ -63,7 +63,7 @@ def bridged_payload(
 def authors(mail: bytes) -> list[Address | None]:
     """The addresses of the From field, None for each that is none."""
     found: list[Address | None] = []
-    for display, text in email.utils.getaddresses(mime.header(mail, b"from"), strict=False):
+    for display, text in email.utils.getaddresses(mime.header(mail, b"from")):
         try:
             found.append(Address.parse(text))
         except AddressError:

@@ -119,7 +119,7 @@ def _addresses(entity: Entity, name: bytes, default: bytes = b"NIL") -> bytes:
     """The address list of a field; names stay encoded words, as the client decodes them itself."""
     values = [_unfold(value).decode("utf-8", "surrogateescape") for key, value in entity.fields if key == name]
     out = []
-    for display, address in email.utils.getaddresses(values, strict=False):
+    for display, address in email.utils.getaddresses(values):
         if not address and not display:
             continue
         local, _, domain = address.rpartition("@") if "@" in address else (address, "", "")
