@@ -1,0 +1,40 @@
+"""The command as operators run it: processes of its own over one directory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from gatewayd.config import load
+
+COMMAND = [sys.executable, "-c", "from gatewayd.cli.gatewayctl import main; main()"]
+
+
+def ctl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_init_and_accounts(tmp_path: Path) -> None:
+    where = tmp_path / "alpha"
+    made = ["init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback"]
+    assert ctl(*made, "--account", "alice:one").returncode == 0
+    before = {file: file.read_bytes() for file in where.iterdir() if file.is_file()}
+    assert ctl(*made, "--account", "alice:two").returncode == 0
+    assert {file: file.read_bytes() for file in where.iterdir() if file.is_file()} == before
+    assert (where / "key.pem").stat().st_mode & 0o077 == 0
+    assert len(list((where / "state/keys/alpha.test").glob("*.pem"))) == 1
+
+    config = ["--config", str(where / "gatewayd.toml")]
+    assert load(where / "gatewayd.toml").listen.smtp[0].port == 2525
+    assert ctl(*config, "account", "add", "Bob@alpha.test", "--password-stdin", stdin="pw\n").returncode == 0
+    again = ctl(*config, "account", "add", "bob@alpha.test", "--password-stdin", stdin="pw\n")
+    assert (again.returncode, again.stderr) == (1, "gatewayctl: bob@alpha.test exists\n")
+    assert ctl(*config, "account", "list").stdout.split() == ["alice@alpha.test", "Bob@alpha.test"]
+    assert "SRV 0 0 5299 mx.alpha.test." in ctl(*config, "dns", "alpha.test").stdout
+
+
+def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:
+    done = ctl("--config", str(tmp_path / "none.toml"), "domain", "list")
+    assert done.returncode == 1
+    assert done.stderr.startswith("gatewayctl: ") and done.stderr.count("\n") == 1
