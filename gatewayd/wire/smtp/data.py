@@ -1,0 +1,62 @@
+"""The content after DATA: found, unstuffed and judged strictly (RFC 5321 §4.1.1.4, §4.5.2, §2.3.8).
+
+Only CRLF.CRLF ends it. A CR or LF that stands alone anywhere makes the whole message refused: no two servers agree what
+it means, and that disagreement is SMTP smuggling.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_END = b"\r\n.\r\n"
+
+
+class DataReader:
+    """Fed in chunks; each octet is searched once. Over `limit` octets nothing more is kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray(b"\r\n")  # so that a first line of "." is found like any other
+        self._searched = 0
+        self.too_big = False
+        self.bare = False  # known for sure once the end is found; seen early when the front is dropped
+
+    def feed(self, data: bytes) -> bytes | None:
+        """None until the end is there; then what follows it. The message is then in `message()`."""
+        self._buffer += data
+        end = self._buffer.find(_END, self._searched)
+        if end < 0:
+            self._searched = max(0, len(self._buffer) - len(_END) + 1)
+            if len(self._buffer) > self._limit + 2:
+                self._drop()
+            return None
+        rest = bytes(self._buffer[end + len(_END) :])
+        del self._buffer[end + 2 :]
+        if len(self._buffer) - 2 > self._limit:
+            self.too_big = True
+        self.bare = self.bare or _BARE.search(self._buffer) is not None
+        return rest
+
+    def message(self) -> bytes:
+        """The unstuffed content: CRLF lines."""
+        return bytes(self._buffer).replace(b"\r\n.", b"\r\n")[2:]
+
+    def _drop(self) -> None:
+        """Too big: keep only what may be the beginning of the end."""
+        self.too_big = True
+        keep = len(_END) - 1
+        self.bare = self.bare or _BARE.search(self._buffer[:-keep]) is not None
+        del self._buffer[:-keep]
+        self._searched = 0
+
+
+def stuff(message: bytes) -> bytes:
+    """The content as it goes on the wire, its end included. Raises ValueError for a bare CR or LF."""
+    if _BARE.search(message):
+        raise ValueError("the message holds a bare CR or LF; it is not sent (RFC 5321 §2.3.8)")
+    if message and not message.endswith(b"\r\n"):
+        message += b"\r\n"
+    if message.startswith(b"."):
+        message = b"." + message
+    return message.replace(b"\r\n.", b"\r\n..") + b".\r\n"
