@@ -5,7 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from twisted.internet import defer
+from twisted.internet.threads import blockingCallFromThread
+
+from gatewayd.cli.gatewayctl import Gateway
 from gatewayd.config import load
 
 COMMAND = [sys.executable, "-c", "from gatewayd.cli.gatewayctl import main; main()"]
@@ -38,3 +43,26 @@ def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:
     done = ctl("--config", str(tmp_path / "none.toml"), "domain", "list")
     assert done.returncode == 1
     assert done.stderr.startswith("gatewayctl: ") and done.stderr.count("\n") == 1
+
+
+def test_import(tmp_path: Path, reactor: Any) -> None:
+    where = tmp_path / "alpha"
+    made = ["init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback"]
+    assert ctl(*made, "--account", "alice:one").returncode == 0
+    (tmp_path / "mbox").write_text("From a@b Thu Jan  1 00:01:00 1970\nFrom: a@b.test\nSubject: x\n\n>From me\n")
+    config = ["--config", str(where / "gatewayd.toml")]
+    done = ctl(*config, "import", "alice@alpha.test", str(tmp_path / "mbox"), "--mailbox", "Old/2020")
+    assert (done.returncode, done.stdout) == (0, "1 messages imported\n"), done.stderr
+
+    async def stored() -> list[bytes]:
+        gateway = Gateway(load(where / "gatewayd.toml"), reactor)
+        account = await gateway.account("alice@alpha.test")
+        box = await gateway.store.mailbox(account.account_id, "Old/2020")
+        entries = await gateway.store.entries(account.account_id, box.mailbox_id)
+        assert [entry.internal_date_ms for entry in entries] == [60_000]
+        mails = await gateway.store.mails(account.account_id, [entry.message_id for entry in entries])
+        gateway.database.close()
+        return list(mails.values())
+
+    mails = blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(stored()))
+    assert mails == [b"From: a@b.test\r\nSubject: x\r\n\r\nFrom me\r\n"]
