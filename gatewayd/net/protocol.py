@@ -106,12 +106,7 @@ class LinkProtocol(Protocol):
         if self._closing or self._gone or (self._upgrading and self.tls is None):
             return
         self._restart_timer()
-        try:
-            events = self.engine.receive(data)
-        except Exception as error:
-            self._receive_failed(error)
-            return
-        self._events.extend(events)
+        self._receive(data)
         self._work()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -191,6 +186,12 @@ class LinkProtocol(Protocol):
             ready, self._ready = self._ready, None
             ready.callback(None)
 
+    def _receive(self, data: bytes) -> None:
+        try:
+            self._events.extend(self.engine.receive(data))
+        except Exception as error:
+            self._receive_failed(error)
+
     def _work(self) -> None:
         """Hand the waiting events to the session; stop reading while it waits for something."""
         if self._handling:
@@ -208,6 +209,8 @@ class LinkProtocol(Protocol):
     async def _handle_all(self) -> None:
         while self._events and not self._gone and not self._closing:
             await self.session.handle(self._events.popleft())
+            if not self._events and not self._upgrading:
+                self._receive(b"")  # what an engine held back until its last event was answered
 
     def _handled(self, task: defer.Deferred[None]) -> None:
         self._tasks.discard(task)

@@ -118,7 +118,9 @@ _PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(=[!-<>-~]+)?\Z")
 
 
 class SMTPServer:
-    """`receive` gives events; the session answers each with one Reply, which also moves the state."""
+    """`receive` gives one event; the session answers it with one Reply, which also moves the state. What is pipelined
+    behind waits in the buffer until then: what it means depends on the answer (RFC 2920 §3.1). `receive(b"")` asks for
+    the next."""
 
     def __init__(self, max_size: int) -> None:
         self.state = State.NEW
@@ -127,27 +129,15 @@ class SMTPServer:
         self._searched = 0
         self._overlong = False
         self._data: DataReader | None = None
-        self._waiting = False  # DATA or AUTH was handed up: what follows is read only after the reply
+        self._waiting = False  # for the reply to the last event
 
     def receive(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
         self._buffer += data
-        while self._buffer and not self._waiting and self.state is not State.OVER:
-            if self._data is not None:
-                chunk = bytes(self._buffer)
-                self._buffer.clear()
-                rest = self._data.feed(chunk)
-                if rest is None:
-                    break
-                self._buffer += rest
-                events.append(self._content())
-                self._waiting = True
-                continue
-            line = self._line(events)
-            if line is None:
-                break
-            events.append(self._auth_line(line) if self.state is State.AUTH else self._command(line))
-        return events
+        if self._waiting or not self._buffer or self.state is State.OVER:
+            return []
+        event = self._content() if self._data is not None else self._next()
+        self._waiting = event is not None
+        return [] if event is None else [event]
 
     def send(self, event: Reply) -> bytes:
         """One reply, in as many lines as it has."""
@@ -175,28 +165,32 @@ class SMTPServer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _line(self, events: list[Event]) -> bytes | None:
-        limit = MAX_AUTH_LINE if self.state is State.AUTH or self._buffer[:4].upper() == b"AUTH" else MAX_LINE
+    def _next(self) -> Event | None:
+        auth = self.state is State.AUTH
+        limit = MAX_AUTH_LINE if auth or self._buffer[:4].upper() == b"AUTH" else MAX_LINE
         end = self._buffer.find(b"\n", self._searched)
         if end < 0:
-            self._searched = len(self._buffer)
-            if len(self._buffer) > limit:  # its rest is dropped until a line end comes
-                del self._buffer[:-1]
-                self._searched = len(self._buffer)
+            if len(self._buffer) > limit:  # the rest is dropped until a line end comes
+                self._buffer.clear()
                 self._overlong = True
+            self._searched = len(self._buffer)
             return None
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
         self._searched = 0
         if self._overlong or len(line) > limit:
             self._overlong = False
-            events.append(BadCommand(500, "5.5.2", "Line too long"))
-            return self._line(events) if self._buffer else None
-        return line
+            return BadCommand(500, "5.5.2", "Line too long")
+        return self._auth_line(line) if auth else self._command(line)
 
-    def _content(self) -> Event:
+    def _content(self) -> Event | None:
+        assert self._data is not None
+        rest = self._data.feed(bytes(self._buffer))
+        self._buffer.clear()
+        if rest is None:
+            return None
+        self._buffer += rest
         data, self._data = self._data, None
-        assert data is not None
         self.state = State.READY
         if data.too_big:
             return RefusedMessage(552, "5.3.4", f"Message larger than {self._max_size} octets")
@@ -205,7 +199,6 @@ class SMTPServer:
         return Message(data.message())
 
     def _auth_line(self, line: bytes) -> Event:
-        self._waiting = True
         text = line.rstrip(b"\r\n")
         if text == b"*":
             return AuthResponse(None)
@@ -238,12 +231,10 @@ class SMTPServer:
             case "RCPT":
                 return self._path(rest, "TO:")
             case "DATA":
-                self._waiting = True
                 return StartData() if not rest.strip() else BadCommand(501, "5.5.4", "DATA takes nothing")
             case "AUTH":
                 return self._auth(rest)
             case "STARTTLS" | "QUIT" if not rest.strip():
-                self._waiting = True
                 self._buffer.clear()  # what came ahead of the handshake is never a command (RFC 3207 §6)
                 return Simple(verb)
             case "STARTTLS" | "QUIT":
@@ -251,7 +242,6 @@ class SMTPServer:
         return Simple(verb)
 
     def _auth(self, rest: str) -> Event:
-        self._waiting = True
         mechanism, _, initial = rest.strip().partition(" ")
         if not mechanism:
             return BadCommand(501, "5.5.4", "AUTH needs a mechanism")

@@ -1,0 +1,314 @@
+"""SMTP in: a listener for the world (MX) or for our users (submission, RFC 6409). Thin: the core decides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Protocol
+
+from gatewayd.address import Address, Domain
+from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, StoreError
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+from gatewayd.session.link import Link
+from gatewayd.wire.smtp import server as wire
+from gatewayd.wire.smtp.server import Reply, State, reply
+
+IDLE = 300.0  # seconds, RFC 5321 §4.5.3.2.7
+MAX_ERRORS = 20
+MAX_AUTH_FAILURES = 3
+MAX_HOPS = 50  # Received fields: beyond is a loop (RFC 5321 §6.3)
+_RECEIVED = re.compile(rb"^Received:", re.IGNORECASE | re.MULTILINE)
+
+
+class MailAcceptor(Protocol):
+    async def recipient(self, address: Address, submitter: Account | None) -> Outcome: ...
+
+    async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome: ...
+
+    async def accept_mail(
+        self, envelope: Envelope, mail: bytes, trace: bytes, submitter: Account | None, peer_name: str
+    ) -> dict[Address, Outcome]: ...
+
+
+def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
+    """The one table from outcomes to replies (RFC 5321 §4.2.3, RFC 3463)."""
+    match outcome:
+        case Delivered():
+            return reply(250, outcome.code, outcome.text, state=state)
+        case Deferred():
+            return reply(452 if outcome.code == "4.3.1" else 451, outcome.code, outcome.text)
+        case Refused():
+            codes = {"5.3.4": 552, "5.1.3": 553, "5.1.6": 551, "5.7.1": 550}
+            return reply(codes.get(outcome.code, 550), outcome.code, outcome.text)
+
+
+class SMTPServerSession:
+    """`submission`: sign in first, under TLS; then anywhere. Else: for local recipients only, and no AUTH."""
+
+    def __init__(
+        self, hostname: Domain, acceptor: MailAcceptor, authenticator: IAuthenticator, now: Callable[[], float], *,
+        submission: bool, starttls: bool, max_size: int, max_recipients: int = 1000,
+    ) -> None:  # fmt: skip
+        self._hostname = hostname
+        self._acceptor = acceptor
+        self._authenticator = authenticator
+        self._now = now
+        self._submission = submission
+        self._starttls = starttls
+        self._max_size = max_size
+        self._max_recipients = max_recipients
+        self._hello = wire.Hello("", False)
+        self._account: Account | None = None
+        self._mail: wire.MailFrom | None = None
+        self._recipients: dict[Address, None] = {}
+        self._mechanism = ""
+        self._user: bytes | None = None
+        self._errors = 0
+        self._auth_failures = 0
+        self._count = 0
+
+    # -- Session ----------------------------------------------------------------------------------------------------
+
+    def opened(self, link: Link) -> None:
+        self._link = link
+        link.set_timeout(IDLE)
+        link.send(reply(220, "", f"{self._hostname} ESMTP gatewayd"))
+
+    def tls_started(self) -> None:
+        self._hello = wire.Hello("", False)
+        self._account = None
+        self._reset()
+
+    def protocol_error(self, error: Exception) -> None:
+        self._link.send(reply(421, "4.7.0", str(error), state=State.OVER))
+
+    def failed(self) -> None:
+        self._link.send(reply(421, "4.3.0", "Internal error; nothing was accepted", state=State.OVER))
+
+    def timed_out(self) -> None:
+        self._bye(421, "4.4.2", "Idle for too long")
+
+    def closed(self, reason: Exception | None) -> None:
+        pass
+
+    async def handle(self, event: wire.Event) -> None:
+        match event:
+            case wire.Hello():
+                self._greet(event)
+            case wire.MailFrom():
+                await self._mail_from(event)
+            case wire.RcptTo():
+                await self._rcpt_to(event)
+            case wire.StartData():
+                self._link.send(reply(354, "", "End with <CR><LF>.<CR><LF>", state=State.DATA))
+            case wire.Message():
+                await self._message(event.content)
+            case wire.RefusedMessage():
+                self._reset()
+                self._error(reply(event.code, event.enhanced, event.text))
+            case wire.Auth():
+                await self._auth(event)
+            case wire.AuthResponse():
+                await self._auth_response(event.response)
+            case wire.BadCommand():
+                self._error(reply(event.code, event.enhanced, event.text))
+            case wire.Simple():
+                self._simple(event.verb)
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def _greet(self, event: wire.Hello) -> None:
+        self._hello = event
+        self._reset()
+        if not event.extended:
+            self._link.send(reply(250, "", str(self._hostname), state=State.READY))
+            return
+        lines = [
+            f"{self._hostname} greets {event.name}", "PIPELINING", f"SIZE {self._max_size}", "8BITMIME", "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+        ]  # fmt: skip
+        if self._starttls and self._link.tls is None:
+            lines.append("STARTTLS")
+        if self._submission and self._link.tls is not None and self._account is None:
+            lines.append("AUTH PLAIN LOGIN")  # in the clear it is not even offered (RFC 4954 §4)
+        self._link.send(reply(250, "", *lines, state=State.READY))
+
+    async def _mail_from(self, event: wire.MailFrom) -> None:
+        if self._submission and self._account is None:
+            if self._link.tls is None:
+                self._error(reply(530, "5.7.0", "Must issue a STARTTLS command first"))
+            else:
+                self._error(reply(530, "5.7.0", "Authentication required"))
+            return
+        for name, value in event.parameters.items():
+            if not _known(name, value):
+                self._error(reply(555, "5.5.4", f"Parameter {name} is not known, or has a bad value"))
+                return
+        if int(event.parameters.get("SIZE") or 0) > self._max_size:
+            self._error(reply(552, "5.3.4", f"Message larger than {self._max_size} octets"))
+            return
+        address = event.reverse_path
+        if address is not None and not address.is_ascii and "SMTPUTF8" not in event.parameters:
+            self._error(reply(550, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
+            return
+        outcome = await self._acceptor.reverse_path(address, self._account)
+        if outcome.ok:
+            self._mail = event
+            self._recipients.clear()
+        self._answer(outcome, State.MAIL)
+
+    async def _rcpt_to(self, event: wire.RcptTo) -> None:
+        assert self._mail is not None
+        if event.parameters:
+            self._error(reply(555, "5.5.4", "No parameter of RCPT is known"))
+            return
+        if len(self._recipients) >= self._max_recipients:
+            self._link.send(reply(452, "4.5.3", "Too many recipients; send the rest in another transaction"))
+            return
+        if not event.recipient.is_ascii and "SMTPUTF8" not in self._mail.parameters:
+            self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
+            return
+        outcome = await self._acceptor.recipient(event.recipient, self._account)
+        if outcome.ok:
+            self._recipients[event.recipient] = None
+        self._answer(outcome, State.RCPT)
+
+    async def _message(self, mail: bytes) -> None:
+        assert self._mail is not None
+        envelope = Envelope(self._mail.reverse_path, tuple(self._recipients), frozenset(self._mail.parameters))
+        self._count += 1
+        head = mail.find(b"\r\n\r\n")
+        if len(_RECEIVED.findall(mail[: head if head >= 0 else len(mail)])) > MAX_HOPS:
+            self._reset()
+            self._error(reply(554, "5.4.6", "Too many hops: the message goes round in a loop"))
+            return
+        trace = self._trace(envelope)
+        self._reset()
+        answers = await self._acceptor.accept_mail(
+            envelope, mail, trace, self._account, f"{self._hello.name} [{self._link.peer_address}]"
+        )
+        # one reply for all: it is ours as soon as one copy is, and the core tells the sender of the others
+        outcomes = sorted(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
+        self._answer(outcomes[0], None)
+
+    def _simple(self, verb: str) -> None:
+        match verb:
+            case "QUIT":
+                self._bye(221, "2.0.0", "Goodbye")
+            case "RSET":
+                self._reset()
+                state = State.READY if self._hello.name else State.NEW
+                self._link.send(reply(250, "2.0.0", "Reset", state=state))
+            case "NOOP":
+                self._link.send(reply(250, "2.0.0", "Still here"))
+            case "HELP":
+                self._link.send(reply(214, "2.0.0", "See RFC 5321"))
+            case "VRFY":
+                self._link.send(reply(252, "2.5.0", "Not told; send and see"))  # RFC 5321 §7.3
+            case "STARTTLS" if not self._starttls or self._link.tls is not None:
+                self._error(reply(503, "5.5.1", "TLS is on already" if self._link.tls else "No TLS here"))
+            case "STARTTLS":
+                self._link.send(reply(220, "2.0.0", "Ready to start TLS", state=State.OVER))
+                self._link.start_tls()
+
+    # -- authentication (RFC 4954) ----------------------------------------------------------------------------------
+
+    async def _auth(self, event: wire.Auth) -> None:
+        self._mechanism, self._user = event.mechanism, None
+        if not self._submission:
+            self._error(reply(502, "5.5.1", "No AUTH here; use the submission port"))
+        elif self._link.tls is None:
+            self._error(reply(538, "5.7.11", "Encryption required for authentication"))
+        elif self._account is not None:
+            self._error(reply(503, "5.5.1", "Signed in already"))
+        elif event.mechanism not in {"PLAIN", "LOGIN"}:
+            self._error(reply(504, "5.5.4", "Mechanism not offered"))
+        elif event.initial is not None:
+            await self._auth_response(event.initial)
+        else:
+            self._link.send(reply(334, "", "VXNlcm5hbWU6" if event.mechanism == "LOGIN" else "", state=State.AUTH))
+
+    async def _auth_response(self, response: bytes | None) -> None:
+        if response is None:
+            self._error(reply(501, "5.7.0", "Cancelled", state=State.READY))
+            return
+        if self._mechanism == "LOGIN" and self._user is None:
+            self._user = response
+            self._link.send(reply(334, "", "UGFzc3dvcmQ6", state=State.AUTH))
+            return
+        if self._mechanism == "LOGIN":
+            user, password = self._user or b"", response
+        else:
+            identity, _, rest = response.partition(b"\0")
+            user, nul, password = rest.partition(b"\0")
+            if not nul or b"\0" in password or (identity and identity != user):  # RFC 4616 §2
+                self._error(reply(501, "5.5.2", "Not a PLAIN response", state=State.READY))
+                return
+        try:
+            self._account = await self._authenticator.password(user.decode("utf-8"), password.decode("utf-8"))
+        except (AuthenticationFailed, UnicodeDecodeError):
+            self._auth_failures += 1
+            if self._auth_failures >= MAX_AUTH_FAILURES:
+                self._bye(421, "4.7.0", "Too many failed attempts")
+            else:
+                self._error(reply(535, "5.7.8", "Authentication credentials invalid", state=State.READY))
+        except StoreError:
+            self._error(reply(454, "4.7.0", "Temporary authentication failure", state=State.READY))
+        else:
+            self._link.send(reply(235, "2.7.0", "Authentication successful", state=State.READY))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _answer(self, outcome: Outcome, state: State | None) -> None:
+        (self._link.send if outcome.ok else self._error)(as_reply(outcome, state))
+
+    def _error(self, answer: Reply) -> None:
+        self._errors += 1
+        if self._errors > MAX_ERRORS:
+            self._bye(421, "4.7.0", "Too many errors")
+        else:
+            self._link.send(answer)
+
+    def _bye(self, code: int, enhanced: str, text: str) -> None:
+        self._link.send(reply(code, enhanced, text, state=State.OVER))
+        self._link.close()
+
+    def _reset(self) -> None:
+        self._mail = None
+        self._recipients = {}
+
+    def _trace(self, envelope: Envelope) -> bytes:
+        """RFC 5321 §4.4; the protocol names are those of RFC 3848 and RFC 6531 §4.3."""
+        utf8 = "SMTPUTF8" in envelope.options
+        protocol = ("UTF8SMTP" if utf8 else "ESMTP") if self._hello.extended or utf8 else "SMTP"
+        tls = self._link.tls
+        if protocol != "SMTP":
+            protocol += ("S" if tls else "") + ("A" if self._account else "")
+        name = re.sub(r"[^A-Za-z0-9.:\[\]_-]", "?", self._hello.name)
+        number = f"{int(self._now() * 1000):x}{self._count:02x}"
+        literal = (
+            f"[IPv6:{self._link.peer_address}]" if ":" in self._link.peer_address else f"[{self._link.peer_address}]"
+        )
+        lines = [f"Received: from {name} ({literal})"]
+        if tls:
+            lines.append(f"\t({tls.version} {tls.cipher})")
+        lines.append(f"\tby {self._hostname} with {protocol} id {number}")
+        if len(envelope.recipients) == 1:
+            lines.append(f"\tfor <{envelope.recipients[0]}>")
+        lines[-1] += ";"
+        lines.append(f"\t{formatdate(self._now())}")
+        return ("\r\n".join(lines) + "\r\n").encode("utf-8")
+
+
+def _known(name: str, value: str) -> bool:
+    match name:
+        case "SIZE":
+            return value.isascii() and value.isdigit() and len(value) <= 20
+        case "BODY":
+            return value.upper() in {"7BIT", "8BITMIME"}
+        case "SMTPUTF8":
+            return not value
+        case "AUTH":  # RFC 4954 §5: who the submitter was; we tell for ourselves
+            return True
+    return False
