@@ -1,0 +1,86 @@
+"""The client's engine: replies out of octets, commands and content into octets (RFC 5321 §4.2, §4.1)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gatewayd.wire.smtp import LocalProtocolError, RemoteProtocolError
+from gatewayd.wire.smtp.data import stuff
+
+MAX_REPLY = 64 * 1024  # octets of one reply, all its lines
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?\Z", re.DOTALL)
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |\Z)")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReply:
+    code: int
+    lines: tuple[str, ...]
+
+    @property
+    def enhanced(self) -> str:
+        """The RFC 2034 code, or one made from the basic code's class."""
+        found = _ENHANCED.match(self.lines[0])
+        if found and int(found[1][0]) == self.code // 100:
+            return found[1]
+        return f"{min(self.code // 100, 5)}.0.0"
+
+    @property
+    def text(self) -> str:
+        return " ".join(_ENHANCED.sub("", line, count=1) for line in self.lines).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    text: str  # without its CRLF
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    octets: bytes  # the message; the engine stuffs dots and ends it
+
+
+class SMTPClient:
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = 0
+        self._lines: list[str] = []
+        self._size = 0
+
+    def receive(self, data: bytes) -> list[ServerReply]:
+        self._buffer += data
+        replies = []
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end]).removesuffix(b"\r")
+            del self._buffer[: end + 1]
+            found = _LINE.match(line)
+            if found is None or (self._lines and int(found[1]) != self._code):
+                raise RemoteProtocolError(f"not an SMTP reply: {line[:100]!r}")
+            self._size += len(line)
+            self._code = int(found[1])
+            self._lines.append((found[3] or b"").decode("utf-8", "replace"))
+            if self._size > MAX_REPLY:
+                raise RemoteProtocolError("an endless reply")
+            if found[2] != b"-":
+                replies.append(ServerReply(self._code, tuple(self._lines)))
+                self._lines, self._size = [], 0
+        if len(self._buffer) > MAX_REPLY:
+            raise RemoteProtocolError("an endless reply line")
+        return replies
+
+    def send(self, event: Command | Content) -> bytes:
+        """Raises LocalProtocolError for what must not leave: a line end in a command, a bare CR or LF in content."""
+        if isinstance(event, Command):
+            if re.search(r"[\r\n\0]", event.text):
+                raise LocalProtocolError("a command is one line")
+            return event.text.encode("utf-8") + b"\r\n"
+        try:
+            return stuff(event.octets)
+        except ValueError as error:
+            raise LocalProtocolError(str(error)) from None
+
+    def tls_started(self) -> None:
+        """Replies sent ahead of the handshake are thrown away: they may be an attacker's."""
+        self._buffer.clear()
+        self._lines, self._size = [], 0
