@@ -137,7 +137,8 @@ def _item(attribute: Attribute, entry: Entry, summary: Summary | None, mail: byt
         raise StoreError("no summary")
     if attribute == "RFC822.SIZE":
         return b"RFC822.SIZE %d" % summary.size
-    return attribute.encode() + b" " + getattr(summary, attribute.lower())
+    text: bytes = getattr(summary, attribute.lower())
+    return attribute.encode() + b" " + text
 
 
 def internal_date(ms: int) -> bytes:

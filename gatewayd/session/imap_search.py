@@ -99,7 +99,7 @@ def _key(reader: Reader, mailbox: OpenMailbox, depth: int) -> Test:
         return _flag(FLAG_KEYS[name], there=True)
     if name.startswith("UN") and name[2:] in FLAG_KEYS:
         return _flag(FLAG_KEYS[name[2:]], there=False)
-    if name == "ALL" or name == "OLD":
+    if name in {"ALL", "OLD"}:
         return _plain(lambda c: True)
     if name == "NEW":
         return _plain(lambda c: False)  # \Recent is never set
