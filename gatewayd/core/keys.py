@@ -1,0 +1,68 @@
+"""Other domains' keys: fetched from the domain itself, kept until they expire, one fetch a domain at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+
+from gatewayd.address import Domain
+from gatewayd.crypto.domain_keys import KeySet, KeySetError
+from gatewayd.interfaces import IStore, Peer
+
+REFETCH = 60.0  # seconds between two fetches that an unknown key id asks for
+
+
+class KeysUnavailable(LookupError):
+    """The domain's keys cannot be had now: a temporary error, always."""
+
+
+class KeyDirectory:
+    def __init__(self, store: IStore, fetch: Callable[[Domain], Awaitable[bytes]], clock: IReactorTime) -> None:
+        self._store = store
+        self._fetch = fetch
+        self._clock = clock
+        self._fetching: dict[Domain, list[defer.Deferred[KeySet]]] = {}
+        self._fetched_at: dict[Domain, float] = {}
+
+    async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
+        """Keys good now; an unknown `kid` has them fetched anew (the domain may have rotated). Raises KeysUnavailable."""
+        now = self._clock.seconds()
+        peer = await self._store.peer(domain)
+        if peer is not None and peer.keys is not None and now < peer.keys_until:
+            known = KeySet.decode(peer.keys, domain)
+            if known.knows(kid) or now - self._fetched_at.get(domain, 0.0) < REFETCH:
+                return known
+        return await self._fetch_once(domain)
+
+    async def _fetch_once(self, domain: Domain) -> KeySet:
+        if domain in self._fetching:
+            waiter: defer.Deferred[KeySet] = defer.Deferred()
+            self._fetching[domain].append(waiter)
+            return await waiter
+        waiters = self._fetching[domain] = []
+        try:
+            key_set = await self._fetch_now(domain)
+        except KeysUnavailable as error:
+            del self._fetching[domain]
+            for waiter in waiters:
+                waiter.errback(error)
+            raise
+        del self._fetching[domain]
+        for waiter in waiters:
+            waiter.callback(key_set)
+        return key_set
+
+    async def _fetch_now(self, domain: Domain) -> KeySet:
+        now = self._clock.seconds()
+        try:
+            octets = await self._fetch(domain)
+            key_set = KeySet.decode(octets, domain)
+        except (OSError, KeySetError) as error:
+            raise KeysUnavailable(f"the keys of {domain} cannot be had: {error}") from None
+        self._fetched_at[domain] = now
+        peer = await self._store.peer(domain) or Peer(domain, 0.0, None, 0.0)
+        await self._store.remember_peer(replace(peer, keys=octets, keys_until=float(key_set.expires)))
+        return key_set

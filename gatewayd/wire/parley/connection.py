@@ -1,0 +1,141 @@
+"""One connection, either side of it: [kind, stream, method, body], HELLO first, replies for open streams only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
+from gatewayd.wire.parley.frames import FrameReader, encode
+from gatewayd.wire.parley.schema import Body, Hello, plain, read
+
+HELLO, REQ, RES, PUSH, BYE = range(5)
+FIRST_FRAME = 64 * 1024  # octets, until the peer's HELLO; and what is taken of a stranger
+MAX_FRAME = 80 * 1024 * 1024  # octets that we announce: a mail of the size limit with its view
+MAX_OPEN = 1000  # requests without a reply, in each direction
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    stream: int
+    method: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    stream: int
+    method: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    method: str
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    code: str
+    text: str
+
+
+class State(Enum):
+    HELLO = auto()
+    OPEN = auto()
+    OVER = auto()
+
+
+Event = Hello | Request | Response | Push | Bye
+
+# What each state takes from the peer.
+ALLOWED = {State.HELLO: {HELLO, BYE}, State.OPEN: {REQ, RES, PUSH, BYE}, State.OVER: set[int]()}
+
+
+class ParleyConnection:
+    """`receive` raises RemoteProtocolError; after it, or after a Bye, nothing more is read."""
+
+    def __init__(self) -> None:
+        self._reader = FrameReader(FIRST_FRAME)
+        self._theirs = State.HELLO
+        self._ours = State.HELLO
+        self._peer_frame = FIRST_FRAME
+        self._next_stream = 1
+        self._asked: dict[int, str] = {}  # our requests that wait for a reply
+        self._owed: dict[int, str] = {}  # theirs
+
+    def trust(self) -> None:
+        """The peer has signed in: frames up to MAX_FRAME are taken."""
+        self._reader.limit = MAX_FRAME
+
+    def new_stream(self) -> int:
+        self._next_stream += 1
+        return self._next_stream - 1
+
+    def receive(self, data: bytes) -> list[Event]:
+        if self._theirs is State.OVER:
+            return []
+        return [self._event(item) for item in self._reader.feed(data)]
+
+    def send(self, event: Event) -> bytes:
+        if self._ours is State.OVER:
+            raise LocalProtocolError("BYE was said")
+        match event:
+            case Bye(code, text):
+                self._ours = State.OVER
+                return encode([BYE, 0, "", {"code": code, "text": text}], self._peer_frame)
+            case Hello():
+                if self._ours is not State.HELLO:
+                    raise LocalProtocolError("HELLO comes once")
+                self._ours = State.OPEN
+                return encode([HELLO, 0, "", plain(event)], self._peer_frame)
+        if self._ours is not State.OPEN:
+            raise LocalProtocolError("HELLO comes first")
+        match event:
+            case Request(stream, method, body):
+                self._asked[stream] = method
+                return self._frame(REQ, stream, method, body)
+            case Response(stream, method, body):
+                if self._owed.pop(stream, None) is None:
+                    raise LocalProtocolError("no such request")
+                return self._frame(RES, stream, method, body)
+            case Push(method, body):
+                return self._frame(PUSH, 0, method, body)
+        raise LocalProtocolError("no such event")
+
+    def tls_started(self) -> None:
+        raise LocalProtocolError("Parley has no STARTTLS")
+
+    def _frame(self, kind: int, stream: int, method: str, body: Any) -> bytes:
+        return encode([kind, stream, method, plain(body) if isinstance(body, Body) else body], self._peer_frame)
+
+    def _event(self, item: Any) -> Event:
+        match item:
+            case [int(kind), int(stream), str(method), dict(body)] if not isinstance(kind, bool) and stream >= 0:
+                pass
+            case _:
+                raise RemoteProtocolError("bad-frame", "a frame is [kind, stream, method, body]")
+        if kind not in ALLOWED[self._theirs]:
+            raise RemoteProtocolError("bad-frame", f"kind {kind} is not allowed now")
+        if kind == HELLO:
+            hello = read(Hello, body)
+            if hello.version != 1 or hello.frame < 1024:
+                raise RemoteProtocolError("version", "only Parley/1, with frames of 1024 octets or more")
+            self._theirs = State.OPEN
+            self._peer_frame = min(hello.frame, MAX_FRAME)
+            return hello
+        if kind == BYE:
+            self._theirs = State.OVER
+            return Bye(str(body.get("code", ""))[:64], str(body.get("text", ""))[:1000])
+        if kind == RES:
+            if self._asked.pop(stream, None) != method:
+                raise RemoteProtocolError("bad-frame", "a reply to nothing")
+            return Response(stream, method, body)
+        if kind == PUSH:
+            return Push(method, body)
+        if stream in self._owed or len(self._owed) >= MAX_OPEN:
+            raise RemoteProtocolError("bad-frame", "the stream is in use, or too many are")
+        self._owed[stream] = method
+        return Request(stream, method, body)

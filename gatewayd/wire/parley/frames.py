@@ -1,0 +1,100 @@
+"""Frames: a 4-octet big-endian length, then one CBOR item (RFC 8949), strict, and checked before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cbor2
+
+from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
+
+MAX_DEPTH = 16
+HEADER = 4
+_SIZES = {24: 1, 25: 2, 26: 4, 27: 8}
+_SIMPLE = {20, 21, 22}  # false, true, null
+
+
+class FrameReader:
+    """Octets to decoded items; the announced length is judged before its octets are awaited."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Raises RemoteProtocolError."""
+        self._buffer += data
+        items = []
+        at = 0
+        while len(self._buffer) - at >= HEADER:
+            size = int.from_bytes(self._buffer[at : at + HEADER], "big")
+            if size > self.limit:
+                raise RemoteProtocolError("too-big", f"a frame of {size} octets; the limit is {self.limit}")
+            if len(self._buffer) - at - HEADER < size:
+                break
+            items.append(decode(bytes(self._buffer[at + HEADER : at + HEADER + size])))
+            at += HEADER + size
+        del self._buffer[:at]
+        return items
+
+
+def decode(octets: bytes) -> Any:
+    check(octets)
+    try:
+        return cbor2.loads(
+            octets, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )  # fmt: skip
+    except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
+        raise RemoteProtocolError("bad-frame", f"bad CBOR: {error}") from None
+
+
+def encode(item: Any, limit: int) -> bytes:
+    octets = cbor2.dumps(item)
+    if len(octets) > limit:
+        raise LocalProtocolError(f"a frame of {len(octets)} octets; the peer takes {limit}")
+    return len(octets).to_bytes(HEADER, "big") + octets
+
+
+def check(octets: bytes) -> None:
+    """One walk over the heads: definite lengths, no tags, no floats, depth, nothing after the item."""
+    open_items: list[int] = []  # how many items each open array or map still needs
+    at, end = 0, len(octets)
+    while True:
+        if at >= end:
+            raise RemoteProtocolError("bad-frame", "the CBOR item is cut off")
+        major, info = octets[at] >> 5, octets[at] & 31
+        at += 1
+        if major == 7 and info not in _SIMPLE:
+            raise RemoteProtocolError("bad-frame", "floats and other simple values are not used")
+        if major == 6:
+            raise RemoteProtocolError("bad-frame", "tags are not used")
+        value = info
+        if info >= 24 and major != 7:
+            size = _SIZES.get(info)
+            if size is None:
+                raise RemoteProtocolError("bad-frame", "lengths must be definite")
+            value = int.from_bytes(octets[at : at + size], "big")
+            at += size
+        if major in (2, 3):
+            at += value
+        elif major in (4, 5):
+            count = value * (2 if major == 5 else 1)
+            if count > end - at:
+                raise RemoteProtocolError("bad-frame", "more items announced than the frame can hold")
+            if count:
+                if len(open_items) >= MAX_DEPTH:
+                    raise RemoteProtocolError("bad-frame", f"nested deeper than {MAX_DEPTH}")
+                open_items.append(count)
+                continue
+        if at > end:
+            raise RemoteProtocolError("bad-frame", "the CBOR item is cut off")
+        while open_items:
+            open_items[-1] -= 1
+            if open_items[-1]:
+                break
+            open_items.pop()
+        if not open_items:
+            break
+    if at != end:
+        raise RemoteProtocolError("bad-frame", "octets after the CBOR item")

@@ -1,0 +1,112 @@
+"""What the frames' bodies hold: the code's form of docs/parley.cddl. Unknown fields are ignored."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from gatewayd.wire.parley import RemoteProtocolError
+
+T = TypeVar("T")
+
+
+class Body(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": "from"}):
+    pass
+
+
+class Hello(Body, frozen=True):
+    version: int
+    name: str  # who speaks: a server's host name, or a client's program
+    frame: int  # octets of the largest frame taken
+    recipients: int = 1000  # of one send
+    remember: int = 0  # seconds that the listener's domains are to be remembered as speaking Parley
+
+
+class Auth(Body, frozen=True):
+    mechanism: str  # "SCRAM-SHA-256-PLUS" or "DOMAIN"
+    data: bytes = b""  # SCRAM: the message; DOMAIN: the signature
+    domain: str = ""  # DOMAIN: who dials
+    to: str = ""  # DOMAIN: who is dialled
+    kid: bytes = b""
+
+
+class AuthReply(Body, frozen=True):
+    done: bool
+    data: bytes = b""
+
+
+class Keys(Body, frozen=True):
+    domain: str
+
+
+class KeysReply(Body, frozen=True):
+    keys: bytes  # an encoded key set
+
+
+class Send(Body, frozen=True):
+    to: tuple[str, ...]
+    bodies: tuple[bytes, ...] = ()
+    payload: bytes = b""  # from a user: its server signs
+    signed: bytes = b""  # from a peer: COSE_Sign1
+    from_: str = ""  # from a peer: the reverse-path; "" is null
+
+
+class Result(Body, frozen=True):
+    to: str
+    code: str  # RFC 3463
+    text: str
+    retry: int | None = None  # seconds
+
+
+class SendReply(Body, frozen=True):
+    results: tuple[Result, ...]
+
+
+class Sync(Body, frozen=True):
+    since: int
+    limit: int = 100
+    live: bool = False
+
+
+class Change(Body, frozen=True):
+    mailbox: str
+    uid: int
+    modseq: int
+    gone: bool = False
+    flags: tuple[str, ...] = ()
+    id: bytes = b""
+    signed: bytes = b""
+    bodies: tuple[bytes, ...] = ()
+
+
+class Changes(Body, frozen=True):
+    changes: tuple[Change, ...]
+    modseq: int
+    more: bool = False
+
+
+class Mark(Body, frozen=True):
+    mailbox: str
+    uids: tuple[int, ...]
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    move: str = ""
+    delete: bool = False
+
+
+class Error(Body, frozen=True):
+    error: str  # the registry's name
+    text: str
+
+
+def read(kind: type[T], body: Any) -> T:
+    """Raises RemoteProtocolError, naming the field that is wrong."""
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError("bad-request", str(error)) from None
+
+
+def plain(body: Body) -> Any:
+    return msgspec.to_builtins(body, builtin_types=(bytes,))
