@@ -28,7 +28,7 @@ class KeyDirectory:
         self._fetched_at: dict[Domain, float] = {}
 
     async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
-        """Keys good now; an unknown `kid` has them fetched anew (the domain may have rotated). Raises KeysUnavailable."""
+        """Keys good now; an unknown `kid` has them fetched anew (rotation). Raises KeysUnavailable."""
         now = self._clock.seconds()
         peer = await self._store.peer(domain)
         if peer is not None and peer.keys is not None and now < peer.keys_until:

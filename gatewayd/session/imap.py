@@ -8,6 +8,8 @@ import re
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
+from twisted.internet.defer import DeferredLock
+
 from gatewayd.interfaces import (
     Account,
     AuthenticationFailed,
@@ -53,6 +55,7 @@ class IMAPSession:
         self._stop_watching: Callable[[], None] | None = None
         self._pushing = False
         self._push_again = False
+        self._telling = DeferredLock()  # a push must not overtake a command's own look
 
     # -- Session ----------------------------------------------------------------------------------------------------
 
@@ -291,7 +294,7 @@ class IMAPSession:
         name = command.arguments.mailbox()
         command.arguments.space()
         command.arguments.need(b"(")
-        wanted = []
+        wanted: list[str] = []
         while not command.arguments.skip(b")"):
             if wanted:
                 command.arguments.space()
@@ -467,9 +470,14 @@ class IMAPSession:
 
     async def _tell(self, *, expunges: bool) -> None:
         opened = self._open
-        if opened is not None:
+        if opened is None:
+            return
+        await self._telling.acquire()
+        try:
             for line in await opened.refresh(self._store, expunges=expunges):
                 self._link.send(Untagged(line))
+        finally:
+            self._telling.release()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
