@@ -16,7 +16,6 @@ from gatewayd.address import Address, Domain
 from gatewayd.message.model import Content
 from gatewayd.outcome import Outcome
 
-
 # -- records of the store -------------------------------------------------------------------------------------------
 
 
@@ -93,9 +92,7 @@ class Delivery:
     mailbox: str = "INBOX"  # a name, or a special-use attribute such as "\\Sent"
     flags: Collection[str] = ()
     internal_date_ms: int | None = None  # None: now
-    once: bool = (
-        True  # a second delivery of this object id to this mailbox is answered as the first, and not stored
-    )
+    once: bool = True  # a second delivery of this object id to this mailbox is answered as the first, and not stored
 
 
 class Placed(NamedTuple):

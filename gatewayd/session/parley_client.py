@@ -90,6 +90,10 @@ class ParleyClientSession:
     def usable(self) -> bool:
         return self._gone is None
 
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
     async def request(self, method: str, body: Body) -> dict[str, Any]:
         """The reply's body. Raises RequestFailed, ConnectionGone."""
         if self._gone is not None:

@@ -307,7 +307,7 @@ class ParleyServerSession:
                         id=content.id,
                         signed=content.signed,
                         bodies=tuple(content.bodies.values()),
-                    )  # fmt: skip
+                    )
                 )
         changes += [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
         return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), found.modseq, found.more)

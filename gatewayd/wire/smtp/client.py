@@ -47,6 +47,7 @@ class SMTPClient:
         self._code = 0
         self._lines: list[str] = []
         self._size = 0
+        self._starttls = False  # asked for, or granted and not yet up
 
     def receive(self, data: bytes) -> list[ServerReply]:
         self._buffer += data
@@ -65,6 +66,11 @@ class SMTPClient:
             if found[2] != b"-":
                 replies.append(ServerReply(self._code, tuple(self._lines)))
                 self._lines, self._size = [], 0
+        granted = replies and replies[0].code == 220
+        if self._starttls and (len(replies) > 1 or (granted and self._buffer) or self._granted):
+            raise RemoteProtocolError("octets sent ahead of the TLS handshake")  # response injection
+        if self._starttls and replies:
+            self._starttls = self._granted = bool(granted)
         if len(self._buffer) > MAX_REPLY:
             raise RemoteProtocolError("an endless reply line")
         return replies

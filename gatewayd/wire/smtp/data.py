@@ -13,14 +13,15 @@ _END = b"\r\n.\r\n"
 
 
 class DataReader:
-    """Fed in chunks; each octet is searched once. Over `limit` octets nothing more is kept."""
+    """Fed in chunks; each octet is searched once. `limit` counts the message unstuffed, as SIZE does (RFC 1870 §3);
+    once it is surely passed nothing more is kept."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = bytearray(b"\r\n")  # so that a first line of "." is found like any other
         self._searched = 0
         self.too_big = False
-        self.bare = False  # known for sure once the end is found; seen early when the front is dropped
+        self.bare = False
 
     def feed(self, data: bytes) -> bytes | None:
         """None until the end is there; then what follows it. The message is then in `message()`."""
@@ -28,14 +29,14 @@ class DataReader:
         end = self._buffer.find(_END, self._searched)
         if end < 0:
             self._searched = max(0, len(self._buffer) - len(_END) + 1)
-            if len(self._buffer) > self._limit + 2:
+            if len(self._buffer) > self._limit * 4 // 3 + 2 + len(_END):  # at worst every line is a dot, stuffed
                 self._drop()
             return None
         rest = bytes(self._buffer[end + len(_END) :])
         del self._buffer[end + 2 :]
-        if len(self._buffer) - 2 > self._limit:
+        if len(self._buffer) - 2 - self._buffer.count(b"\r\n.") > self._limit:
             self.too_big = True
-        self.bare = self.bare or _BARE.search(self._buffer) is not None
+        self.bare = _BARE.search(self._buffer) is not None
         return rest
 
     def message(self) -> bytes:
@@ -46,7 +47,6 @@ class DataReader:
         """Too big: keep only what may be the beginning of the end."""
         self.too_big = True
         keep = len(_END) - 1
-        self.bare = self.bare or _BARE.search(self._buffer[:-keep]) is not None
         del self._buffer[:-keep]
         self._searched = 0
 

@@ -41,7 +41,7 @@ class MailFrom:
 
 @dataclass(frozen=True, slots=True)
 class RcptTo:
-    recipient: Address
+    recipient: Address | None  # None: <postmaster>, who is named without a domain (RFC 5321 §4.5.1)
     parameters: Mapping[str, str]
 
 
@@ -132,8 +132,10 @@ class SMTPServer:
         self._waiting = False  # for the reply to the last event
 
     def receive(self, data: bytes) -> list[Event]:
+        if self.state is State.OVER:
+            return []
         self._buffer += data
-        if self._waiting or not self._buffer or self.state is State.OVER:
+        if self._waiting or not self._buffer:
             return []
         event = self._content() if self._data is not None else self._next()
         self._waiting = event is not None
@@ -153,13 +155,14 @@ class SMTPServer:
         lines = [
             f"{event.code}{'-' if i < last else ' '}{enhanced}{_clean(text)}\r\n" for i, text in enumerate(event.lines)
         ]
-        return "".join(lines).encode("utf-8", "replace")
+        return "".join(lines).encode("ascii", "backslashreplace")  # UTF-8 is not for every client, RFC 6531 §3.7.4
 
     def tls_started(self) -> None:
         """Nothing said in the clear counts (RFC 3207 §4.2)."""
         self.state = State.NEW
         self._buffer.clear()
         self._searched = 0
+        self._overlong = False
         self._data = None
         self._waiting = False
 
@@ -180,6 +183,7 @@ class SMTPServer:
         self._searched = 0
         if self._overlong or len(line) > limit:
             self._overlong = False
+            self._end_auth()
             return BadCommand(500, "5.5.2", "Line too long")
         return self._auth_line(line) if auth else self._command(line)
 
@@ -199,14 +203,21 @@ class SMTPServer:
         return Message(data.message())
 
     def _auth_line(self, line: bytes) -> Event:
-        text = line.rstrip(b"\r\n")
+        text = line[:-2]
+        if not line.endswith(b"\r\n"):
+            self._end_auth()
+            return BadCommand(500, "5.5.2", "Lines end in CRLF")
         if text == b"*":
             return AuthResponse(None)
         try:
             return AuthResponse(base64.b64decode(text, validate=True))
         except binascii.Error:
-            self.state = State.READY
+            self._end_auth()
             return BadCommand(501, "5.5.2", "Not base64")
+
+    def _end_auth(self) -> None:
+        if self.state is State.AUTH:
+            self.state = State.READY
 
     def _command(self, line: bytes) -> Event:
         if not line.endswith(b"\r\n") or b"\r" in line[:-2] or b"\0" in line:
@@ -267,12 +278,12 @@ class SMTPServer:
                 return BadCommand(501, "5.5.4", "A parameter twice")
             parameters[key.upper()] = value
         path = found["path"][1:-1]
-        if path.startswith("@"):  # a source route is read and ignored (RFC 5321 §4.1.1.3, appendix C)
-            path = path.partition(":")[2]
         if not path and keyword == "FROM:":
             return MailFrom(None, parameters)
-        if keyword == "TO:" and path.lower() == "postmaster":  # RFC 5321 §4.5.1
-            return BadCommand(550, "5.1.3", "Say postmaster with its domain")
+        if keyword == "TO:" and path.lower() == "postmaster":
+            return RcptTo(None, parameters)
+        if path.startswith("@"):  # a source route is read and ignored (RFC 5321 §4.1.1.3, appendix C)
+            path = path.partition(":")[2]
         try:
             address = Address.parse(path)
         except AddressError as error:

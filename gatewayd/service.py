@@ -1,0 +1,238 @@
+"""The service tree: the one place where concrete classes meet.
+
+`twistd gatewayd --config FILE` calls makeService; `Gateway` builds store, queue, core, couriers and listeners from the
+configuration, and takes them down in the reverse order so that nothing acknowledged is lost.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.application.service import Service
+from twisted.internet import defer, threads
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.threadpool import ThreadPool
+
+from gatewayd.address import Domain
+from gatewayd.config import Config, ConfigError, load
+from gatewayd.core.authentication import Authenticator
+from gatewayd.core.delivery import PostOffice
+from gatewayd.core.keys import KeyDirectory
+from gatewayd.core.relay import Relay
+from gatewayd.core.signing import DomainSigner
+from gatewayd.crypto.domain_keys import KeyStore
+from gatewayd.crypto.scram import derive
+from gatewayd.database.sqlite import Database, DatabaseError
+from gatewayd.dns.resolver import Resolver
+from gatewayd.interfaces import Bridged, Endpoint, Mail, Parley, StoreError
+from gatewayd.message.bridge import as_mail
+from gatewayd.message.model import Content
+from gatewayd.metrics import Metrics
+from gatewayd.net import status
+from gatewayd.net.dial import dial_parley, dial_smtp
+from gatewayd.net.listen import Limits, listen
+from gatewayd.net.tls import Trust, server_context
+from gatewayd.queue.sqlite import SQLiteQueue
+from gatewayd.routing import Router
+from gatewayd.session.imap import IMAPSession
+from gatewayd.session.link import Engine, Session
+from gatewayd.session.parley_courier import ParleyCourier
+from gatewayd.session.parley_server import ParleyServerSession
+from gatewayd.session.pop3 import POP3Session
+from gatewayd.session.smtp_client import SMTPCourier
+from gatewayd.session.smtp_server import SMTPServerSession
+from gatewayd.store.blobs import BlobStore
+from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.wire.imap.connection import IMAPConnection
+from gatewayd.wire.parley.connection import ParleyConnection
+from gatewayd.wire.pop3.connection import POP3Connection
+from gatewayd.wire.smtp.server import SMTPServer
+
+log = Logger()
+
+MAX_APPEND = 64 * 1024 * 1024  # octets
+SWEEP = 3600.0  # seconds
+
+
+class Options(usage.Options):
+    """What `twistd gatewayd` takes."""
+
+    optParameters = [["config", "c", "/etc/gatewayd/gatewayd.toml", "The configuration file"]]
+
+
+def makeService(options: Options) -> Gateway:
+    """Called by twistd. A bad configuration ends the start with one clear line."""
+    from twisted.internet import reactor
+
+    try:
+        return Gateway(load(Path(options["config"])), reactor)
+    except ConfigError as error:
+        raise usage.UsageError(str(error)) from None
+
+
+class Gateway(Service):
+    """One gateway, from its configuration. Several may live in one process (tests, the demo)."""
+
+    name = "gatewayd"
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._ports: list[Any] = []
+        try:
+            tls = config.tls
+            self._tls = server_context(tls.certificate, tls.key, parley=False)
+            self._parley_tls = server_context(tls.certificate, tls.key, parley=True)
+        except SSL.Error as error:
+            raise ConfigError(f"[tls] certificate and key do not load or do not match: {error}") from None
+        self._build()
+
+    # -- building ---------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        config, reactor = self.config, self._reactor
+        state, hostname = config.state_dir, config.hostname
+        now, bind = reactor.seconds, config.relay.bind_address
+
+        self.metrics = Metrics()
+        self._limits = Limits(config.limits.connections, config.limits.connections_per_address)
+        self._passwords = ThreadPool(0, 4, name="passwords")
+        self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
+        self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
+        self.queue = SQLiteQueue(self.database, reactor)
+        self.resolver = Resolver(
+            reactor, config.dns.nameservers, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
+        )
+        self.keys = KeyStore(state / "keys", now)
+        self._secret = secrets.token_bytes(32)
+
+        async def connect_parley(domain: Domain, endpoint: Endpoint, engine: Engine, session: Session) -> None:
+            trust = Trust(config.tls.trust)
+            await dial_parley(reactor, endpoint.host, endpoint.port, domain, trust, engine, session, bind_address=bind)
+
+        async def connect_smtp(host: str, port: int, engine: Engine, session: Session) -> None:
+            await dial_smtp(reactor, host, port, engine, session, bind_address=bind)
+
+        async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+            return await threads.deferToThreadPool(reactor, self._passwords, function, *arguments)
+
+        async def render(content: Content, trace: bytes, sender: Domain | None) -> bytes:
+            return as_mail(content, trace)
+
+        self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
+        router = Router(self.store, self.resolver, reactor, config.relay.smtp_port, config.bridge, hostname=hostname)
+        parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
+        smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
+        self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
+        signer = DomainSigner(self.keys, self.directory, self.store, now)
+        self.post_office = PostOffice(self.store, self.queue, signer, hostname, now, secrets.token_bytes)
+        self.signer = signer
+        self.relay = Relay(
+            self.queue,
+            router,
+            {Parley: parley, Mail: smtp, Bridged: smtp},
+            self.post_office,
+            reactor,
+            retry=config.relay.retry,
+            give_up=config.relay.give_up,
+            concurrency=config.relay.concurrency,
+            observed=self.metrics.relayed,
+        )
+        self._locks: set[int] = set()
+
+    # -- one engine and one session for each connection -------------------------------------------------------------
+
+    def _smtp(self, *, submission: bool) -> tuple[Engine, Session]:
+        limits = self.config.limits
+        self.metrics.session("submission" if submission else "smtp")
+        return SMTPServer(limits.message_size), SMTPServerSession(
+            self.config.hostname, self.post_office, self.authenticator, self._reactor.seconds,
+            submission=submission, starttls=True, max_size=limits.message_size, max_recipients=limits.recipients,
+        )  # fmt: skip
+
+    def _imap(self) -> tuple[Engine, Session]:
+        self.metrics.session("imap")
+        session = IMAPSession(self.store, self.authenticator, self.post_office.append, starttls=True)
+        return IMAPConnection(MAX_APPEND), session
+
+    def _pop3(self) -> tuple[Engine, Session]:
+        self.metrics.session("pop3")
+        return POP3Connection(), POP3Session(self.store, self.authenticator, self._locks, starttls=True)
+
+    def _parley(self) -> tuple[Engine, Session]:
+        self.metrics.session("parley")
+        engine = ParleyConnection()
+        return engine, ParleyServerSession(
+            self.config.hostname, engine, self.post_office, self.authenticator, self.store, self.keys, self.signer,
+            self.directory, self._reactor.seconds, secrets.token_hex,
+        )  # fmt: skip
+
+    # -- Service ----------------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()
+        self._passwords.start()
+        self.resolver.start()
+        where = self.config.listen
+        submission = partial(self._smtp, submission=True)
+        listeners: list[tuple[str, tuple[Endpoint, ...], Callable[[], tuple[Engine, Session]], dict[str, Any]]] = [
+            ("SMTP", where.smtp, partial(self._smtp, submission=False), {"starttls": self._tls}),
+            ("submission", where.submission, submission, {"starttls": self._tls}),
+            ("submissions", where.submissions, submission, {"tls": self._tls}),
+            ("IMAP", where.imap, self._imap, {"starttls": self._tls}),
+            ("IMAPS", where.imaps, self._imap, {"tls": self._tls}),
+            ("POP3", where.pop3, self._pop3, {"starttls": self._tls}),
+            ("POP3S", where.pop3s, self._pop3, {"tls": self._tls}),
+            ("Parley", where.parley, self._parley, {"tls": self._parley_tls}),
+        ]
+        for name, endpoints, make, tls in listeners:
+            for at in endpoints:
+                self._ports.append(listen(self._reactor, at.host, at.port, make, self._limits, **tls))
+                log.info("{name} listens on {host}:{port}", name=name, host=at.host, port=at.port)
+        site = status.site(self.metrics.registry, self._health)
+        for at in where.http:
+            self._ports.append(self._reactor.listenTCP(at.port, site, interface=at.host))
+            log.info("health and metrics on http://{host}:{port}/", host=at.host, port=at.port)
+        self.relay.start()
+        self._sweeper = LoopingCall(self._sweep)
+        self._sweeper.clock = self._reactor
+        self._sweeper.start(SWEEP, now=False)
+
+    def stopService(self) -> defer.Deferred[None]:
+        return defer.Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        """No new connections, running attempts end, what was acknowledged is committed."""
+        super().stopService()
+        self._sweeper.stop()
+        await defer.DeferredList([defer.maybeDeferred(port.stopListening) for port in self._ports])
+        await self.relay.stop()
+        self.resolver.stop()
+        self._passwords.stop()
+        await threads.deferToThread(self.database.close)
+        log.info("gatewayd has stopped")
+
+    async def _health(self) -> dict[str, str]:
+        self.metrics.connections.set(self._limits.total)
+        try:
+            await self.database.write(lambda db: db.execute("SELECT 1").fetchone())
+        except DatabaseError as error:
+            return {"store": str(error)}
+        return {"store": "ok"}
+
+    def _sweep(self) -> defer.Deferred[None]:
+        async def sweep() -> None:
+            try:
+                await self.store.sweep()
+                await self.queue.sweep()
+            except StoreError as error:
+                log.error("could not sweep: {error}", error=error)
+
+        return defer.Deferred.fromCoroutine(sweep())

@@ -1,0 +1,168 @@
+"""Parley out: one kept connection for each (our domain, peer domain), many sends in flight on it.
+
+Whatever fails between the two servers is temporary: there is no way down to mail (DESIGN §2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from gatewayd.address import Address, Domain
+from gatewayd.crypto.domain_keys import KeyStore
+from gatewayd.interfaces import Bridged, Endpoint, Envelope, ICourier, IStore, Mail, Parley, Peer, Route
+from gatewayd.message.model import Content
+from gatewayd.outcome import Deferred, Outcome, Refused, outcome
+from gatewayd.session.link import Engine, Session
+from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
+from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
+from gatewayd.wire.parley.connection import ParleyConnection
+from gatewayd.wire.parley.schema import Send, SendReply, read
+
+IDLE = 60.0  # seconds that a connection is kept without work
+
+Connect = Callable[[Domain, Endpoint, Engine, Session], Awaitable[None]]
+RouteOf = Callable[[Domain], Awaitable[Route]]
+
+
+@implementer(ICourier)
+class ParleyCourier:
+    """Also fetches other domains' keys: the same dialling, the same check of the listener."""
+
+    def __init__(
+        self, connect: Connect, route: RouteOf, keys: KeyStore, store: IStore, hostname: Domain, clock: IReactorTime
+    ) -> None:
+        self._connect = connect
+        self._route = route
+        self._keys = keys
+        self._store = store
+        self._hostname = hostname
+        self._clock = clock
+        self._open: dict[tuple[Domain, Domain], ParleyClientSession] = {}
+        self._locks: dict[tuple[Domain, Domain], defer.DeferredLock] = {}
+        self._timers: dict[ParleyClientSession, Any] = {}
+
+    async def deliver(
+        self, route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
+    ) -> dict[Address, Outcome]:
+        assert isinstance(route, Parley)
+        recipients = envelope.recipients
+        ours = await self._our_domain(envelope, content)
+        send = Send(
+            tuple(str(a) for a in recipients),
+            tuple(content.bodies.values()),
+            signed=content.signed,
+            from_=str(envelope.reverse_path or ""),
+        )
+        try:
+            session = await self._session(ours, route)
+            self._restart_timer(session, (ours, route.domain))
+            reply = read(SendReply, await session.request("send", send))
+        except RequestFailed as failed:
+            return dict.fromkeys(recipients, Deferred("4.7.0", f"{route.domain} answered {failed}"))
+        except LocalProtocolError as error:
+            return dict.fromkeys(recipients, Refused("5.3.4", str(error)))
+        except RemoteProtocolError as error:
+            return dict.fromkeys(recipients, Deferred("4.5.0", str(error)))
+        except KeyError:
+            return dict.fromkeys(recipients, Deferred("4.7.0", f"{ours} has no key to sign in with"))
+        except OSError as error:
+            return dict.fromkeys(recipients, Deferred("4.4.1", f"{route.domain}: {error}"))
+        said: dict[str, Outcome] = {}
+        for result in reply.results:
+            try:
+                said[result.to] = outcome(result.code, result.text, result.retry)
+            except ValueError:
+                said[result.to] = Deferred("4.5.0", f"{route.domain} answered with the code {result.code[:20]!r}")
+        return {a: said.get(str(a), Deferred("4.5.0", f"{route.domain} left the recipient out")) for a in recipients}
+
+    async def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for session in self._open.values():
+            session.close()
+        self._open.clear()
+
+    async def fetch_keys(self, domain: Domain) -> bytes:
+        """The domain's encoded key set, from its own listener. Raises OSError."""
+        route = await self._route(domain)
+        if not isinstance(route, Parley):
+            raise ConnectionError(f"{domain} has no Parley service that could be found now")
+        session = await self._dial(route)
+        try:
+            return await session.keys(domain)
+        except (RequestFailed, RemoteProtocolError) as failed:
+            raise ConnectionError(str(failed)) from None
+        finally:
+            session.close()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _our_domain(self, envelope: Envelope, content: Content) -> Domain:
+        """Who we sign in as: the sender's domain; for a bounce, the domain that signed it as bridged."""
+        if envelope.reverse_path is not None:
+            return envelope.reverse_path.domain
+        bridged = content.fields.ext.get("bridged")
+        if isinstance(bridged, dict):
+            return Domain.parse(str(bridged.get("by")))
+        return Address.parse(content.fields.from_).domain
+
+    async def _session(self, ours: Domain, route: Parley) -> ParleyClientSession:
+        """Raises OSError, RequestFailed, KeyError."""
+        key = (ours, route.domain)
+        lock = self._locks.setdefault(key, defer.DeferredLock())
+        await lock.acquire()
+        try:
+            session = self._open.get(key)
+            if session is None or not session.usable:
+                signing_key = self._keys.signing_key(ours)
+                session = await self._dial(route)
+                await session.sign_in_domain(signing_key, route.domain)
+                self._open[key] = session
+            return session
+        finally:
+            lock.release()
+
+    async def _dial(self, route: Parley) -> ParleyClientSession:
+        """The first endpoint that answers and proves to be the domain. Raises OSError."""
+        why: OSError = ConnectionError("no endpoint")
+        for endpoint in route.endpoints:
+            engine = ParleyConnection()
+            session = ParleyClientSession(self._hostname.name, engine)
+            hello_said = session.hello
+            assert hello_said is not None
+            try:
+                await self._connect(route.domain, endpoint, engine, session)
+                hello = await hello_said
+            except OSError as error:
+                why = error
+                continue
+            if hello.remember:
+                peer = await self._store.peer(route.domain) or Peer(route.domain, 0.0, None, 0.0)
+                until = self._clock.seconds() + min(hello.remember, 366 * 86400)
+                if until > peer.parley_until + 3600:  # not written for every connection
+                    await self._store.remember_peer(Peer(peer.domain, until, peer.keys, peer.keys_until))
+            return session
+        raise why
+
+    def _restart_timer(self, session: ParleyClientSession, key: tuple[Domain, Domain]) -> None:
+        timer = self._timers.get(session)
+        if timer is not None and timer.active():
+            timer.reset(IDLE)
+            return
+
+        def expire() -> None:
+            self._timers.pop(session, None)
+            if session.idle:
+                if self._open.get(key) is session:
+                    del self._open[key]
+                session.close()
+            else:
+                self._restart_timer(session, key)
+
+        self._timers[session] = self._clock.callLater(IDLE, expire)
