@@ -1,6 +1,6 @@
 """SMTP in, durable, until visible in IMAP: gatewayd against Postfix + Dovecot (LMTP), in the same run.
 
-The same driver does both: CONNECTIONS senders deliver COUNT messages of 4 KiB; the clock stops when IMAP shows them all.
+The same driver does both: some senders deliver COUNT messages of 4 KiB; the clock stops when IMAP shows all.
 """
 
 from __future__ import annotations

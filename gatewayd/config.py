@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gatewayd.address import AddressError, Domain
+from gatewayd.address import Address, AddressError, Domain
 from gatewayd.interfaces import Endpoint
 
 DAY = 86400.0
@@ -73,6 +73,7 @@ class DKIM(_Section, frozen=True, kw_only=True):
 class Config(_Section, frozen=True, kw_only=True):
     hostname: Domain
     state_dir: Path
+    postmaster: Address | None = None  # who reads postmaster's mail where no account has that name
     tls: TLS
     listen: Listen = Listen()
     dns: DNS = DNS()
@@ -116,6 +117,8 @@ def load(path: Path) -> Config:
         raw.pop("bridge", None)
         raw.pop("dkim", None)
         _name(raw, "hostname", "hostname")
+        if "postmaster" in raw:
+            raw["postmaster"] = _address("postmaster", raw["postmaster"])
         _name(_table(raw, "relay"), "helo", "relay.helo")
         listen = _table(raw, "listen")
         for key, texts in listen.items():
@@ -152,6 +155,14 @@ def _domain(key: str, text: object) -> Domain:
 def _name(table: dict[str, Any], name: str, key: str) -> None:
     if name in table:
         table[name] = {"name": _domain(key, table[name]).name}
+
+
+def _address(key: str, text: object) -> dict[str, Any]:
+    try:
+        address = Address.parse(text if isinstance(text, str) else "")
+    except AddressError as error:
+        raise ConfigError(f"{key}: expected an address, got {text!r}: {error}") from None
+    return {"local": address.local, "domain": {"name": address.domain.name}}
 
 
 def _place(key: str, text: object) -> dict[str, Any]:

@@ -132,7 +132,9 @@ class Gateway(Service):
         smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
         signer = DomainSigner(self.keys, self.directory, self.store, now)
-        self.post_office = PostOffice(self.store, self.queue, signer, hostname, now, secrets.token_bytes)
+        self.post_office = PostOffice(
+            self.store, self.queue, signer, hostname, now, secrets.token_bytes, postmaster=config.postmaster
+        )
         self.signer = signer
         self.relay = Relay(
             self.queue,
@@ -177,7 +179,7 @@ class Gateway(Service):
     # -- Service ----------------------------------------------------------------------------------------------------
 
     def startService(self) -> None:
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._passwords.start()
         self.resolver.start()
         where = self.config.listen
@@ -210,7 +212,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         """No new connections, running attempts end, what was acknowledged is committed."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         self._sweeper.stop()
         await defer.DeferredList([defer.maybeDeferred(port.stopListening) for port in self._ports])
         await self.relay.stop()

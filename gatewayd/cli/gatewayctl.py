@@ -179,6 +179,7 @@ async def _init(reactor: Any, options: argparse.Namespace) -> None:
         hostname,
         address,
         ports,
+        postmaster=f"{options.account[0].partition(':')[0]}@{domain}" if options.account else "",
         smtp_port=options.smtp_port,
         nameservers=tuple(options.nameserver),
     )

@@ -41,6 +41,7 @@ def make_directory(
     address: str,
     ports: Mapping[str, int],
     *,
+    postmaster: str = "",
     smtp_port: int = 25,
     nameservers: tuple[str, ...] = (),
 ) -> Path:
@@ -55,6 +56,7 @@ def make_directory(
         lines = [
             f'hostname = "{hostname}"',
             'state_dir = "state"',
+            *([f'postmaster = "{postmaster}"'] if postmaster else []),
             "",
             "[tls]",
             'certificate = "certificate.pem"',

@@ -79,6 +79,7 @@ class PostOffice:
         now: Callable[[], float],
         random: Callable[[int], bytes],
         *,
+        postmaster: Address | None = None,
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
     ) -> None:
         self._store = store
@@ -87,6 +88,7 @@ class PostOffice:
         self._hostname = hostname
         self._now = now
         self._random = random
+        self._postmaster = postmaster
         self._wake_peer = wake_peer or queue.wake
 
     # -- questions before the data ----------------------------------------------------------------------------------
@@ -94,8 +96,8 @@ class PostOffice:
     async def recipient(self, address: Address, submitter: Account | None) -> Outcome:
         """May this sender write to this address? Open to all for local users, to signed-in users for everyone."""
         try:
-            if address.domain in await self._store.domains():
-                known = await self._store.account(address) is not None
+            if await self._is_ours(address):
+                known = await self._account(address) is not None
                 return Delivered("2.1.5", "Recipient ok") if known else NO_SUCH_USER
         except StoreError as error:
             return self._failed(error)
@@ -175,10 +177,9 @@ class PostOffice:
             f"Received: from {peer} by {self._hostname} with PARLEY id {content.id.hex()[:16]};\r\n"
             f"\t{formatdate(self._now())}\r\n"
         ).encode("ascii")
-        domains = await self._store.domains()
-        letter = _Letter(content, reverse_path, trace)
-        answers: dict[Address, Outcome] = {a: RELAY_DENIED for a in recipients if a.domain not in domains}
-        answers.update(await self._post(letter, [a for a in recipients if a.domain in domains]))
+        ours = [a for a in recipients if await self._is_ours(a)]
+        answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
+        answers.update(await self._post(_Letter(content, reverse_path, trace), ours))
         return answers
 
     def peer_contact(self, domain: Domain) -> None:
@@ -243,6 +244,15 @@ class PostOffice:
     async def _contact(self, domain: Domain) -> None:
         await self._wake_peer(domain)
 
+    async def _is_ours(self, address: Address) -> bool:
+        return address.domain == self._hostname or address.domain in await self._store.domains()
+
+    async def _account(self, address: Address) -> Account | None:
+        account = await self._store.account(address)
+        if account is None and self._postmaster is not None and address.local.lower() == "postmaster":
+            return await self._store.account(self._postmaster)  # RFC 5321 §4.5.1: every domain has one
+        return account
+
     async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
         domains = await self._store.domains()
         return next((a.domain for a in recipients if a.domain in domains), self._hostname)
@@ -272,16 +282,15 @@ class PostOffice:
         """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
         answers: dict[Address, Outcome] = {}
         try:
-            domains = await self._store.domains()
-            remote = [a for a in recipients if a.domain not in domains]
+            remote: list[Address] = []
             local: dict[Address, Account] = {}
             for address in recipients:
-                if address.domain in domains:
-                    account = await self._store.account(address)
-                    if account is None:
-                        answers[address] = NO_SUCH_USER
-                    else:
-                        local[address] = account
+                if not await self._is_ours(address):
+                    remote.append(address)
+                elif account := await self._account(address):
+                    local[address] = account
+                else:
+                    answers[address] = NO_SUCH_USER
             if remote:
                 answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.reverse_path, remote))
         except StoreError as error:

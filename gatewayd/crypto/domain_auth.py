@@ -1,6 +1,7 @@
-"""How a dialling domain proves itself: its domain key signs both names and the TLS exporter (docs/parley.rst §DOMAIN).
+"""How a dialling domain proves itself: its domain key signs both names and the TLS exporter (docs/parley.rst).
 
-The exporter (RFC 9266) ties the proof to this one connection; the label and the role keep it from meaning anything else.
+The exporter (RFC 9266) ties the proof to this one connection; the label and the role keep it from meaning anything
+else.
 """
 
 from __future__ import annotations

@@ -54,9 +54,10 @@ def saslprep(text: str) -> str:
     if any(prohibited(c) for c in prepared for prohibited in _PROHIBITED):
         raise ValueError("prohibited character")
     right_to_left = [stringprep.in_table_d1(c) for c in prepared]
-    if any(right_to_left):  # RFC 3454 §6
-        if any(stringprep.in_table_d2(c) for c in prepared) or not (right_to_left[0] and right_to_left[-1]):
-            raise ValueError("mixed text directions")
+    if any(right_to_left) and (  # RFC 3454 §6
+        any(stringprep.in_table_d2(c) for c in prepared) or not (right_to_left[0] and right_to_left[-1])
+    ):
+        raise ValueError("mixed text directions")
     return prepared
 
 

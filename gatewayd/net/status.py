@@ -20,7 +20,7 @@ class _Health(Resource):
     isLeaf = True
 
     def __init__(self, health: Health) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._health = health
 
     def render_GET(self, request: Request) -> int:

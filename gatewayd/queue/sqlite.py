@@ -156,8 +156,9 @@ class SQLiteQueue:
 
     async def listing(self, limit: int = 1000) -> list[Queued]:
         query = (
-            "SELECT queue_id, recipient, reverse_path, state, attempts, next_attempt, last_code||' '||last_text, accepted"
-            " FROM queue_recipient WHERE state IN (?,?) ORDER BY next_attempt LIMIT ?"
+            "SELECT queue_id, recipient, reverse_path, state, attempts, next_attempt,"
+            " last_code||' '||last_text, accepted FROM queue_recipient"
+            " WHERE state IN (?,?) ORDER BY next_attempt LIMIT ?"
         )
         return [
             Queued(*row) for row in await self._read(lambda db: db.execute(query, (WAITING, LEASED, limit)).fetchall())

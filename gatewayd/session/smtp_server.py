@@ -166,12 +166,13 @@ class SMTPServerSession:
         if len(self._recipients) >= self._max_recipients:
             self._link.send(reply(452, "4.5.3", "Too many recipients; send the rest in another transaction"))
             return
-        if not event.recipient.is_ascii and "SMTPUTF8" not in self._mail.parameters:
+        recipient = event.recipient or Address("postmaster", self._hostname)
+        if not recipient.is_ascii and "SMTPUTF8" not in self._mail.parameters:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
-        outcome = await self._acceptor.recipient(event.recipient, self._account)
+        outcome = await self._acceptor.recipient(recipient, self._account)
         if outcome.ok:
-            self._recipients[event.recipient] = None
+            self._recipients[recipient] = None
         self._answer(outcome, State.RCPT)
 
     async def _message(self, mail: bytes) -> None:

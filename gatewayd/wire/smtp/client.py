@@ -47,9 +47,12 @@ class SMTPClient:
         self._code = 0
         self._lines: list[str] = []
         self._size = 0
-        self._starttls = False  # asked for, or granted and not yet up
+        self._asked_tls = False
+        self._granted_tls = False
 
     def receive(self, data: bytes) -> list[ServerReply]:
+        if self._granted_tls and data:
+            raise RemoteProtocolError("octets sent ahead of the TLS handshake")
         self._buffer += data
         replies = []
         while (end := self._buffer.find(b"\n")) >= 0:
@@ -66,11 +69,10 @@ class SMTPClient:
             if found[2] != b"-":
                 replies.append(ServerReply(self._code, tuple(self._lines)))
                 self._lines, self._size = [], 0
-        granted = replies and replies[0].code == 220
-        if self._starttls and (len(replies) > 1 or (granted and self._buffer) or self._granted):
-            raise RemoteProtocolError("octets sent ahead of the TLS handshake")  # response injection
-        if self._starttls and replies:
-            self._starttls = self._granted = bool(granted)
+        if self._asked_tls and replies:
+            self._asked_tls, self._granted_tls = False, replies[0].code == 220
+            if self._granted_tls and (len(replies) > 1 or self._lines or self._buffer):  # response injection
+                raise RemoteProtocolError("octets sent ahead of the TLS handshake")
         if len(self._buffer) > MAX_REPLY:
             raise RemoteProtocolError("an endless reply line")
         return replies
@@ -80,6 +82,7 @@ class SMTPClient:
         if isinstance(event, Command):
             if re.search(r"[\r\n\0]", event.text):
                 raise LocalProtocolError("a command is one line")
+            self._asked_tls = event.text.upper() == "STARTTLS"
             return event.text.encode("utf-8") + b"\r\n"
         try:
             return stuff(event.octets)
@@ -87,6 +90,7 @@ class SMTPClient:
             raise LocalProtocolError(str(error)) from None
 
     def tls_started(self) -> None:
-        """Replies sent ahead of the handshake are thrown away: they may be an attacker's."""
+        """Nothing said in the clear counts (RFC 3207 §4.2)."""
+        self._asked_tls = self._granted_tls = False
         self._buffer.clear()
         self._lines, self._size = [], 0
