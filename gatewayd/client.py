@@ -1,0 +1,239 @@
+"""The Parley client as a library: sign in as a user, send, read the log, stay on its live tail (docs/parley.rst).
+
+A bot is ten lines::
+
+    async def main(reactor):
+        async with await connect(reactor, "alice@alpha.test", "parley-demo") as parley:
+            async for message in parley.messages(since=0, live=True):
+                await parley.send([message.sender], f"You said: {message.text}")
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from gatewayd.address import Address, Domain
+from gatewayd.crypto.cose import signer
+from gatewayd.dns.resolver import Resolver
+from gatewayd.interfaces import Endpoint
+from gatewayd.message.model import MAIL, Content, Part, Payload
+from gatewayd.net.dial import dial_parley
+from gatewayd.net.tls import Trust
+from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
+from gatewayd.wire.parley.connection import ParleyConnection
+from gatewayd.wire.parley.schema import Change, Changes, Mark, Result, Send, SendReply, Sync, read
+
+__all__ = ["ConnectionGone", "Message", "ParleyClient", "RequestFailed", "compose", "connect", "locate"]
+
+TEXT = "text/plain; charset=utf-8"
+PAGE = 100  # changes asked for at once
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it stands in a mailbox."""
+
+    mailbox: str
+    uid: int
+    modseq: int
+    flags: tuple[str, ...]
+    content: Content
+
+    @property
+    def id(self) -> bytes:
+        return self.content.id
+
+    @property
+    def sender(self) -> str:
+        return self.content.fields.from_
+
+    @property
+    def subject(self) -> str:
+        return self.content.fields.subject
+
+    @property
+    def bridged(self) -> bool:
+        """It was born as mail: its sender is what the mail says, not what a domain signed."""
+        return self.content.fields.type == MAIL
+
+    @property
+    def signer(self) -> Domain:
+        """The domain that signed: the sender's, or, bridged, the one that took the mail in."""
+        return signer(self.content.protected)[0]
+
+    @property
+    def text(self) -> str:
+        """The first text/plain part, or "" when there is none."""
+        for part in self.content.fields.parts:
+            if part.type.startswith("text/plain"):
+                return self.content.bodies[part.hash].decode("utf-8", "replace")
+        return ""
+
+    @property
+    def mail(self) -> bytes | None:
+        """The original octets of a message that was born as mail."""
+        return self.content.bodies[self.content.fields.parts[0].hash] if self.bridged else None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A composed message. Sending the same draft again is the same message: it arrives once."""
+
+    payload: bytes
+    bodies: tuple[bytes, ...]
+
+    @property
+    def id(self) -> bytes:
+        return Content(b"", self.payload, b"", {}).id
+
+
+def compose(
+    sender: str, to: Sequence[str], text: str = "", *, now: float, subject: str = "", files: Sequence[Path] = (),
+    parents: Sequence[bytes] = (),
+) -> Draft:  # fmt: skip
+    """`now` in seconds since the epoch. Raises OSError for a file that cannot be read."""
+    parts: list[Part] = []
+    bodies: list[bytes] = []
+
+    def add(media_type: str, body: bytes, name: str | None = None) -> None:
+        parts.append(Part(sha256(body).digest(), media_type, len(body), name))
+        bodies.append(body)
+
+    if text or not files:
+        add(TEXT, text.encode("utf-8"))
+    for path in files:
+        add(mimetypes.guess_type(path.name)[0] or "application/octet-stream", path.read_bytes(), path.name)
+    payload = Payload(
+        from_=sender, to=tuple(to), date=int(now * 1000), nonce=os.urandom(16), subject=subject, parts=tuple(parts),
+        parents=tuple(parents),
+    )  # fmt: skip
+    return Draft(payload.encode(), tuple(dict.fromkeys(bodies)))
+
+
+async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
+    """Where the domain's server listens: SRV `_parley._tcp`. Raises OSError when there is none."""
+    resolver = Resolver(reactor)
+    resolver.start()
+    try:
+        found = await resolver.srv(f"_parley._tcp.{domain}")
+    finally:
+        resolver.stop()
+    endpoints = [record for record in found.records if isinstance(record, Endpoint)]
+    if not endpoints:
+        raise ConnectionError(f"{domain} publishes no Parley service (SRV _parley._tcp.{domain})")
+    return endpoints
+
+
+async def connect(
+    reactor: Any, user: str, password: str, *, server: Endpoint | None = None, authorities: Path | None = None
+) -> ParleyClient:
+    """Signs in at the user's own domain, which the server must prove to be. `authorities`: a PEM file instead of the
+    system's. Raises OSError (no connection, not that domain), RequestFailed (not signed in), AddressError."""
+    domain = Address.parse(user).domain
+    failed: OSError = ConnectionError(f"no server of {domain}")
+    for endpoint in [server] if server else await locate(reactor, domain):
+        engine = ParleyConnection()
+        session = ParleyClientSession("gatewayd.client", engine)
+        try:
+            await dial_parley(reactor, endpoint.host, endpoint.port, domain, Trust(authorities), engine, session)
+        except OSError as error:
+            failed = error
+            continue
+        await session.sign_in_user(user, password, secrets.token_hex(16))
+        return ParleyClient(reactor, user, session)
+    raise failed
+
+
+class ParleyClient:
+    """A signed-in connection. Every method may raise RequestFailed and ConnectionGone."""
+
+    def __init__(self, reactor: Any, user: str, session: ParleyClientSession) -> None:
+        self.user = user
+        self._reactor = reactor
+        self._session = session
+        self._pushed: list[Changes] = []
+        self._waiter: Deferred[None] | None = None
+        self._gone: Exception | None = None
+        session.on_changes = self._on_changes
+        session.on_closed = self._on_closed
+
+    async def __aenter__(self) -> ParleyClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def send(
+        self, to: Sequence[str], text: str = "", *, subject: str = "", files: Sequence[Path] = (),
+        parents: Sequence[bytes] = (),
+    ) -> tuple[Result, ...]:  # fmt: skip
+        """One message; a result for each recipient, in their order."""
+        now = self._reactor.seconds()
+        return await self.send_draft(
+            to, compose(self.user, to, text, now=now, subject=subject, files=files, parents=parents)
+        )
+
+    async def send_draft(self, to: Sequence[str], draft: Draft) -> tuple[Result, ...]:
+        """Safe to repeat after ConnectionGone: the same draft arrives once."""
+        reply = await self._session.request("send", Send(tuple(to), draft.bodies, payload=draft.payload))
+        return read(SendReply, reply).results
+
+    async def changes(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Changes]:
+        """The account's log after modseq `since`, page by page; with `live`, on and on as it grows."""
+        while True:
+            page = read(Changes, await self._session.request("sync", Sync(since, PAGE, live)))
+            yield page
+            since = page.modseq
+            if not page.more:
+                break
+        while live:
+            while not self._pushed:
+                if self._gone is not None:
+                    raise self._gone
+                self._waiter = Deferred()
+                await self._waiter
+            yield self._pushed.pop(0)
+
+    async def messages(self, since: int = 0, *, live: bool = False, mailbox: str = "INBOX") -> AsyncIterator[Message]:
+        """The messages of one mailbox that are new or changed after modseq `since`."""
+        async for page in self.changes(since, live=live):
+            for change in page.changes:
+                if change.mailbox == mailbox and not change.gone:
+                    yield _message(change)
+
+    async def mark(
+        self, mailbox: str, uids: Sequence[int], *, add: Sequence[str] = (), remove: Sequence[str] = (),
+        move: str = "", delete: bool = False,
+    ) -> None:  # fmt: skip
+        """Flags (IMAP's names), another mailbox, or gone."""
+        await self._session.request("mark", Mark(mailbox, tuple(uids), tuple(add), tuple(remove), move, delete))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _on_changes(self, changes: Changes) -> None:
+        self._pushed.append(changes)
+        self._wake()
+
+    def _on_closed(self, error: Exception) -> None:
+        self._gone = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(None)
+
+
+def _message(change: Change) -> Message:
+    bodies = {sha256(body).digest(): body for body in change.bodies}
+    return Message(change.mailbox, change.uid, change.modseq, change.flags, Content.from_signed(change.signed, bodies))
