@@ -253,6 +253,9 @@ class IQueue(Interface):
     async def wake(domain: Domain) -> int:
         """Makes the domain's waiting rows due now; returns how many."""
 
+    async def recover() -> int:
+        """At the start of the one process that owns the queue: leases of a killed one end now. Returns how many."""
+
     async def next_due() -> float | None: ...
     async def listing(limit: int = 1000) -> list[Queued]: ...
 

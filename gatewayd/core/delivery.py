@@ -280,6 +280,16 @@ class PostOffice:
 
     async def _post(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
         """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
+        answers = await self._post_quietly(letter, recipients)
+        for address, answer in answers.items():
+            self.log.info(
+                "{id}: from <{sender}> to <{to}>: {code} {text}",
+                id=letter.content.id.hex()[:16], sender=str(letter.reverse_path or ""), to=str(address),
+                code=answer.code, text=answer.text,
+            )  # fmt: skip
+        return answers
+
+    async def _post_quietly(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
         answers: dict[Address, Outcome] = {}
         try:
             remote: list[Address] = []

@@ -61,7 +61,17 @@ class Relay:
     def start(self) -> None:
         self._stopped = False
         self._queue.watch(self.poke)
-        self.poke()
+        self._busy = True
+        self._spawn(self._begin())
+
+    async def _begin(self) -> None:
+        try:
+            recovered = await self._queue.recover()
+            if recovered:
+                self.log.info("{count} interrupted attempts are made again", count=recovered)
+        except StoreError as error:
+            self.log.error("the queue cannot be read: {error}", error=error)
+        await self._take()
 
     async def stop(self) -> None:
         """Lets running attempts end; leases of anything else run out by themselves."""

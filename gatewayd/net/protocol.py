@@ -6,6 +6,7 @@ out -> engine.send() -> one write for each turn. The session sees this object as
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -84,6 +85,8 @@ class LinkProtocol(Protocol):
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.peer_address = getattr(self.transport.getPeer(), "host", "")
+        with contextlib.suppress(AttributeError):  # not TCP
+            cast(Any, self.transport).setTcpNoDelay(True)  # each turn is one write already (RFC 896 would delay it)
         if self._implicit_tls:
             self.set_timeout(30.0)  # a handshake that never ends
         else:

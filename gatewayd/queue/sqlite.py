@@ -149,6 +149,12 @@ class SQLiteQueue:
             self._call()
         return int(waiting)
 
+    async def recover(self) -> int:
+        values = (WAITING, self._clock.seconds(), LEASED)
+        query = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE state=?"
+        found: int = await self._write(lambda db: db.execute(query, values).rowcount)
+        return found
+
     async def next_due(self) -> float | None:
         query = "SELECT min(next_attempt) FROM queue_recipient WHERE state=?"
         found = await self._read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in (WAITING, LEASED)])

@@ -47,9 +47,7 @@ class POP3Session:
         self._link.close()  # without a word, and without deleting (RFC 1939 §3)
 
     def closed(self, reason: Exception | None) -> None:
-        if self._account is not None:
-            self._locks.discard(self._account.account_id)
-            self._account = None
+        self._unlock()
 
     async def handle(self, event: Command | AuthResponse | BadCommand) -> None:
         try:
@@ -173,8 +171,14 @@ class POP3Session:
         if self._account is not None and self._deleted:
             gone = [self._entries[i] for i in self._deleted]
             await self._store.expunge(self._account.account_id, gone[0].mailbox_id, [entry.uid for entry in gone])
+        self._unlock()  # before the answer: the client may come back at once
         self._link.send(Answer(True, "Goodbye", state=State.OVER))
         self._link.close()
+
+    def _unlock(self) -> None:
+        if self._account is not None:
+            self._locks.discard(self._account.account_id)
+            self._account = None
 
     async def _octets(self, i: int) -> bytes:
         assert self._account is not None
