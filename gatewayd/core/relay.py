@@ -118,11 +118,18 @@ class Relay:
             due = None
         finally:
             self._busy = False
-        if not self._stopped:
-            if self._call is not None and self._call.active():
-                self._call.cancel()
-            wait = POLL if due is None else min(POLL, max(0.05, due - self._clock.seconds()))
-            self._call = self._clock.callLater(wait, self.poke)
+        now = self._clock.seconds()
+        self._look_at(now + POLL if due is None else min(now + POLL, due))
+
+    def _look_at(self, when: float) -> None:
+        """Something is due then; an earlier look that is planned already stays."""
+        if self._stopped:
+            return
+        if self._call is not None and self._call.active():
+            if self._call.getTime() <= when:
+                return
+            self._call.cancel()
+        self._call = self._clock.callLater(max(0.05, when - self._clock.seconds()), self.poke)
 
     async def _attempt_and_release(self, group: list[Leased]) -> None:
         try:
@@ -166,6 +173,7 @@ class Relay:
                     code=outcome.code, text=outcome.text, wait=wait,
                 )  # fmt: skip
                 await self._queue.settle(row.queue_id, outcome, now + wait)
+                self._look_at(now + wait)
                 return
             outcome = Refused("5.4.7", f"Given up after {self._give_up / 86400:.1f} days; last: {outcome.text}")
         self.log.info(
