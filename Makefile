@@ -12,7 +12,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	@touch $@
 
 run: $(VENV)/installed
-	@$(BIN)/gatewayctl init $(VAR) --domain alpha.test --hostname mx.alpha.test --loopback \
+	@$(BIN)/gatewayctl init $(VAR) --domain alpha.test --hostname mx.alpha.test --loopback --first-steps \
 		--account alice:parley-demo --account bob:parley-demo
 	@exec $(BIN)/twistd -n --pidfile= gatewayd --config $(VAR)/gatewayd.toml
 

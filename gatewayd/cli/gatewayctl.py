@@ -183,16 +183,21 @@ async def _init(reactor: Any, options: argparse.Namespace) -> None:
         smtp_port=options.smtp_port,
         nameservers=tuple(options.nameserver),
     )
-    async with _opened(load(path), reactor) as gateway:
+    config = load(path)
+    users = []
+    async with _opened(config, reactor) as gateway:
         await gateway.add_domain(domain)
         for text in options.account:
             name, colon, password = text.partition(":")
             if not colon:
                 raise Failed("--account: expected NAME:PASSWORD")
             account = Address.parse(f"{name}@{domain}")
+            users.append((str(account), password))
             if await gateway.store.account(account) is None:
                 await gateway.add_account(account, password)
     print(f"{path} is ready")
+    if options.first_steps and len(users) > 1:
+        print(init.first_steps(options.directory, config, users), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -226,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--hostname", required=True)
     made.add_argument("--account", action="append", default=[], metavar="NAME:PASSWORD")
     made.add_argument("--loopback", action="store_true", help="127.0.0.1 and ports above 1024")
+    made.add_argument("--first-steps", action="store_true", help="tell where it will listen, and what to try")
     made.add_argument("--address", help="listen here")
     made.add_argument("--ports", nargs="*", default=[], metavar="NAME=PORT")
     made.add_argument("--smtp-port", type=int, default=25, help="the port of other domains' mail servers")

@@ -4,10 +4,12 @@ what is there."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gatewayd.address import Domain
+from gatewayd.config import Config
 from gatewayd.crypto.certificates import issue, make_authority
 
 PORTS = {
@@ -73,6 +75,53 @@ def make_directory(
             lines += ["", "[dns]", "nameservers = [" + ", ".join(f'"{text}"' for text in nameservers) + "]"]
         _write(config, ("\n".join(lines) + "\n").encode(), 0o644)
     return config
+
+
+LABELS = {
+    "smtp": "SMTP",
+    "submission": "submission (STARTTLS)",
+    "submissions": "submission (TLS)",
+    "imap": "IMAP (STARTTLS)",
+    "imaps": "IMAP (TLS)",
+    "pop3": "POP3 (STLS)",
+    "pop3s": "POP3 (TLS)",
+    "parley": "Parley",
+    "http": "health and metrics",
+}
+
+
+def first_steps(directory: Path, config: Config, users: Sequence[tuple[str, str]]) -> str:
+    """Where everything listens, and commands to paste; `users` are (address, password), two of them at least."""
+    at = {name: getattr(config.listen, name)[0] for name in LABELS if getattr(config.listen, name)}
+    lines = ["", *(f"  {label:<22} {at[name].host}:{at[name].port}" for name, label in LABELS.items() if name in at)]
+    (first, password), (second, _) = users[:2]
+    ca, parley = directory / "ca.pem", Path(sys.argv[0]).with_name("parley")
+
+    def place(name: str) -> str:
+        return f"{at[name].host}:{at[name].port}"
+
+    def talk(user: str) -> str:
+        return f"PARLEY_PASSWORD={password} {parley} --ca {ca} --server {place('parley')} --user {user}"
+
+    curl = f"curl --cacert {ca} --user"
+    lines += [
+        "",
+        "Try, in another terminal:",
+        "",
+        f"  swaks --server {place('smtp')} --from somebody@elsewhere.test --to {second}",
+        f"  printf 'From: {first}\\nSubject: Hello\\n\\nBy submission.\\n' | \\",
+        f"    {curl} {first}:{password} --ssl-reqd smtp://{place('submission')} --crlf \\",
+        f"    --mail-from {first} --mail-rcpt {second} --upload-file -",
+        f"  {curl} {second}:{password} 'imaps://{place('imaps')}/INBOX' --request 'FETCH 1:* (FLAGS ENVELOPE)'",
+        f"  {curl} {second}:{password} pop3s://{place('pop3s')}/1",
+        f"  mutt -e 'set certificate_file={ca}' -f 'imaps://{second}:{password}@{place('imaps')}/INBOX'",
+        f"  {talk(first)} send {second} 'Hello by Parley'",
+        f"  {talk(second)} inbox",
+        f"  {talk(second)} watch",
+        f"  curl http://{place('http')}/health",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _make_certificates(directory: Path, domain: Domain, hostname: Domain, address: str) -> None:
