@@ -6,6 +6,7 @@ configuration, and takes them down in the reverse order so that nothing acknowle
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet import defer, threads
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
@@ -74,7 +76,7 @@ def makeService(options: Options) -> Gateway:
     try:
         return Gateway(load(Path(options["config"])), reactor)
     except ConfigError as error:
-        raise usage.UsageError(str(error)) from None
+        raise SystemExit(f"gatewayd: {error}") from None
 
 
 class Gateway(Service):
@@ -179,9 +181,27 @@ class Gateway(Service):
     # -- Service ----------------------------------------------------------------------------------------------------
 
     def startService(self) -> None:
+        """Ends the process with one line when an address is taken, or another gateway has the state directory."""
         super().startService()  # type: ignore[no-untyped-call]
+        try:
+            self._lock = (self.config.state_dir / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the queue's leases count on being the only one
+        except OSError as failed:
+            self.database.close()
+            raise SystemExit(f"gatewayd: {self.config.state_dir} is not ours alone: {failed}") from None
+        try:
+            self._listen()
+        except CannotListenError as taken:
+            self.database.close()
+            raise SystemExit(f"gatewayd: {taken}") from None
         self._passwords.start()
         self.resolver.start()
+        self.relay.start()
+        self._sweeper = LoopingCall(self._sweep)
+        self._sweeper.clock = self._reactor
+        self._sweeper.start(SWEEP, now=False)
+
+    def _listen(self) -> None:
         where = self.config.listen
         submission = partial(self._smtp, submission=True)
         listeners: list[tuple[str, tuple[Endpoint, ...], Callable[[], tuple[Engine, Session]], dict[str, Any]]] = [
@@ -202,10 +222,6 @@ class Gateway(Service):
         for at in where.http:
             self._ports.append(self._reactor.listenTCP(at.port, site, interface=at.host))
             log.info("health and metrics on http://{host}:{port}/", host=at.host, port=at.port)
-        self.relay.start()
-        self._sweeper = LoopingCall(self._sweep)
-        self._sweeper.clock = self._reactor
-        self._sweeper.start(SWEEP, now=False)
 
     def stopService(self) -> defer.Deferred[None]:
         return defer.Deferred.fromCoroutine(self._stop())
@@ -219,6 +235,7 @@ class Gateway(Service):
         self.resolver.stop()
         self._passwords.stop()
         await threads.deferToThread(self.database.close)
+        self._lock.close()
         log.info("gatewayd has stopped")
 
     async def _health(self) -> dict[str, str]:

@@ -1,0 +1,151 @@
+"""The gateway as a process: real mail through all its doors, a restart, a bad configuration."""
+
+from __future__ import annotations
+
+import imaplib
+import poplib
+import re
+import signal
+import smtplib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import defer
+from twisted.internet.threads import blockingCallFromThread
+
+from demo.world import BIN, PASSWORD, Gateway
+from gatewayd.client import connect
+from gatewayd.interfaces import Endpoint
+from tests.corpus import messages
+
+TRACE = re.compile(rb"Return-Path: <sender@elsewhere\.test>\r\nReceived: [^\r\n]*\r\n(?:\t[^\r\n]*\r\n)+")
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    made = Gateway(tmp_path_factory.mktemp("gateway"), "alpha.test", "127.0.0.41", ["alice", "bob"], 9)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def sent(gateway: Gateway) -> list[bytes]:
+    """The corpus, given to the gateway by SMTP."""
+    mails = messages()
+    with smtplib.SMTP(*gateway.port("smtp"), timeout=60) as smtp:
+        smtp.ehlo()
+        for mail in mails:
+            smtp.sendmail("sender@elsewhere.test", ["alice@alpha.test"], mail, ["BODY=8BITMIME"])
+    return mails
+
+
+def below_trace(octets: bytes) -> bytes:
+    trace = TRACE.match(octets)
+    assert trace is not None
+    return octets[trace.end() :]
+
+
+def imap(gateway: Gateway, user: str) -> imaplib.IMAP4_SSL:
+    host, port = gateway.port("imaps")
+    made = imaplib.IMAP4_SSL(host, port, ssl_context=gateway.ssl, timeout=60)
+    made.login(user, PASSWORD)
+    return made
+
+
+def test_corpus_by_imap(gateway: Gateway, sent: list[bytes]) -> None:
+    with imap(gateway, "alice@alpha.test") as program:
+        program.select("INBOX", readonly=True)
+        fetched: list[Any] = program.fetch("1:*", "(RFC822.SIZE BODY.PEEK[])")[1]
+        parts = [part for part in fetched if isinstance(part, tuple)]
+    assert [below_trace(octets) for _, octets in parts] == sent
+    for head, octets in parts:
+        assert int(re.search(rb"RFC822\.SIZE (\d+)", head)[1]) == len(octets)  # type: ignore[index]
+
+
+def test_corpus_by_pop3(gateway: Gateway, sent: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poplib, "_MAXLINE", 1 << 20)  # real mail has longer lines than its 2048
+    program = poplib.POP3_SSL(*gateway.port("pop3s"), context=gateway.ssl, timeout=60)
+    program.user("alice@alpha.test")
+    program.pass_(PASSWORD)
+    assert program.stat()[0] == len(sent)
+    for number, mail in enumerate(sent, 1):
+        _, lines, _ = program.retr(number)
+        assert below_trace(b"".join(line + b"\r\n" for line in lines)) == mail
+    program.quit()
+
+
+def test_corpus_by_parley(gateway: Gateway, sent: list[bytes], reactor: Any) -> None:
+    async def read() -> list[bytes | None]:
+        server = Endpoint(*gateway.port("parley"))
+        async with await connect(
+            reactor, "alice@alpha.test", PASSWORD, server=server, authorities=gateway.root / "ca.pem"
+        ) as parley:
+            return [message.mail async for message in parley.messages()]
+
+    assert blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(read())) == sent
+
+
+def test_what_bad_input_gets(gateway: Gateway) -> None:
+    """The codes to the sender, one by one; nothing is accepted."""
+    with imap(gateway, "bob@alpha.test") as program:
+        before = program.select("INBOX")[1]
+    with smtplib.SMTP(*gateway.port("smtp"), timeout=60) as smtp:
+        smtp.ehlo("somewhere.test")
+        smtp.mail("sender@elsewhere.test")
+        assert smtp.rcpt("nobody@alpha.test") == (550, b"5.1.1 No such user here")
+        assert smtp.rcpt("carol@elsewhere.test")[0] == 550
+        assert smtp.rcpt("bob@alpha.test")[0] == 250
+        smtp.putcmd("data")
+        assert smtp.getreply()[0] == 354
+        smtp.send(b"Subject: one\r\n\r\nbody\r\n.\nMAIL FROM:<evil@elsewhere.test>\r\n.\r\n")
+        assert smtp.getreply()[0] == 550
+        assert smtp.mail("bob@alpha.test")[0] == 550  # ours, and not signed in
+        assert smtp.docmd("MAIL FROM:<sender@elsewhere.test> SIZE=99999999999")[0] == 552
+    with smtplib.SMTP(*gateway.port("submission"), timeout=60) as smtp:
+        smtp.ehlo("somewhere.test")
+        assert not smtp.has_extn("auth")
+        assert smtp.mail("bob@alpha.test")[0] == 530
+        smtp.starttls(context=gateway.ssl)
+        with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+            smtp.login("bob@alpha.test", "wrong")
+        assert refused.value.smtp_code == 535
+        smtp.login("bob@alpha.test", PASSWORD)
+        assert smtp.mail("alice@alpha.test")[0] == 550  # not bob's to send as
+    with imap(gateway, "bob@alpha.test") as program:
+        assert program.select("INBOX")[1] == before
+
+
+def test_restart_finds_everything(gateway: Gateway, sent: list[bytes]) -> None:
+    def state() -> tuple[Any, ...]:
+        with imap(gateway, "alice@alpha.test") as program:
+            program.select("INBOX")
+            program.store("3", "+FLAGS", "(\\Flagged kept)")
+            return (
+                program.response("UIDVALIDITY"),
+                program.status("INBOX", "(MESSAGES UIDNEXT)"),
+                program.fetch("1:5", "(UID FLAGS RFC822.SIZE INTERNALDATE)"),
+            )
+
+    before = state()
+    assert gateway.stop() in {0, -signal.SIGTERM}
+    gateway.start()
+    assert state() == before
+    assert "Traceback" not in (gateway.root / "gatewayd.log").read_text()
+
+
+def test_bad_configuration_is_one_clear_line(tmp_path: Path) -> None:
+    config = tmp_path / "gatewayd.toml"
+    config.write_text('hostname = "mx.alpha.test"\nstate_dir = "state"\n[listen]\nsmtp = ["nonsense"]\n')
+    ended = subprocess.run(
+        [BIN / "twistd", "-n", "--pidfile=", "gatewayd", "--config", config],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert f"{config}: listen.smtp: expected address:port, got 'nonsense'" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
