@@ -117,7 +117,7 @@ class Gateway:
         deadline = time.monotonic() + 30
         while True:
             try:
-                if self.health() == {"store": "ok"}:
+                if self.health() == {"store": "ok"} and self._process.poll() is None:  # it is ours that answers
                     return
             except OSError:
                 pass

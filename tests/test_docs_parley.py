@@ -1,0 +1,62 @@
+"""The specification's test vectors are what the code makes; regenerate with `python -m tests.test_docs_parley`."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import textwrap
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gatewayd.address import Domain
+from gatewayd.crypto import cose, domain_auth
+from gatewayd.crypto.domain_keys import KeySet, PublicKey, SigningKey
+from gatewayd.message.model import Content, Part, Payload
+from gatewayd.wire.parley.connection import ParleyConnection, Request
+from gatewayd.wire.parley.schema import Hello, Keys
+
+SPECIFICATION = Path(__file__).parent.parent / "docs/parley.rst"
+MARK = ".. vectors\n"
+
+
+def vectors() -> str:
+    alpha, beta = Domain.parse("alpha.test"), Domain.parse("beta.test")
+    key = SigningKey.of(alpha, Ed25519PrivateKey.from_private_bytes(b"\1" * 32))
+    key_set = KeySet("alpha.test", 1767225600, (PublicKey(key.kid, key.public, 1735689600, 1798761600),))
+    body = b"Hello, Bob.\n"
+    digest = hashlib.sha256(body).digest()
+    payload = Payload(
+        from_="alice@alpha.test", to=("bob@beta.test",), date=1735689600000, nonce=b"\3" * 16, subject="Hello",
+        parts=(Part(digest, "text/plain; charset=utf-8", len(body)),),
+    ).encode()  # fmt: skip
+    protected, signature = cose.sign(payload, key)
+    content = Content(protected, payload, signature, {digest: body})
+    connection = ParleyConnection()
+    values = [
+        ("Public key", key.public),
+        ("kid", key.kid),
+        ("Key set", key_set.encode()),
+        ("Signature of section 4.3, from alpha.test to beta.test", domain_auth.sign(key, beta, b"\2" * 32)),
+        ("Body", body),
+        ("Payload", payload),
+        ("Object id", content.id),
+        ("Protected header", protected),
+        ("Signature", signature),
+        ("Signed form", content.signed),
+        ("Frame HELLO", connection.send(Hello(1, "mx.alpha.test", 65536))),
+        ("Frame REQ keys, stream 1", connection.send(Request(1, "keys", Keys("beta.test")))),
+    ]
+    return "".join(
+        f"\n{name}::\n\n" + textwrap.indent("\n".join(textwrap.wrap(octets.hex(), 96)), "    ") + "\n"
+        for name, octets in values
+    )
+
+
+def test_vectors_are_those_of_the_code() -> None:
+    assert SPECIFICATION.read_text().partition(MARK)[2] == vectors()
+
+
+if __name__ == "__main__":
+    text = SPECIFICATION.read_text().partition(MARK)[0] + MARK + vectors()
+    sys.exit(None if SPECIFICATION.write_text(text) else "nothing written")
