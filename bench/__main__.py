@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import smtp_in
+from bench import idle_wakeup, smtp_in
 
-BENCHES = {"smtp_in": smtp_in.main}
+BENCHES = {"smtp_in": smtp_in.main, "idle_wakeup": idle_wakeup.main}
 
 
 def main() -> int:

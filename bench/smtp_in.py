@@ -1,36 +1,24 @@
 """SMTP in, durable, until visible in IMAP: gatewayd against Postfix + Dovecot (LMTP), in the same run.
 
-The same driver does both: some senders deliver COUNT messages of 4 KiB; the clock stops when IMAP shows all.
+The same driver does both: some senders deliver COUNT messages; the clock stops when IMAP shows them all.
 """
 
 from __future__ import annotations
 
 import imaplib
-import json
-import shutil
 import smtplib
 import statistics
-import sys
 import tempfile
 import threading
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
 
-from bench.peers import Gateway, PostfixDovecot
+from bench import figures
+from bench.peers import Target, gateway, missing, postfix_dovecot
 
-SIZE = 4096
 COUNT = 400
 ROUNDS = 3
-
-
-class Target(NamedTuple):
-    smtp: tuple[str, int]
-    imap: tuple[str, int]
-    user: str
-    password: str
-    recipient: str
+SENDER = "sender@elsewhere.test"
 
 
 def message(size: int) -> bytes:
@@ -39,76 +27,67 @@ def message(size: int) -> bytes:
     return head + line * ((size - len(head)) // len(line))
 
 
-def visible(target: Target) -> int:
-    with imaplib.IMAP4(*target.imap) as imap:
-        imap.login(target.user, target.password)
-        return int(imap.select("INBOX", readonly=True)[1][0] or 0)
+def mailbox(target: Target) -> imaplib.IMAP4_SSL:
+    imap = imaplib.IMAP4_SSL(*target.imaps, ssl_context=target.ssl, timeout=60)
+    imap.login(target.user, target.password)
+    return imap
 
 
-def rate(target: Target, connections: int, count: int) -> float:
+def visible(imap: imaplib.IMAP4) -> int:
+    answer = imap.status("INBOX", "(MESSAGES)")[1][0]
+    assert isinstance(answer, bytes)
+    return int(answer.split()[-1].rstrip(b")"))
+
+
+def rate(target: Target, size: int, connections: int, count: int = COUNT) -> float:
     """Messages a second, from the first connection to the last message visible."""
-    before = visible(target)
-    mail = message(SIZE)
+    mail = message(size)
     failures: list[Exception] = []
 
     def send(share: int) -> None:
         try:
             with smtplib.SMTP(*target.smtp, timeout=60) as smtp:
                 for _ in range(share):
-                    smtp.sendmail("sender@elsewhere.test", [target.recipient], mail)
+                    smtp.sendmail(SENDER, [target.user], mail)
         except (OSError, smtplib.SMTPException) as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=send, args=(count // connections,)) for _ in range(connections)]
-    begin = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    wanted = before + count // connections * connections
-    with imaplib.IMAP4(*target.imap) as imap:
-        imap.login(target.user, target.password)
-        imap.select("INBOX", readonly=True)
-        while True:
-            imap.noop()
-            if visible_now(imap) >= wanted:
-                break
+    with mailbox(target) as imap:
+        before = visible(imap)
+        threads = [threading.Thread(target=send, args=(count // connections,)) for _ in range(connections)]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        while (seen := visible(imap) - before) < count // connections * connections:
             if time.perf_counter() - begin > 120:
-                raise TimeoutError(f"only {visible_now(imap) - before} of {count} became visible")
-            time.sleep(0.01)
-    return count / (time.perf_counter() - begin)
-
-
-def visible_now(imap: imaplib.IMAP4) -> int:
-    return int(imap.status("INBOX", "(MESSAGES)")[1][0].split()[-1].rstrip(b")"))
+                raise TimeoutError(f"only {seen} of {count} became visible")
+            time.sleep(0.005)
+        return count / (time.perf_counter() - begin)
 
 
 def main() -> None:
-    if not (shutil.which("postfix") and shutil.which("dovecot")):
-        print("smtp_in: Postfix and Dovecot are not installed; there is nothing to compare with", file=sys.stderr)
-        sys.exit(1)
-    with tempfile.TemporaryDirectory() as root:
-        ours: AbstractContextManager[Target] = Gateway(Path(root) / "ours")
-        peer: AbstractContextManager[Target] = PostfixDovecot(Path(root) / "peer")
-        with ours as our_target, peer as peer_target:
+    if missing():
+        raise SystemExit(f"smtp_in: not installed: {missing()}; there is nothing to compare with")
+    with (
+        tempfile.TemporaryDirectory() as root,
+        gateway(Path(root) / "ours") as ours,
+        postfix_dovecot(Path(root) / "peer") as peer,
+    ):
+        for target in (ours, peer):
+            rate(target, 4096, 4, 40)  # warm
+        for size in (4096, 65536):
             for connections in (1, 20):
-                pairs = [
-                    (rate(our_target, connections, COUNT), rate(peer_target, connections, COUNT)) for _ in range(ROUNDS)
-                ]
-                figure, peer_figure = (statistics.median(column) for column in zip(*pairs, strict=True))
-                print(
-                    json.dumps(
-                        {
-                            "bench": "smtp_in",
-                            "work": f"{COUNT} messages of 4 KiB, {connections} connections, until visible in IMAP",
-                            "ours": round(figure, 1),
-                            "peer": "Postfix + Dovecot",
-                            "peer_figure": round(peer_figure, 1),
-                            "unit": "messages/s",
-                            "ratio": round(statistics.median(a / b for a, b in pairs), 2),
-                        }
-                    ),
-                    flush=True,
+                pairs = [(rate(ours, size, connections), rate(peer, size, connections)) for _ in range(ROUNDS)]
+                figures.report(
+                    bench="smtp_in",
+                    work=f"{COUNT} messages of {size // 1024} KiB, {connections} connections, until visible in IMAP",
+                    ours=statistics.median(pair[0] for pair in pairs),
+                    peer="Postfix + Dovecot",
+                    peer_figure=statistics.median(pair[1] for pair in pairs),
+                    unit="messages/s",
+                    ratio=statistics.median(a / b for a, b in pairs),
                 )

@@ -52,6 +52,7 @@ relay     unix  - - n - - smtp
 error     unix  - - n - - error
 retry     unix  - - n - - error
 virtual   unix  - n n - - virtual
+lmtp      unix  - - n - - lmtp
 anvil     unix  - - n - 1 anvil
 scache    unix  - - n - 1 scache
 tlsmgr    unix  - - n 1000? 1 tlsmgr
@@ -67,17 +68,16 @@ class Legacy(Protocol):
     def messages(self) -> list[bytes]: ...
 
 
-class Postfix:
-    """A Postfix instance of its own, in a directory of its own, beside any that the system runs."""
+class PostfixInstance:
+    """A Postfix of its own, in a directory of its own, beside any that the system runs. Needs root."""
 
-    name = "Postfix"
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, address: str, main_cf: str) -> None:
         self.root = root
+        self._address = address
         for name in ("etc", "queue", "data", "mail"):
             (root / name).mkdir(parents=True)
-        (root / "etc/main.cf").write_text(MAIN_CF.format(root=root, address=ADDRESS))
-        (root / "etc/master.cf").write_text(MASTER_CF.format(address=ADDRESS))
+        (root / "etc/main.cf").write_text(main_cf.format(root=root, address=address))
+        (root / "etc/master.cf").write_text(MASTER_CF.format(address=address))
         shutil.chown(root / "data", "postfix")
         shutil.chown(root / "mail", 65534, 65534)
         for part in (root, *root.parents):  # the delivery agent runs as nobody
@@ -86,10 +86,17 @@ class Postfix:
 
     def start(self) -> None:
         subprocess.run(["postfix", "-c", str(self.root / "etc"), "start"], check=True, capture_output=True)
-        _wait_for_port()
+        _wait_for_port(self._address)
 
     def stop(self) -> None:
         subprocess.run(["postfix", "-c", str(self.root / "etc"), "stop"], check=False, capture_output=True)
+
+
+class Postfix(PostfixInstance):
+    name = "Postfix"
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, ADDRESS, MAIN_CF)
 
     def messages(self) -> list[bytes]:
         return [p.read_bytes() for p in (self.root / "mail/carol/new").glob("*")]
@@ -137,11 +144,11 @@ def send_as_legacy(host: Legacy, mail: bytes, recipient: str) -> None:
         smtp.sendmail("carol@legacy.test", [recipient], mail)
 
 
-def _wait_for_port() -> None:
+def _wait_for_port(address: str) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            smtplib.SMTP(ADDRESS, PORT, timeout=2).close()
+            smtplib.SMTP(address, PORT, timeout=2).close()
             return
         except OSError:
             if time.monotonic() > deadline:
