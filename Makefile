@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python -m demo
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import secrets
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ from gatewayd.wire.pop3.connection import POP3Connection
 from gatewayd.wire.smtp.server import SMTPServer
 
 log = Logger()
+sys.setswitchinterval(0.0005)  # seconds: the writer thread and the reactor hand over often (Python waits 5 ms)
 
 MAX_APPEND = 64 * 1024 * 1024  # octets
 SWEEP = 3600.0  # seconds

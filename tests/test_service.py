@@ -23,8 +23,6 @@ from tests.corpus import messages
 
 TRACE = re.compile(rb"Return-Path: <sender@elsewhere\.test>\r\nReceived: [^\r\n]*\r\n(?:\t[^\r\n]*\r\n)+")
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:

@@ -41,7 +41,8 @@ from gatewayd.outcome import (
     Refused,
 )
 
-MAX_TEXT = 998  # octets of one header line, RFC 5322 §2.1.1
+CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
+MAX_CONTACTED = 10_000
 
 
 class Router(Protocol):
@@ -89,6 +90,7 @@ class PostOffice:
         self._now = now
         self._random = random
         self._postmaster = postmaster
+        self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
 
     # -- questions before the data ----------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class PostOffice:
                     return RELAY_DENIED
             except StoreError as error:
                 return self._failed(error)
-            await self._wake_peer(address.domain)
+            await self._contact(address.domain)
         return Delivered("2.1.0", "Sender ok")
 
     # -- acceptance -------------------------------------------------------------------------------------------------
@@ -242,6 +244,12 @@ class PostOffice:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _contact(self, domain: Domain) -> None:
+        now = self._now()
+        if now - self._contacted.get(domain, 0.0) < CONTACT:
+            return
+        if len(self._contacted) >= MAX_CONTACTED:
+            self._contacted.clear()
+        self._contacted[domain] = now
         await self._wake_peer(domain)
 
     async def _is_ours(self, address: Address) -> bool:
@@ -282,11 +290,9 @@ class PostOffice:
         """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
         answers = await self._post_quietly(letter, recipients)
         for address, answer in answers.items():
-            self.log.info(
-                "{id}: from <{sender}> to <{to}>: {code} {text}",
-                id=letter.content.id.hex()[:16], sender=str(letter.reverse_path or ""), to=str(address),
-                code=answer.code, text=answer.text,
-            )  # fmt: skip
+            name = letter.content.id.hex()[:16]
+            line = f"{name}: from <{letter.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
+            self.log.info("{line}", line=line)
         return answers
 
     async def _post_quietly(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:

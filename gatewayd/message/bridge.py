@@ -17,6 +17,7 @@ from gatewayd.message.render import OBJECT_FIELD, render
 
 MAX_SUBJECT = 1000  # characters of the structured view; the mail itself keeps all
 MAX_VIEW = 64 * 1024  # octets of readable text beside a mail
+MAX_HEAD = 64 * 1024  # octets within which our own rendering names its Parley-Object
 MAX_SHOWN = 100  # recipients in the structured view
 _DATES = range(0, 253402300800)  # seconds of the years 1970 to 9999
 
@@ -40,20 +41,22 @@ def bridged_payload(
         bodies[digest] = body
         return Part(digest, media_type, len(body))
 
+    root = mime.parse(mail)
     parts = [part(RFC822, mail)]
-    view = mime.text_of(mail).strip().encode("utf-8", "replace")[:MAX_VIEW].decode("utf-8", "ignore")
+    view = mime.text_of(mail, root).strip().encode("utf-8", "replace")[:MAX_VIEW].decode("utf-8", "ignore")
     if view:
         parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
-    author = next((a for a in authors(mail) if a is not None), reverse_path)
-    message_id = next(iter(mime.header(mail, b"message-id")), "")[:MAX_SUBJECT]
-    shown = email.utils.getaddresses(mime.header(mail, b"to") + mime.header(mail, b"cc"))[:MAX_SHOWN]
+    author = next((a for a in _authors(mime.values(root.fields, b"from")) if a is not None), reverse_path)
+    message_id = next(iter(mime.values(root.fields, b"message-id")), "")[:MAX_SUBJECT]
+    to_and_cc = mime.values(root.fields, b"to") + mime.values(root.fields, b"cc")
+    shown = email.utils.getaddresses(to_and_cc)[:MAX_SHOWN]
     payload = Payload(
         from_=str(author) if author else "unknown@invalid",
         to=tuple(_encodable(address) for _, address in shown if "@" in address),
-        date=_date(mail, received_ms),
+        date=_date(mime.values(root.fields, b"date"), received_ms),
         nonce=nonce,
         type=MAIL,
-        subject=_encodable(next(iter(mime.header(mail, b"subject")), ""))[:MAX_SUBJECT],
+        subject=_encodable(next(iter(mime.values(root.fields, b"subject")), ""))[:MAX_SUBJECT],
         parts=tuple(parts),
         ext={"bridged": {"by": by.name, "message_id": _encodable(message_id), **(auth or {})}},
     )
@@ -62,8 +65,12 @@ def bridged_payload(
 
 def authors(mail: bytes) -> list[Address | None]:
     """The addresses of the From field, None for each that is none."""
+    return _authors(mime.header(mail, b"from"))
+
+
+def _authors(values: list[str]) -> list[Address | None]:
     found: list[Address | None] = []
-    for display, text in email.utils.getaddresses(mime.header(mail, b"from")):
+    for display, text in email.utils.getaddresses(values):
         try:
             found.append(Address.parse(text))
         except AddressError:
@@ -74,6 +81,8 @@ def authors(mail: bytes) -> list[Address | None]:
 
 def restore(mail: bytes) -> Content | None:
     """The object inside a rendering, with every body exact; None if it is not there whole. The caller verifies."""
+    if OBJECT_FIELD.lower() not in mail[:MAX_HEAD].lower():
+        return None
     fields = [value for name, value in mime.parse(mail).fields if name == OBJECT_FIELD.lower()]
     if len(fields) != 1:
         return None
@@ -106,8 +115,8 @@ def _candidates(body: bytes) -> tuple[bytes, ...]:
     return body, lf, body.removesuffix(b"\r\n"), lf.removesuffix(b"\n"), b""
 
 
-def _date(mail: bytes, received_ms: int) -> int:
-    for value in mime.header(mail, b"date"):
+def _date(values: list[str], received_ms: int) -> int:
+    for value in values:
         try:
             parsed = email.utils.parsedate_to_datetime(value)
             seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

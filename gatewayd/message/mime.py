@@ -82,15 +82,20 @@ def section(mail: bytes, path: tuple[int, ...], what: str, fields: Sequence[byte
 
 def header(mail: bytes, name: bytes) -> list[str]:
     """The values of a field of the top header, unfolded and decoded (RFC 2047)."""
+    return values(_fields(mail, 0, _header_end(mail, 0, len(mail))), name)
+
+
+def values(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """The same, of fields that are parsed already."""
     lowered = name.lower()
-    return [decoded(value) for key, value in _fields(mail, 0, _header_end(mail, 0, len(mail))) if key == lowered]
+    return [decoded(value) for key, value in fields if key == lowered]
 
 
-def text_of(mail: bytes) -> str:
-    """What a person reads: every text part, decoded."""
+def text_of(mail: bytes, root: Entity | None = None) -> str:
+    """What a person reads: every text part, decoded. `root` is the mail parsed, if it is."""
     return "\n".join(
         decoded_text(mail, entity)
-        for entity in walk(parse(mail))
+        for entity in walk(root or parse(mail))
         if entity.type == "text" and not (entity.first(b"content-disposition") or b"").strip().startswith(b"attach")
     )
 

@@ -39,6 +39,7 @@ from gatewayd.store.blobs import BlobStore
 
 T = TypeVar("T")
 
+KNOWN_FOR = 1.0  # seconds that domains and accounts are remembered
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits, while somebody watches
 SEEN_FOR = 30 * 86400 * 1000  # milliseconds that a delivery is remembered for its repeat
 STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way into one
@@ -54,6 +55,9 @@ class SQLiteStore:
         self._clock = clock
         self._watchers: dict[int, set[Callable[[], None]]] = defaultdict(set)
         self._foreign: int | None = None
+        self._known_domains: frozenset[Domain] | None = None
+        self._known_accounts: dict[tuple[str, str], Account] = {}
+        self._known_until = 0.0
         self._poll = LoopingCall(self._look_for_foreign_commits)
         self._poll.clock = clock
         database.migrate("store", schema.STEPS)
@@ -62,10 +66,22 @@ class SQLiteStore:
 
     async def add_domain(self, domain: Domain) -> None:
         await self._write(lambda db: db.execute("INSERT OR IGNORE INTO domain VALUES (?)", (domain.name,)))
+        self._known_until = 0.0
 
     async def domains(self) -> frozenset[Domain]:
-        found = await self._read(lambda db: db.execute("SELECT name FROM domain").fetchall())
-        return frozenset(Domain(name) for (name,) in found)
+        self._forget()
+        if self._known_domains is None:
+            found = await self._read(lambda db: db.execute("SELECT name FROM domain").fetchall())
+            self._known_domains = frozenset(Domain(name) for (name,) in found)
+        return self._known_domains
+
+    def _forget(self) -> None:
+        """Domains and accounts are asked for several times a message; another process's change is seen in KNOWN_FOR."""
+        now = self._clock.seconds()
+        if now >= self._known_until:
+            self._known_domains = None
+            self._known_accounts.clear()
+            self._known_until = now + KNOWN_FOR
 
     async def add_account(self, address: Address, credentials: ScramCredentials) -> Account:
         def add(db: sqlite3.Connection) -> Account:
@@ -92,9 +108,15 @@ class SQLiteStore:
         )
 
     async def account(self, address: Address) -> Account | None:
-        query = "SELECT account_id, address FROM account WHERE local=? AND domain=?"
-        row = await self._read(lambda db: db.execute(query, address.key).fetchone())
-        return Account(row[0], Address.parse(row[1])) if row else None
+        self._forget()
+        known = self._known_accounts.get(address.key)
+        if known is None:
+            query = "SELECT account_id, address FROM account WHERE local=? AND domain=?"
+            row = await self._read(lambda db: db.execute(query, address.key).fetchone())
+            if row is None:
+                return None  # not remembered: it may be about to be made
+            known = self._known_accounts[address.key] = Account(row[0], Address.parse(row[1]))
+        return known
 
     async def accounts(self) -> list[Account]:
         query = "SELECT account_id, address FROM account ORDER BY domain, local"
