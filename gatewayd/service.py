@@ -30,6 +30,7 @@ from gatewayd.core.delivery import PostOffice
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
+from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database, DatabaseError
@@ -96,6 +97,10 @@ class Gateway(Service):
             self._parley_tls = server_context(tls.certificate, tls.key, parley=True)
         except SSL.Error as error:
             raise ConfigError(f"[tls] certificate and key do not load or do not match: {error}") from None
+        try:
+            self._dkim = {domain: DKIMSigner.load(domain, c.selector, c.key) for domain, c in config.dkim.items()}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"[dkim] key: {error}") from None
         self._build()
 
     # -- building ---------------------------------------------------------------------------------------------------
@@ -127,8 +132,18 @@ class Gateway(Service):
         async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             return await threads.deferToThreadPool(reactor, self._passwords, function, *arguments)
 
-        async def render(content: Content, trace: bytes, sender: Domain | None) -> bytes:
-            return as_mail(content, trace)
+        async def render(content: Content, trace: bytes) -> bytes:
+            """As mail; signed for an author of ours whose domain has a DKIM key."""
+            mail = as_mail(content)
+            signer = self._dkim.get(Domain(content.fields.from_.rpartition("@")[2]))
+            if signer is None:
+                return trace + mail
+            try:
+                field: bytes = await in_thread(signer.sign, mail)
+                return field + trace + mail
+            except ValueError as error:
+                log.warn("{id} goes without DKIM: {error}", id=content.id.hex()[:16], error=error)
+                return trace + mail
 
         self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
         router = Router(self.store, self.resolver, reactor, config.relay.smtp_port, config.bridge, hostname=hostname)

@@ -20,6 +20,7 @@ from twisted.internet import defer, task
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.cli import importing, init
 from gatewayd.config import Config, ConfigError, load
+from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeySet, KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
@@ -162,6 +163,10 @@ async def _dns(gateway: Gateway, options: argparse.Namespace) -> None:
     print(f"_parley._tcp.{domain}. SRV 0 0 {port} {config.hostname}.")
     print(f"{domain}. MX 10 {config.hostname}.")
     print(f'{domain}. TXT "v=spf1 mx -all"')
+    if domain in config.dkim:
+        signer = DKIMSigner.load(domain, config.dkim[domain].selector, config.dkim[domain].key)
+        print(f'{signer.name}. TXT "{signer.record}"')
+        print(f'_dmarc.{domain}. TXT "v=DMARC1; p=quarantine"')
 
 
 async def _init(reactor: Any, options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import formatdate
 from typing import Protocol
 
 from twisted.internet import defer
@@ -27,6 +26,7 @@ from gatewayd.interfaces import (
     StoreFull,
 )
 from gatewayd.message import bridge
+from gatewayd.message.dates import internet_date
 from gatewayd.message.dsn import bounce
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import (
@@ -177,7 +177,7 @@ class PostOffice:
             return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
         trace = (
             f"Received: from {peer} by {self._hostname} with PARLEY id {content.id.hex()[:16]};\r\n"
-            f"\t{formatdate(self._now())}\r\n"
+            f"\t{internet_date(self._now())}\r\n"
         ).encode("ascii")
         ours = [a for a in recipients if await self._is_ours(a)]
         answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from email.utils import formatdate
 
 from gatewayd.address import Address, Domain
 from gatewayd.message import mime
+from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Outcome
 
 MAX_HEADER = 32 * 1024  # octets of the original's header that go along
@@ -35,7 +35,7 @@ def bounce(
     """CRLF lines. `arrival` and `now` in seconds since the epoch; `unique` makes Message-ID and boundary."""
     recipients = "\n".join(f"  <{address}>\n      {o.code} {_line(o.text)}" for address, o in failed.items())
     human = _WORDS.format(reporting=reporting, recipients=recipients)
-    report = [f"Reporting-MTA: dns; {reporting}", f"Arrival-Date: {formatdate(arrival)}"]
+    report = [f"Reporting-MTA: dns; {reporting}", f"Arrival-Date: {internet_date(arrival)}"]
     for address, result in failed.items():
         kind = "rfc822" if address.is_ascii else "utf-8"
         report += [
@@ -51,7 +51,7 @@ def bounce(
         f"From: Mail Delivery System <MAILER-DAEMON@{reporting}>",
         f"To: <{reverse_path}>",
         "Subject: Your message could not be delivered",
-        f"Date: {formatdate(now)}",
+        f"Date: {internet_date(now)}",
         f"Message-ID: <{unique}@{reporting}>",
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",

@@ -10,10 +10,10 @@ import base64
 import binascii
 import re
 from email.header import Header
-from email.utils import formatdate
 from urllib.parse import quote
 
 from gatewayd.address import Address, AddressError
+from gatewayd.message.dates import internet_date
 from gatewayd.message.model import Content, Part, Payload
 
 OBJECT_FIELD = b"Parley-Object"
@@ -26,7 +26,7 @@ def render(content: Content) -> bytes:
     domain = payload.from_.rpartition("@")[2]
     lines = [
         f"From: {_address(payload.from_)}",
-        f"Date: {formatdate(payload.date / 1000)}",
+        f"Date: {internet_date(payload.date / 1000)}",
         f"Message-ID: <{content.id.hex()}@{_atom(domain)}>",
     ]
     if payload.to:

@@ -24,7 +24,7 @@ IDLE = 15.0  # seconds that a connection waits for the next message
 MAX_IDLE = 2  # waiting connections for each endpoint
 
 Connect = Callable[[str, int, Engine, Session], Awaitable[None]]
-Render = Callable[[MessageContent, bytes, Domain | None], Awaitable[bytes]]
+Render = Callable[[MessageContent, bytes], Awaitable[bytes]]  # content and trace to what goes on the wire
 
 
 class ConnectionGone(ConnectionError):
@@ -228,7 +228,7 @@ class SMTPCourier:
         self, route: Parley | Mail | Bridged, envelope: Envelope, content: MessageContent, trace: bytes
     ) -> dict[Address, Outcome]:
         endpoints = (route.endpoint,) if isinstance(route, Bridged) else route.endpoints
-        mail = await self._render(content, trace, envelope.reverse_path.domain if envelope.reverse_path else None)
+        mail = await self._render(content, trace)
         why: Outcome = Deferred("4.4.1", "No host of the domain answers")
         for endpoint in endpoints:
             session, failed = await self._session(endpoint)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
 from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, StoreError
+from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session.link import Link
 from gatewayd.wire.smtp import server as wire
@@ -298,7 +298,7 @@ class SMTPServerSession:
         if len(envelope.recipients) == 1:
             lines.append(f"\tfor <{envelope.recipients[0]}>")
         lines[-1] += ";"
-        lines.append(f"\t{formatdate(self._now())}")
+        lines.append(f"\t{internet_date(self._now())}")
         return ("\r\n".join(lines) + "\r\n").encode("utf-8")
 
 

@@ -1,0 +1,11 @@
+"""Dates as mail writes them (RFC 5322 §3.3)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+
+def internet_date(seconds: float) -> str:
+    """UTC, as "+0000": "-0000" would say that the zone is not known."""
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))

@@ -1,0 +1,45 @@
+"""Signatures that dkimpy and dkimverify's rules accept, with both kinds of key."""
+
+from __future__ import annotations
+
+import dkim
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from gatewayd.address import Domain
+from gatewayd.crypto.dkim import DKIMSigner
+
+ALPHA = Domain.parse("alpha.test")
+MAIL = b"From: alice@alpha.test\r\nSubject: \xc3\xa4 hello\r\nDate: Tue, 24 Nov 2026 10:00:00 +0000\r\n\r\nBody.\r\n"
+
+
+def pem(key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@pytest.mark.parametrize("make", [ed25519.Ed25519PrivateKey.generate, lambda: rsa.generate_private_key(65537, 2048)])
+def test_signs_so_that_others_verify(make: object) -> None:
+    signer = DKIMSigner(ALPHA, "mail", pem(make()))  # type: ignore[operator]
+    signed = signer.sign(MAIL) + MAIL
+
+    def txt(name: bytes, timeout: int = 5) -> bytes:
+        assert name == b"mail._domainkey.alpha.test."
+        return signer.record.encode()
+
+    assert signer.name == "mail._domainkey.alpha.test"
+    assert dkim.verify(signed, dnsfunc=txt)
+    assert not dkim.verify(signed.replace(b"Body", b"Bodies"), dnsfunc=txt)
+    assert not dkim.verify(signed.replace(b"hello", b"goodbye"), dnsfunc=txt)
+    assert not dkim.verify(b"Reply-To: evil@elsewhere.test\r\n" + signed, dnsfunc=txt)
+    assert b" l=" not in signer.sign(MAIL)
+
+
+def test_what_cannot_sign() -> None:
+    with pytest.raises(ValueError, match="is needed"):
+        DKIMSigner(ALPHA, "mail", pem(ec.generate_private_key(ec.SECP256R1())))
+    signer = DKIMSigner(ALPHA, "mail", pem(ed25519.Ed25519PrivateKey.generate()))
+    with pytest.raises(ValueError, match="cannot be signed"):
+        signer.sign(b"Subject: nobody wrote this\r\n\r\nBody\r\n")
