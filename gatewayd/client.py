@@ -71,6 +71,12 @@ class Message:
         return signer(self.content.protected)[0]
 
     @property
+    def results(self) -> dict[str, str]:
+        """Of a bridged message, what its domain found of the sender: "spf", "dkim" and "dmarc", where it looked."""
+        found = self.content.fields.ext.get("bridged")
+        return {k: str(found[k]) for k in ("spf", "dkim", "dmarc") if k in found} if isinstance(found, dict) else {}
+
+    @property
     def text(self) -> str:
         """The first text/plain part, or "" when there is none."""
         for part in self.content.fields.parts:

@@ -65,6 +65,13 @@ class Limits(_Section, frozen=True, kw_only=True):
     connections_per_address: int = 100
 
 
+class Incoming(_Section, frozen=True, kw_only=True):
+    """How mail by SMTP from outside is judged."""
+
+    examine: bool = True  # SPF, DKIM and DMARC, and do what the author's domain asks for
+    trusted: tuple[str, ...] = ("127.0.0.0/8", "::1")  # networks whose mail is not examined
+
+
 class DKIM(_Section, frozen=True, kw_only=True):
     selector: str
     key: Path
@@ -79,6 +86,7 @@ class Config(_Section, frozen=True, kw_only=True):
     dns: DNS = DNS()
     relay: Relay = Relay()
     limits: Limits = Limits()
+    incoming: Incoming = Incoming()
     bridge: dict[Domain, Endpoint] = {}
     dkim: dict[Domain, DKIM] = {}
 
@@ -125,6 +133,8 @@ def load(path: Path) -> Config:
             if not isinstance(texts, list):
                 raise ConfigError(f"listen.{key}: expected a list of address:port, got {texts!r}")
             listen[key] = [_place(f"listen.{key}", text) for text in texts]
+        for text in _table(raw, "incoming").get("trusted", ()):
+            _network("incoming.trusted", text)
         config = msgspec.convert(raw, Config, dec_hook=lambda kind, text: base / text if kind is Path else text)
         return msgspec.structs.replace(
             config,
@@ -150,6 +160,13 @@ def _domain(key: str, text: object) -> Domain:
         return Domain.parse(text if isinstance(text, str) else "")
     except AddressError as error:
         raise ConfigError(f"{key}: expected a domain name, got {text!r}: {error}") from None
+
+
+def _network(key: str, text: object) -> None:
+    try:
+        ipaddress.ip_network(str(text))
+    except ValueError as error:
+        raise ConfigError(f"{key}: expected a network such as 192.0.2.0/24, got {text!r}: {error}") from None
 
 
 def _name(table: dict[str, Any], name: str, key: str) -> None:

@@ -345,6 +345,17 @@ class Envelope:
     options: frozenset[str] = field(default_factory=frozenset)  # "SMTPUTF8", "8BITMIME", ...
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where mail came from: the client's IP address, and what it called itself."""
+
+    address: str
+    helo: str
+
+    def __str__(self) -> str:
+        return f"{self.helo} [{self.address}]"
+
+
 class ICourier(Interface):
     """Carries one message over one route to all recipients there."""
 

@@ -7,6 +7,7 @@ configuration, and takes them down in the reverse order so that nothing acknowle
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import secrets
 import sys
 from collections.abc import Callable
@@ -23,10 +24,11 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 
-from gatewayd.address import Domain
+from gatewayd.address import Address, Domain
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.delivery import PostOffice
+from gatewayd.core.examination import Examined, examine
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
@@ -35,7 +37,7 @@ from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database, DatabaseError
 from gatewayd.dns.resolver import Resolver
-from gatewayd.interfaces import Bridged, Endpoint, Mail, Parley, StoreError
+from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley, StoreError
 from gatewayd.message.bridge import as_mail
 from gatewayd.message.model import Content
 from gatewayd.metrics import Metrics
@@ -113,6 +115,7 @@ class Gateway(Service):
         self.metrics = Metrics()
         self._limits = Limits(config.limits.connections, config.limits.connections_per_address)
         self._passwords = ThreadPool(0, 4, name="passwords")
+        self._examiners = ThreadPool(0, 16, name="examiners")
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
         self.queue = SQLiteQueue(self.database, reactor)
@@ -150,9 +153,28 @@ class Gateway(Service):
         parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
         smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
+        trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
+
+        async def examined(mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined | None:
+            client = ipaddress.ip_address(origin.address)
+            if any(client in network for network in trusted):
+                return None
+            work = threads.deferToThreadPool(
+                reactor, self._examiners, examine, mail, origin, reverse_path, self.resolver.lookup
+            )
+            result: Examined = await work
+            return result
+
         signer = DomainSigner(self.keys, self.directory, self.store, now)
         self.post_office = PostOffice(
-            self.store, self.queue, signer, hostname, now, secrets.token_bytes, postmaster=config.postmaster
+            self.store,
+            self.queue,
+            signer,
+            hostname,
+            now,
+            secrets.token_bytes,
+            postmaster=config.postmaster,
+            examine=examined if config.incoming.examine else None,
         )
         self.signer = signer
         self.relay = Relay(
@@ -212,6 +234,7 @@ class Gateway(Service):
             self.database.close()
             raise SystemExit(f"gatewayd: {taken}") from None
         self._passwords.start()
+        self._examiners.start()
         self.resolver.start()
         self.relay.start()
         self._sweeper = LoopingCall(self._sweep)
@@ -251,6 +274,7 @@ class Gateway(Service):
         await self.relay.stop()
         self.resolver.stop()
         self._passwords.stop()
+        self._examiners.stop()
         await threads.deferToThread(self.database.close)
         self._lock.close()
         log.info("gatewayd has stopped")

@@ -16,6 +16,7 @@ import pytest
 from twisted.internet import defer
 from twisted.internet.threads import blockingCallFromThread
 
+from demo.dns_server import DNSServer
 from demo.world import BIN, PASSWORD, Gateway
 from gatewayd.client import connect
 from gatewayd.interfaces import Endpoint
@@ -147,3 +148,49 @@ def test_bad_configuration_is_one_clear_line(tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert f"{config}: listen.smtp: expected address:port, got 'nonsense'" in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+ZONE = """\
+@ 60 IN SOA ns hostmaster 1 3600 600 86400 5
+@ 60 IN NS ns
+ns 60 IN A 127.0.0.1
+@ 60 IN TXT "v=spf1 {spf} -all"
+_dmarc 60 IN TXT "v=DMARC1; p={policy}"
+"""
+
+
+def test_what_the_authors_domain_asks_for_is_done(tmp_path: Path, reactor: Any) -> None:
+    """SPF and DMARC by a real DNS server: refused, filed as Junk, or passed with its results."""
+    dns = DNSServer({
+        "strict.test": ZONE.format(spf="ip4:192.0.2.1", policy="reject"),
+        "wary.test": ZONE.format(spf="ip4:192.0.2.1", policy="quarantine"),
+        "good.test": ZONE.format(spf="ip4:127.0.0.1", policy="reject"),
+    })  # fmt: skip
+    blockingCallFromThread(reactor, dns.listen, reactor)
+    judge = Gateway(tmp_path / "judge", "alpha.test", "127.0.0.42", ["alice"], dns.port)
+    judge.config.write_text(judge.config.read_text() + "\n[incoming]\ntrusted = []\n")
+    judge.start()
+    try:
+        with smtplib.SMTP(*judge.port("smtp"), timeout=60) as smtp:
+            for name in ("strict", "wary", "good"):
+                mail = f"Authentication-Results: mx.alpha.test; dmarc=pass\r\nFrom: x@{name}.test\r\n\r\nHello\r\n"
+                try:
+                    smtp.sendmail(f"x@{name}.test", ["alice@alpha.test"], mail)
+                except smtplib.SMTPDataError as refused:
+                    assert name == "strict"
+                    assert refused.smtp_code == 550
+                    assert refused.smtp_error == b"5.7.26 strict.test asks that mail which fails DMARC be refused"
+        with imap(judge, "alice@alpha.test") as program:
+            found = {}
+            for mailbox in ("INBOX", "Junk"):
+                assert program.select(mailbox)[1] == [b"1"]
+                parts: list[Any] = program.fetch("1", "(BODY.PEEK[])")[1]
+                found[mailbox] = parts[0][1]
+        assert b"From: x@good.test" in found["INBOX"]
+        assert found["INBOX"].count(b"Authentication-Results:") == 1
+        assert b"\tspf=pass smtp.mailfrom=good.test;\r\n\tdkim=none;\r\n\tdmarc=pass (p=reject)" in found["INBOX"]
+        assert b"From: x@wary.test" in found["Junk"]
+        assert b"dmarc=fail (p=quarantine) header.from=wary.test" in found["Junk"]
+    finally:
+        judge.stop()
+        blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(dns.stop()))

@@ -61,11 +61,13 @@ def _show(message: Message, options: argparse.Namespace) -> None:
             "id": message.id.hex(), "mailbox": message.mailbox, "uid": message.uid, "modseq": message.modseq,
             "from": fields.from_, "to": fields.to, "date": when.isoformat(), "subject": fields.subject,
             "text": message.text, "flags": message.flags, "signed_by": str(message.signer), "bridged": message.bridged,
+            "results": message.results,
             "files": [part.name for part in fields.parts if part.name],
         }  # fmt: skip
         print(json.dumps(line, ensure_ascii=False), flush=True)
         return
-    how = f"mail, taken in by {message.signer}" if message.bridged else f"signed by {message.signer}"
+    results = "".join(f"; {name} {result}" for name, result in message.results.items())
+    how = f"mail, taken in by {message.signer}{results}" if message.bridged else f"signed by {message.signer}"
     console = Console(highlight=False, markup=False)
     console.print(f"{when:%Y-%m-%d %H:%M}  {fields.from_}  ({how})  {fields.subject}".rstrip(), style="bold")
     for text in message.text.rstrip().splitlines():

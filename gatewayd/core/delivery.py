@@ -14,12 +14,14 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.examination import Examined
 from gatewayd.interfaces import (
     Account,
     Delivery,
     Envelope,
     IQueue,
     IStore,
+    Origin,
     Placed,
     Route,
     StoreError,
@@ -45,6 +47,10 @@ CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no mo
 MAX_CONTACTED = 10_000
 
 
+# None: the client is not examined (it is trusted)
+Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined | None]]
+
+
 class Router(Protocol):
     async def route(self, domain: Domain) -> Route: ...
 
@@ -64,6 +70,7 @@ class _Letter:
     content: Content
     reverse_path: Address | None
     trace: bytes
+    mailbox: str = "INBOX"
 
 
 class PostOffice:
@@ -81,6 +88,7 @@ class PostOffice:
         random: Callable[[int], bytes],
         *,
         postmaster: Address | None = None,
+        examine: Examine | None = None,
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
     ) -> None:
         self._store = store
@@ -90,6 +98,7 @@ class PostOffice:
         self._now = now
         self._random = random
         self._postmaster = postmaster
+        self._examine = examine
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
 
@@ -127,21 +136,35 @@ class PostOffice:
         mail: bytes,
         trace: bytes,
         submitter: Account | None,
-        peer_name: str,
+        origin: Origin,
     ) -> dict[Address, Outcome]:
         """Mail by SMTP. Comes back when every recipient's copy is durable or refused."""
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         if submitter is not None and not _sends_as(mail, submitter.address):
             return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+        examined, mailbox = None, "INBOX"
+        if submitter is None and self._examine is not None:
+            mail = bridge.without_results_of(mail, self._hostname)
+            examined = await self._examine(mail, origin, reverse_path)
+        if examined is not None:
+            trace = examined.field(self._hostname) + trace
+            if examined.dmarc == "fail" and examined.policy == "reject":
+                self.log.info("refused mail of {origin}: DMARC policy of {d}", origin=str(origin), d=examined.author)
+                text = f"{examined.author} asks that mail which fails DMARC be refused"
+                return dict.fromkeys(recipients, Refused("5.7.26", text))  # RFC 7372 §3.3: multiple checks failed
+            if examined.dmarc == "fail" and examined.policy == "quarantine":
+                mailbox = "\\Junk"
         author = submitter.address.domain if submitter else await self._our_domain(recipients)
         try:
-            content = await self._restored(mail) or self._bridged(mail, author, reverse_path)
+            content = await self._restored(mail) or self._bridged(
+                mail, author, reverse_path, examined.summary if examined else None
+            )
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         except KeyError:
-            self.log.error("no signing key for {domain}; refused {peer} for now", domain=author, peer=peer_name)
+            self.log.error("no signing key for {domain}; refused {peer} for now", domain=author, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
-        return await self._post(_Letter(content, reverse_path, trace), recipients)
+        return await self._post(_Letter(content, reverse_path, trace, mailbox), recipients)
 
     async def submit_object(
         self, account: Account, payload: bytes, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]
@@ -278,9 +301,16 @@ class PostOffice:
             return None
         return restored if native else None
 
-    def _bridged(self, mail: bytes, by: Domain, reverse_path: Address | None) -> Content:
+    def _bridged(
+        self, mail: bytes, by: Domain, reverse_path: Address | None, auth: Mapping[str, str] | None = None
+    ) -> Content:
         payload, bodies = bridge.bridged_payload(
-            mail, by=by, nonce=self._random(16), received_ms=int(self._now() * 1000), reverse_path=reverse_path
+            mail,
+            by=by,
+            nonce=self._random(16),
+            received_ms=int(self._now() * 1000),
+            reverse_path=reverse_path,
+            auth=auth,
         )
         encoded = payload.encode()
         protected, signature = self._signer.sign(by, encoded)
@@ -313,7 +343,7 @@ class PostOffice:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
         if local:
             trace = b"Return-Path: <%s>\r\n" % _path(letter.reverse_path) + letter.trace
-            copies = [Delivery(account.account_id, letter.content, trace) for account in local.values()]
+            copies = [Delivery(account.account_id, letter.content, trace, letter.mailbox) for account in local.values()]
             answers.update(zip(local, await self._deliver(copies), strict=True))
         return answers
 

@@ -113,6 +113,22 @@ class Resolver:
         records = tuple((r.usage, r.selector, r.mtype, r.cert) for r in found.records)  # type: ignore[attr-defined]
         return Answer(records, found.secure, found.exists)
 
+    def lookup(self, name: str, kind: str) -> list[Any]:
+        """Blocking, for libraries that are called in threads. TXT: tuples of bytes; A, AAAA, PTR: str;
+        MX: (preference, host). Raises ResolutionFailed."""
+        try:
+            found = self._lookup(dns.name.from_text(name), kind).records
+        except dns.exception.DNSException:
+            return []
+        match kind:
+            case "TXT":
+                return [r.strings for r in found]  # type: ignore[attr-defined]
+            case "MX":
+                return [(r.preference, _host(r.exchange)) for r in found]  # type: ignore[attr-defined]
+            case "PTR":
+                return [_host(r.target) for r in found]  # type: ignore[attr-defined]
+        return [r.address for r in found]  # type: ignore[attr-defined]
+
     async def _ask(self, name: str, kind: str) -> Answer:
         try:
             absolute = dns.name.from_text(name)

@@ -109,6 +109,29 @@ def restore(mail: bytes) -> Content | None:
     return restored
 
 
+def without_results_of(mail: bytes, hostname: Domain) -> bytes:
+    """The mail without Authentication-Results that claim to be ours (RFC 8601 §5); untouched when there are none."""
+    root = mime.parse(mail)
+    if not any(name == b"authentication-results" and _claims(value, hostname) for name, value in root.fields):
+        return mail
+    head = mail[: root.body]
+    kept = [line for line in _LINES.findall(head) if not _is_result(line, hostname)]
+    return b"".join(kept) + mail[root.body :]
+
+
+_LINES = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*\n)*")
+
+
+def _is_result(line: bytes, hostname: Domain) -> bool:
+    name, _, value = line.partition(b":")
+    return name.strip().lower() == b"authentication-results" and _claims(value, hostname)
+
+
+def _claims(value: bytes, hostname: Domain) -> bool:
+    authserv = re.sub(rb"\([^)]*\)", b"", value).strip().split(b";")[0].split()
+    return bool(authserv) and authserv[0].strip(b'"').lower().decode("ascii", "replace") == hostname.name
+
+
 def _candidates(body: bytes) -> tuple[bytes, ...]:
     """What a mail body may have been: text has CRLF on the way, and a last line end that it may not have had."""
     lf = body.replace(b"\r\n", b"\n")

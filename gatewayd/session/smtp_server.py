@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, StoreError
+from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, Origin, StoreError
 from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session.link import Link
@@ -27,7 +27,7 @@ class MailAcceptor(Protocol):
     async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome: ...
 
     async def accept_mail(
-        self, envelope: Envelope, mail: bytes, trace: bytes, submitter: Account | None, peer_name: str
+        self, envelope: Envelope, mail: bytes, trace: bytes, submitter: Account | None, origin: Origin
     ) -> dict[Address, Outcome]: ...
 
 
@@ -187,7 +187,7 @@ class SMTPServerSession:
         trace = self._trace(envelope)
         self._reset()
         answers = await self._acceptor.accept_mail(
-            envelope, mail, trace, self._account, f"{self._hello.name} [{self._link.peer_address}]"
+            envelope, mail, trace, self._account, Origin(self._link.peer_address, self._hello.name)
         )
         # one reply for all: it is ours as soon as one copy is, and the core tells the sender of the others
         outcomes = sorted(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
