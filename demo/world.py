@@ -49,8 +49,11 @@ class Reactor:
         from twisted.internet import reactor
 
         self.reactor: Any = reactor
-        self._thread = threading.Thread(target=reactor.run, kwargs={"installSignalHandlers": False}, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if not self.reactor.running:  # else whoever started it ends it
+            run = {"installSignalHandlers": False}
+            self._thread = threading.Thread(target=self.reactor.run, kwargs=run, daemon=True)
+            self._thread.start()
 
     def wait(self, work: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
         """Run a coroutine there, and wait here. Raises what it raises, or TimeoutError."""
@@ -69,8 +72,9 @@ class Reactor:
         return result
 
     def stop(self) -> None:
-        self.reactor.callFromThread(self.reactor.stop)
-        self._thread.join(10)
+        if self._thread is not None:
+            self.reactor.callFromThread(self.reactor.stop)
+            self._thread.join(10)
 
 
 class Gateway:
@@ -167,6 +171,7 @@ class World:
         self.reactor = Reactor()
         zones = {name: zone(address, parley=True) for name, address in gateways.items()}
         zones |= {name: zone(address, parley=False) for name, address in others.items()}
+        self._zones = zones
         self.dns = DNSServer(zones)
         self.reactor.call(self.dns.listen, self.reactor.reactor)
         self.gateways = {
@@ -178,6 +183,11 @@ class World:
     def start(self) -> None:
         for gateway in self.gateways.values():
             gateway.start()
+
+    def publish(self, **zones: str) -> None:
+        """More zones, or others for those that are there; underscores stand for dots."""
+        self._zones |= {name.replace("_", "."): text for name, text in zones.items()}
+        self.reactor.call(self.dns.replace, self._zones)
 
     def stop(self) -> None:
         for gateway in self.gateways.values():
