@@ -72,6 +72,8 @@ class OpenMailbox:
                 first = bisect_left(self.entries, low, key=lambda entry: entry.uid)
                 last = bisect_left(self.entries, high + 1, key=lambda entry: entry.uid)
                 chosen.update(range(first, last))
+            elif not count and STAR in (low, high):
+                continue  # "1:*" of an empty mailbox: nothing, and no mistake
             else:
                 low, high = sorted((count if low == STAR else low, count if high == STAR else high))
                 if low < 1 or high > count:
