@@ -123,7 +123,8 @@ def test_fetchmail_takes_by_pop3(gateway: Gateway, imap: imaplib.IMAP4_SSL, tmp_
     config = tmp_path / "fetchmailrc"
     config.write_text(
         f'poll {host} service {port} protocol POP3 user "{USER}" password "{PASSWORD}"'
-        f' ssl sslcommonname "localhost" sslcertfile "{gateway.root}/ca.pem" no rewrite mda "cat > {tmp_path}/mail-$$"\n'
+        f' ssl sslcommonname "localhost" sslcertfile "{gateway.root}/ca.pem" no rewrite'
+        f' mda "cat > {tmp_path}/mail-$$"\n'
     )
     config.chmod(0o600)
     run("fetchmail", "-f", config, "--nosyslog", "--pidfile", tmp_path / "pid", "-i", tmp_path / "ids", home=tmp_path)
@@ -139,7 +140,7 @@ def test_mutt_sends_and_reads(gateway: Gateway, imap: imaplib.IMAP4_SSL, tmp_pat
     ca, submissions, imaps = gateway.root / "ca.pem", gateway.port("submissions"), gateway.port("imaps")
     config = tmp_path / "muttrc"
     config.write_text(f"""
-set certificate_file={ca} ssl_force_tls=yes use_from=yes from={USER} realname=Alice
+set charset=utf-8 send_charset=utf-8 certificate_file={ca} ssl_force_tls=yes use_from=yes from={USER} realname=Alice
 set smtp_url="smtps://{USER}:{PASSWORD}@{submissions[0]}:{submissions[1]}/" record="" copy=no
 set imap_user={USER} imap_pass={PASSWORD} folder=imaps://{imaps[0]}:{imaps[1]}/ mail_check=1 wait_key=no
 """)
