@@ -96,7 +96,8 @@ SyncState *
     assert got == sorted(mail.replace(b"\r\n", b"\n") for mail in mails)
 
     maildir.add(b"From: alice@alpha.test\nSubject: written offline\n\nUp it goes.\n")
-    (first,) = (tmp_path / "maildir/INBOX").glob("*/*,U=1*")
+    inbox = (tmp_path / "maildir/INBOX").glob("*/*,U=*")
+    (first,) = (path for path in inbox if re.search(r",U=1(:|$)", path.name))
     first.rename(tmp_path / "maildir/INBOX/cur" / (first.name.partition(":")[0] + ":2,FS"))
     imap.store("5", "+FLAGS", "(\\Answered)")
     imap.store("6:8", "+FLAGS", "(\\Deleted)")
