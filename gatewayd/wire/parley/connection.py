@@ -55,7 +55,8 @@ ALLOWED = {State.HELLO: {HELLO, BYE}, State.OPEN: {REQ, RES, PUSH, BYE}, State.O
 
 
 class ParleyConnection:
-    """`receive` raises RemoteProtocolError; after it, or after a Bye, nothing more is read."""
+    """`receive` raises RemoteProtocolError; after it, or after a Bye, nothing more is read. `receive(b"")` raises what
+    was wrong behind the last events."""
 
     def __init__(self) -> None:
         self._reader = FrameReader(FIRST_FRAME)
@@ -65,6 +66,7 @@ class ParleyConnection:
         self._next_stream = 1
         self._asked: dict[int, str] = {}  # our requests that wait for a reply
         self._owed: dict[int, str] = {}  # theirs
+        self._failed: RemoteProtocolError | None = None  # to be raised when the events before it have been handled
 
     def trust(self) -> None:
         """The peer has signed in: frames up to MAX_FRAME are taken."""
@@ -75,9 +77,22 @@ class ParleyConnection:
         return self._next_stream - 1
 
     def receive(self, data: bytes) -> list[Event]:
+        if self._failed is not None:
+            raise self._failed
+        events: list[Event] = []
         if self._theirs is State.OVER:
-            return []
-        return [self._event(item) for item in self._reader.feed(data)]
+            return events
+        try:
+            for item in self._reader.feed(data):
+                event = self._event(item)
+                events.append(event)
+                if isinstance(event, Bye):
+                    break
+        except RemoteProtocolError as error:
+            if not events:
+                raise
+            self._failed = error  # what came before it counts
+        return events
 
     def send(self, event: Event) -> bytes:
         if self._ours is State.OVER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import cbor2
@@ -21,21 +22,22 @@ class FrameReader:
         self.limit = limit
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Any]:
-        """Raises RemoteProtocolError."""
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The items that are complete now, one by one. Raises RemoteProtocolError."""
         self._buffer += data
-        items = []
         at = 0
-        while len(self._buffer) - at >= HEADER:
-            size = int.from_bytes(self._buffer[at : at + HEADER], "big")
-            if size > self.limit:
-                raise RemoteProtocolError("too-big", f"a frame of {size} octets; the limit is {self.limit}")
-            if len(self._buffer) - at - HEADER < size:
-                break
-            items.append(decode(bytes(self._buffer[at + HEADER : at + HEADER + size])))
-            at += HEADER + size
-        del self._buffer[:at]
-        return items
+        try:
+            while len(self._buffer) - at >= HEADER:
+                size = int.from_bytes(self._buffer[at : at + HEADER], "big")
+                if size > self.limit:
+                    raise RemoteProtocolError("too-big", f"a frame of {size} octets; the limit is {self.limit}")
+                end = at + HEADER + size
+                if len(self._buffer) < end:
+                    break
+                begin, at = at + HEADER, end
+                yield decode(bytes(self._buffer[begin:end]))
+        finally:
+            del self._buffer[:at]
 
 
 def decode(octets: bytes) -> Any:
