@@ -414,6 +414,7 @@ def test_too_many_connections_of_one_address(alpha: Gateway) -> None:
             refused += each.recv(100) == b""
         except OSError:
             refused += 1
+    for each in held:
         each.close()
     assert 5 <= refused <= 30  # 100 are let in, the one of the fixture among them
     deadline = time.monotonic() + 10
