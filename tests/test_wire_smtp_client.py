@@ -64,7 +64,7 @@ def test_octets_ahead_of_the_handshake_are_not_believed(injected: bytes) -> None
     """Together with the 220, or after it and before TLS is up."""
     together = SMTPClient()
     together.send(Command("STARTTLS"))
-    with pytest.raises(RemoteProtocolError, match="ahead|not an SMTP reply"):
+    with pytest.raises(RemoteProtocolError, match=r"ahead|not an SMTP reply"):
         together.receive(b"220 go\r\n" + injected)
     later = SMTPClient()
     later.send(Command("STARTTLS"))

@@ -7,6 +7,7 @@ when they did. No reactor here: `post` (reactor.callFromThread) carries results 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -36,37 +37,50 @@ class DatabaseFull(DatabaseError):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection with our settings, in autocommit: transactions are said aloud."""
-    connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute(f"PRAGMA cache_size={CACHE}")
-    connection.execute("PRAGMA temp_store=MEMORY")
+    """A connection with our settings, in autocommit: transactions are said aloud. Raises DatabaseError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise DatabaseError(f"{path}: {error}") from error
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size={CACHE}")
+        connection.execute("PRAGMA temp_store=MEMORY")
+    except sqlite3.Error as error:
+        connection.close()
+        raise typed(error, f"{path}: ") from error
     return connection
 
 
-def typed(error: sqlite3.Error) -> DatabaseError:
+def typed(error: sqlite3.Error, where: str = "") -> DatabaseError:
     full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return (DatabaseFull if full else DatabaseError)(str(error))
+    return (DatabaseFull if full else DatabaseError)(f"{where}{error}")
 
 
 class Database:
-    """One file. `write` and `read` take work that runs on another thread with a connection in hand."""
+    """One file. `write` and `read` take work that runs on another thread with a connection in hand.
+
+    Raises DatabaseError when the file cannot be opened.
+    """
 
     def __init__(self, path: Path, post: Post) -> None:
         self.path = path
         self.commits = 0  # for tests and metrics: how well the group commit groups
         self._post = post
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._writer_connection = connect(path)
+        readers = [connect(path) for _ in range(READERS)]
         self._writes: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._write_all, name="database-writer", daemon=True)]
         self._threads += [
-            threading.Thread(target=self._read_all, name=f"database-reader-{n}", daemon=True) for n in range(READERS)
+            threading.Thread(target=self._read_all, args=(connection,), name=f"database-reader-{n}", daemon=True)
+            for n, connection in enumerate(readers)
         ]
         self._closed = False
+        self._closing = threading.Lock()  # nothing is put behind the end of a queue
         for thread in self._threads:
             thread.start()
 
@@ -91,8 +105,8 @@ class Database:
             connection.close()
 
     async def write(self, work: Work[T]) -> T:
-        """Run in the next group transaction; returns when it is committed. Raises what `work` raises, alone rolled
-        back, or DatabaseError, with everything rolled back."""
+        """Run in the next group transaction; returns when it is committed. Raises what `work` raises, or DatabaseError;
+        then it alone was rolled back. A group that fails is done again one by one, so `work` may run twice."""
         return await self._put(self._writes, work)
 
     async def read(self, work: Work[T]) -> T:
@@ -105,22 +119,24 @@ class Database:
 
     def close(self) -> None:
         """Commit what waits, then end the threads. Blocks."""
-        if self._closed:
-            return
-        self._closed = True
-        self._writes.put(None)
-        for _ in range(READERS):
-            self._reads.put(None)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._writes.put(None)
+            for _ in range(READERS):
+                self._reads.put(None)
         for thread in self._threads:
             thread.join()
         self._writer_connection.close()
 
     def _put(self, target: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None], work: Work[T]) -> Deferred[T]:
         result: Deferred[T] = Deferred()
-        if self._closed:
-            result.errback(DatabaseError("the database is closed"))
-        else:
-            target.put((work, result))
+        with self._closing:
+            if not self._closed:
+                target.put((work, result))
+                return result
+        result.errback(DatabaseError("the database is closed"))
         return result
 
     # -- the writer's thread ----------------------------------------------------------------------------------------
@@ -134,8 +150,12 @@ class Database:
             ending = None in batch
             items = [item for item in batch if item is not None]
             if any(work is _data_version for work, _ in items):  # outside a transaction: no commit for a question
-                version = _data_version(self._writer_connection)
-                asked = [(result, version) for work, result in items if work is _data_version]
+                answer: Any
+                try:
+                    answer = _data_version(self._writer_connection)
+                except sqlite3.Error as error:
+                    answer = Failure(typed(error))
+                asked = [(result, answer) for work, result in items if work is _data_version]
                 self._post(lambda asked=asked: _resolve(asked))  # type: ignore[misc]
                 items = [item for item in items if item[0] is not _data_version]
             if items:
@@ -144,8 +164,10 @@ class Database:
     def _commit(self, items: list[tuple[Work[Any], Deferred[Any]]]) -> None:
         connection = self._writer_connection
         done: list[tuple[Deferred[Any], Any]] = []
+        began = False
         try:
             connection.execute("BEGIN IMMEDIATE")
+            began = True
             for work, result in items:
                 connection.execute("SAVEPOINT item")
                 try:
@@ -160,15 +182,19 @@ class Database:
             self.commits += 1
         except Exception as error:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # then the next transaction cannot begin, and says so
+                    connection.execute("ROLLBACK")
+            if began and len(items) > 1:  # one of them may have been the reason: now each stands or falls alone
+                for item in items:
+                    self._commit([item])
+                return
             failed = typed(error) if isinstance(error, sqlite3.Error) else DatabaseError(str(error))
             done = [(result, Failure(failed)) for _, result in items]
         self._post(lambda: _resolve(done))
 
     # -- the readers' threads ---------------------------------------------------------------------------------------
 
-    def _read_all(self) -> None:
-        connection = connect(self.path)
+    def _read_all(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA query_only=ON")
         while (item := self._reads.get()) is not None:
             work, result = item
@@ -180,8 +206,8 @@ class Database:
                 answer = Failure(typed(error))
             except Exception as error:
                 answer = Failure(error)
-            finally:
-                if connection.in_transaction:
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # nothing was written
                     connection.execute("COMMIT")
             self._post(lambda done=[(result, answer)]: _resolve(done))  # type: ignore[misc]
         connection.close()
