@@ -47,10 +47,14 @@ STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way in
 
 @implementer(IStore)
 class SQLiteStore:
-    """`clock.seconds()` is the time; blobs are written in the reactor's thread pool."""
+    """`clock.seconds()` is the time; blobs are written and mail is parsed `in_thread`: the reactor's pool."""
 
-    def __init__(self, database: Database, blobs: BlobStore, clock: IReactorTime) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, clock: IReactorTime,
+        in_thread: Callable[..., defer.Deferred[Any]] = threads.deferToThread,
+    ) -> None:  # fmt: skip
         self._database = database
+        self._in_thread = in_thread
         self._blobs = blobs
         self._clock = clock
         self._watchers: dict[int, set[Callable[[], None]]] = defaultdict(set)
@@ -136,7 +140,7 @@ class SQLiteStore:
             try:
                 large = rows.split(delivery.content)[1]
                 if large:
-                    await threads.deferToThread(self._put_blobs, large)
+                    await self._in_thread(self._put_blobs, large)
                 placed = await self._write(lambda db: rows.deliver(db, delivery, now_ms))
             except StoreError as error:
                 return error
@@ -316,7 +320,7 @@ class SQLiteStore:
         await self._write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
         named = await self._read(lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall())
         wanted = {blobs[i : i + 32] for (blobs,) in named for i in range(0, len(blobs), 32)}
-        await threads.deferToThread(self._blobs.sweep, wanted, now - STRAY_BLOB)
+        await self._in_thread(self._blobs.sweep, wanted, now - STRAY_BLOB)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -370,7 +374,8 @@ class SQLiteStore:
         if not any(row[5] for row in found):
             return load()
         try:
-            return await threads.deferToThread(load)
+            loaded: dict[int, tuple[Content, bytes]] = await self._in_thread(load)
+            return loaded
         except OSError as error:
             raise StoreError(f"a body is missing or cannot be read: {error}") from error
 
@@ -381,7 +386,7 @@ class SQLiteStore:
         def derive() -> dict[int, Summary]:
             return {i: Summary(*summarize(as_mail(content, trace))) for i, (content, trace) in contents.items()}
 
-        derived = await threads.deferToThread(derive)
+        derived: dict[int, Summary] = await self._in_thread(derive)
         update = "UPDATE message SET size=?, envelope=?, bodystructure=?, body=? WHERE account_id=? AND message_id=?"
         kept = [(*summary, account_id, i) for i, summary in derived.items()]
         await self._write(lambda db: db.executemany(update, kept))
