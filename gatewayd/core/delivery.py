@@ -154,15 +154,15 @@ class PostOffice:
                 return dict.fromkeys(recipients, Refused("5.7.26", text))  # RFC 7372 §3.3: multiple checks failed
             if examined.dmarc == "fail" and examined.policy == "quarantine":
                 mailbox = "\\Junk"
-        author = submitter.address.domain if submitter else await self._our_domain(recipients)
         try:
+            author = submitter.address.domain if submitter else await self._our_domain(recipients)
             content = await self._restored(mail) or self._bridged(
                 mail, author, reverse_path, examined.summary if examined else None
             )
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
-        except KeyError:
-            self.log.error("no signing key for {domain}; refused {peer} for now", domain=author, peer=str(origin))
+        except KeyError as domain:
+            self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
         return await self._post(_Letter(content, reverse_path, trace, mailbox), recipients)
 
@@ -202,7 +202,10 @@ class PostOffice:
             f"Received: from {peer} by {self._hostname} with PARLEY id {content.id.hex()[:16]};\r\n"
             f"\t{internet_date(self._now())}\r\n"
         ).encode("ascii")
-        ours = [a for a in recipients if await self._is_ours(a)]
+        try:
+            ours = [a for a in recipients if await self._is_ours(a)]
+        except StoreError as error:
+            return dict.fromkeys(recipients, self._failed(error))
         answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
         answers.update(await self._post(_Letter(content, reverse_path, trace), ours))
         return answers

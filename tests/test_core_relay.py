@@ -1,0 +1,277 @@
+"""The relay over a real queue, with a clock of ours and couriers that do as they are told."""
+
+from __future__ import annotations
+
+import email
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred as Later
+from twisted.internet.defer import maybeDeferred
+
+from gatewayd.address import Address, Domain
+from gatewayd.core.delivery import PostOffice
+from gatewayd.core.relay import Relay
+from gatewayd.crypto.cose import sign
+from gatewayd.crypto.domain_keys import SigningKey
+from gatewayd.interfaces import Endpoint, Envelope, Mail, Origin, Parley, Route, ScramCredentials
+from gatewayd.message.model import Content
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+from gatewayd.store.blobs import BlobStore
+from gatewayd.store.sqlite import SQLiteStore
+from tests.test_queue_sqlite import Queues
+from tests.test_store_sqlite import content
+
+ALPHA = Domain.parse("alpha.test")
+ALICE = Address.parse("alice@alpha.test")
+BOB, CAROL = Address.parse("bob@beta.test"), Address.parse("carol@gamma.test")
+PEER = Origin("192.0.2.1", "peer.test")
+RETRY = (10.0, 100.0)
+GIVE_UP = 1000.0
+
+
+class Signer:
+    key = SigningKey.generate(ALPHA)
+
+    def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
+        if domain != ALPHA:
+            raise KeyError(domain.name)
+        return sign(payload, self.key)
+
+    async def verify(self, content: Content) -> Domain:
+        raise LookupError("no keys here")
+
+
+class Courier:
+    """Answers each attempt from its list, or as `default`; a Later in the list is waited for."""
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[Address | None, tuple[Address, ...]]] = []
+        self.answers: dict[Domain, list[Any]] = defaultdict(list)
+        self.default: Outcome = Delivered()
+
+    async def deliver(self, route: Any, envelope: Envelope, content: Content, trace: bytes) -> dict[Address, Outcome]:
+        self.attempts.append((envelope.reverse_path, envelope.recipients))
+        waiting = self.answers[route.domain]
+        answer = waiting.pop(0) if waiting else self.default
+        if isinstance(answer, Later):
+            answer = await answer
+        if isinstance(answer, Exception):
+            raise answer
+        return dict.fromkeys(envelope.recipients, answer)
+
+    async def close(self) -> None:
+        pass
+
+
+class House(Queues):
+    """Everything between acceptance and the couriers."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root / "test.sqlite")
+        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), self.clock, maybeDeferred)
+        self.one(self.store.add_domain(ALPHA))
+        self.one(self.store.add_account(ALICE, ScramCredentials(b"", 1, b"", b"")))
+        self.routes: dict[Domain, Route] = {}
+        self.mail, self.parley = Courier(), Courier()
+        self.office = PostOffice(
+            self.store, self.queue, Signer(), Domain.parse("mx.alpha.test"), self.clock.seconds, bytes
+        )
+        self.relay = Relay(
+            self.queue, self, {Parley: self.parley, Mail: self.mail}, self.office, self.clock,
+            retry=RETRY, give_up=GIVE_UP, concurrency=2,
+        )  # fmt: skip
+
+    async def route(self, domain: Domain) -> Route:
+        return self.routes.get(domain, Mail(domain, (Endpoint("192.0.2.1", 25),)))
+
+    def work(self, seconds: float = 0.0) -> None:
+        """Time passes; then the loop turns until nothing moves."""
+        self.clock.advance(seconds)
+        for _ in range(12):
+            self.one(self.database.write(lambda db: None))
+            self.clock.advance(0.01)
+
+    def send(self, *recipients: Address, reverse_path: Address | None = ALICE) -> None:
+        self.one(self.queue.enqueue(content(), b"", reverse_path, recipients))
+        self.work()
+
+    def inbox(self) -> list[bytes]:
+        account = self.one(self.store.account(ALICE))
+        box = self.one(self.store.mailbox(account.account_id, "INBOX"))
+        entries = self.one(self.store.entries(account.account_id, box.mailbox_id))
+        mails = self.one(self.store.mails(account.account_id, [entry.message_id for entry in entries]))
+        return [mails[entry.message_id] for entry in entries]
+
+    def waiting(self) -> int:
+        return len(self.one(self.queue.listing()))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    made.relay.start()
+    made.work()
+    yield made
+    made.database.close()
+
+
+def test_each_domain_goes_by_its_own_courier_once(house: House) -> None:
+    house.routes[BOB.domain] = Parley(BOB.domain, (Endpoint("192.0.2.2", 5299),))
+    other = Address.parse("eve@beta.test")
+    house.send(BOB, other, CAROL)
+    assert house.parley.attempts == [(ALICE, (BOB, other))]
+    assert house.mail.attempts == [(ALICE, (CAROL,))]
+    assert house.waiting() == 0
+
+
+def test_retries_on_schedule_until_it_goes(house: House) -> None:
+    house.mail.answers[BOB.domain] = [Deferred("4.4.1", "down")] * 3
+    house.send(BOB)
+    assert len(house.mail.attempts) == 1
+    for wait, attempts in ((5, 1), (6, 2), (50, 2), (60, 3), (101, 4)):
+        house.work(wait)
+        assert len(house.mail.attempts) == attempts
+    assert house.waiting() == 0
+    assert house.inbox() == []
+
+
+def test_a_peer_may_ask_for_a_longer_wait(house: House) -> None:
+    house.mail.answers[BOB.domain] = [Deferred("4.7.0", "greylisted", 300.0)]
+    house.send(BOB)
+    house.work(200)
+    assert len(house.mail.attempts) == 1
+    house.work(101)
+    assert len(house.mail.attempts) == 2
+
+
+def test_contact_ends_the_back_off(house: House) -> None:
+    house.mail.answers[BOB.domain] = [Deferred()]
+    house.send(BOB)
+    house.office.peer_contact(BOB.domain)
+    house.work()
+    assert len(house.mail.attempts) == 2
+
+
+def test_given_up_the_sender_is_told_in_words(house: House) -> None:
+    house.mail.default = Deferred("4.4.1", "Connection refused")
+    house.send(BOB)
+    for _ in range(15):
+        house.work(100)
+    (octets,) = house.inbox()
+    report = email.message_from_bytes(octets)
+    assert report["Return-Path"] == "<>"
+    assert report["To"] == "<alice@alpha.test>"
+    assert report.get_content_type() == "multipart/report"
+    human, status, _ = report.get_payload()  # type: ignore[misc]
+    assert "bob@beta.test" in human.get_payload()  # type: ignore[union-attr]
+    assert "Connection refused" in human.get_payload()  # type: ignore[union-attr]
+    assert "Status: 5.4.7" in str(status)
+    assert house.waiting() == 0
+
+
+def test_refused_is_told_at_once_and_a_bounce_never_bounces(house: House) -> None:
+    house.mail.default = Refused("5.1.1", "no such user")
+    house.send(BOB)
+    assert len(house.inbox()) == 1
+    house.send(BOB, reverse_path=None)
+    assert len(house.inbox()) == 1
+    house.send(BOB, reverse_path=CAROL)  # its bounce is refused too, and that is the end
+    assert house.mail.attempts[-1] == (None, (CAROL,))
+    assert house.waiting() == 0
+
+
+def test_a_route_that_is_an_outcome_is_one(house: House) -> None:
+    house.routes[BOB.domain] = Refused("5.1.10", "null MX")
+    house.routes[CAROL.domain] = Deferred("4.4.3", "no DNS")
+    house.send(BOB, CAROL)
+    assert b"null MX" in house.inbox()[0]
+    assert house.waiting() == 1
+
+
+def test_a_courier_that_breaks_loses_nothing(house: House) -> None:
+    house.mail.answers[BOB.domain] = [RuntimeError("a fault of ours")]
+    house.send(BOB)
+    assert house.waiting() == 1
+    for _ in range(12):
+        house.work(60)
+    assert len(house.mail.attempts) == 2
+    assert house.waiting() == 0
+
+
+def test_a_domain_that_hangs_holds_up_no_other(house: House) -> None:
+    hanging: Later[Outcome] = Later()
+    house.mail.answers[BOB.domain] = [hanging]
+    house.send(BOB)
+    house.send(CAROL)
+    assert house.mail.attempts[-1] == (ALICE, (CAROL,))
+    assert house.waiting() == 1
+    hanging.callback(Delivered())
+    house.work()
+    assert house.waiting() == 0
+
+
+def test_no_more_attempts_at_once_than_allowed(house: House) -> None:
+    hanging: list[Later[Outcome]] = [Later() for _ in range(5)]
+    house.mail.answers[BOB.domain] = list(hanging)
+    for _ in range(5):
+        house.send(BOB)
+    assert len(house.mail.attempts) == 2
+    for each in hanging:
+        each.callback(Delivered())
+        house.work()
+    assert len(house.mail.attempts) == 5
+    assert house.waiting() == 0
+
+
+# -- the post office itself -----------------------------------------------------------------------------------------
+
+MAIL = b"From: alice@alpha.test\r\nSubject: x\r\n\r\nbody\r\n"
+
+
+def accept(house: House, mail: bytes, *recipients: Address, submitter: Any = None) -> list[str]:
+    sender = ALICE if submitter else CAROL
+    answers = house.one(house.office.accept_mail(Envelope(sender, recipients), mail, b"", submitter, PEER))
+    house.work()
+    return [answers[recipient].code for recipient in recipients]
+
+
+def test_who_may_write_to_whom(house: House) -> None:
+    ask, alice = house.office, house.one(house.store.account(ALICE))
+    nobody = Address.parse("nobody@alpha.test")
+    cases = [(ALICE, None, "2.1.5"), (nobody, None, "5.1.1"), (BOB, None, "5.7.1"), (BOB, alice, "2.1.5")]
+    for recipient, submitter, code in cases:
+        assert house.one(ask.recipient(recipient, submitter)).code == code
+    paths = [(CAROL, None, True), (ALICE, None, False), (None, None, True), (ALICE, alice, True), (CAROL, alice, False)]
+    for path, submitter, ok in paths:
+        assert house.one(ask.reverse_path(path, submitter)).ok == ok
+
+
+def test_mail_for_here_and_there(house: House) -> None:
+    alice = house.one(house.store.account(ALICE))
+    assert accept(house, MAIL, ALICE, BOB, submitter=alice) == ["2.0.0", "2.0.0"]
+    assert house.inbox() == [b"Return-Path: <alice@alpha.test>\r\n" + MAIL]
+    assert house.mail.attempts == [(ALICE, (BOB,))]
+
+
+def test_from_has_to_be_the_submitters_own(house: House) -> None:
+    alice = house.one(house.store.account(ALICE))
+    for forged in (b"From: bob@alpha.test", b"From: alice@alpha.test, ceo@alpha.test", b"From: alice"):
+        assert accept(house, MAIL.replace(b"From: alice@alpha.test", forged), BOB, submitter=alice) == ["5.7.1"]
+    assert house.mail.attempts == []
+
+
+def test_a_store_that_cannot_is_a_temporary_error(house: House) -> None:
+    house.database.close()
+    answers = house.one(house.office.accept_mail(Envelope(CAROL, (ALICE,)), MAIL, b"", None, PEER))
+    assert isinstance(answers[ALICE], Deferred)
+    assert isinstance(house.one(house.office.recipient(Address.parse("new@alpha.test"), None)), Deferred)
+
+
+def test_without_a_key_nothing_is_accepted(house: House) -> None:
+    house.one(house.store.add_domain(BOB.domain))
+    house.one(house.store.add_account(BOB, ScramCredentials(b"", 1, b"", b"")))
+    assert accept(house, MAIL, BOB) == ["4.3.0"]
