@@ -91,8 +91,9 @@ class House(Queues):
     def work(self, seconds: float = 0.0) -> None:
         """Time passes; then the loop turns until nothing moves."""
         self.clock.advance(seconds)
-        for _ in range(12):
-            self.one(self.database.write(lambda db: None))
+        for _ in range(30):
+            nothing = [self.database.write(lambda db: None), *(self.database.read(lambda db: None) for _ in range(4))]
+            self.loop.all(*nothing)  # whatever the threads were at is done
             self.clock.advance(0.01)
 
     def send(self, *recipients: Address, reverse_path: Address | None = ALICE) -> None:
