@@ -42,7 +42,7 @@ def tls_info(connection: SSL.Connection) -> TLSInfo:
     )
 
 
-@implementer(interfaces.IHandshakeListener)
+@implementer(interfaces.IHandshakeListener, interfaces.IPushProducer)
 class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
 
@@ -76,6 +76,8 @@ class LinkProtocol(Protocol):
         self._events: deque[Any] = deque()
         self._out: list[bytes] = []
         self._flush_call: IDelayedCall | None = None
+        self._full = False  # the transport has more to write than it likes
+        self._readers: list[defer.Deferred[None]] = []  # who waits until it has not
         self._timeout: float | None = None
         self._timer: IDelayedCall | None = None
         self._tasks: set[defer.Deferred[None]] = set()
@@ -87,6 +89,7 @@ class LinkProtocol(Protocol):
         self.peer_address = getattr(self.transport.getPeer(), "host", "")
         with contextlib.suppress(AttributeError):  # not TCP
             cast(Any, self.transport).setTcpNoDelay(True)  # each turn is one write already (RFC 896 would delay it)
+        cast(Any, self.transport).registerProducer(self, True)
         if self._implicit_tls:
             self.set_timeout(30.0)  # a handshake that never ends
         else:
@@ -126,7 +129,22 @@ class LinkProtocol(Protocol):
             ready.errback(ConnectionError(str(error) or type(error).__name__))
         for task in list(self._tasks):
             task.cancel()
+        self.resumeProducing()
         self._on_closed()
+
+    # -- Twisted's side: the transport's buffer is full, or has room again --------------------------------------------
+
+    def pauseProducing(self) -> None:
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        self._full = False
+        waiting, self._readers = self._readers, []
+        for reader in waiting:
+            reader.callback(None)
+
+    def stopProducing(self) -> None:
+        """The connection is gone: connectionLost follows."""
 
     # -- the session's side: Link -----------------------------------------------------------------------------------
 
@@ -136,6 +154,13 @@ class LinkProtocol(Protocol):
         self._out.append(self.engine.send(event))
         if self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush_later)
+
+    async def drained(self) -> None:
+        self._flush()
+        if self._full and not self._gone:
+            reader: defer.Deferred[None] = defer.Deferred()
+            self._readers.append(reader)
+            await reader
 
     def start_tls(self) -> None:
         assert self.transport is not None
@@ -151,6 +176,7 @@ class LinkProtocol(Protocol):
             self._closing = True
             self._flush()
             assert self.transport is not None
+            cast(Any, self.transport).unregisterProducer()  # else it would wait for us
             self.transport.loseConnection()
             # a peer that never reads its goodbye is not waited for
             self._clock.callLater(10.0, lambda: None if self._gone else self.abort())
@@ -212,6 +238,7 @@ class LinkProtocol(Protocol):
     async def _handle_all(self) -> None:
         while self._events and not self._gone and not self._closing:
             await self.session.handle(self._events.popleft())
+            await self.drained()  # who does not read the answers is asked for no more questions
             if not self._events and not self._upgrading:
                 self._receive(b"")  # what an engine held back until its last event was answered
 

@@ -385,6 +385,7 @@ class IMAPSession:
                     wanted.append("FLAGS")
         async for line in imap_fetch.responses(self._store, self._id, chosen, wanted):
             self._link.send(Untagged(line))
+            await self._link.drained()
         return "OK Done"
 
     async def _do_store(self, command: Command) -> str:

@@ -38,6 +38,10 @@ class Link(Protocol):
     def send(self, event: Any) -> None:
         """Give the engine an event; all octets of one turn leave in one write."""
 
+    async def drained(self) -> None:
+        """Returns when the other side has read enough of what was sent. To be awaited in loops that send much, so that
+        a slow reader costs its own time and not our memory."""
+
     def start_tls(self) -> None:
         """After what was sent: drop unread input, start TLS, then engine.tls_started() and session.tls_started()."""
 

@@ -156,6 +156,7 @@ class ParleyServerSession:
         except StoreError as error:
             body = Error("unavailable", str(error))
         self._link.send(Response(request.stream, request.method, body))
+        await self._link.drained()
 
     async def _do(self, request: Request) -> Body:
         match request.method:
@@ -329,6 +330,7 @@ class ParleyServerSession:
                 tail = await self._changes(self._account, self._live, MAX_SYNC)
                 if tail.changes:
                     self._link.send(Push("changes", tail))
+                    await self._link.drained()
                 self._live = tail.modseq
                 self._push_again = self._push_again or tail.more
         finally:
