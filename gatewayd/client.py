@@ -213,7 +213,7 @@ class ParleyClient:
         """The messages of one mailbox that are new or changed after modseq `since`."""
         async for page in self.changes(since, live=live):
             for change in page.changes:
-                if change.mailbox == mailbox and not change.gone:
+                if change.mailbox == mailbox and change.signed:  # else gone, or one of a group too large for a page
                     yield _message(change)
 
     async def mark(

@@ -24,7 +24,7 @@ from gatewayd.message.model import Content, Payload
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.tls import Trust
 from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
-from gatewayd.wire.parley.connection import ParleyConnection
+from gatewayd.wire.parley.connection import ParleyConnection, Request
 from gatewayd.wire.parley.schema import Send, SendReply, read
 
 ALPHA, BETA = Domain.parse("alpha.test"), Domain.parse("beta.test")
@@ -395,6 +395,41 @@ def test_a_domain_that_hides_its_parley_is_not_reached_by_mail(world: World, alp
         assert "alice@alpha.test deferred by Deferred: 4.4.3 The domain spoke Parley" in log(beta)
     finally:
         world.publish(alpha_test=zone("127.0.0.43", parley=True))
+
+
+def test_readers_that_never_read_cost_no_memory(world: World, alpha: Gateway) -> None:
+    """64 MB in a mailbox, asked for fifty times over by IMAP and by Parley, and not one octet taken."""
+    big = b"Subject: big\r\n\r\n" + b"The quick brown fox jumps over the lazy dog.\r\n" * 90_000
+    with smtplib.SMTP(*alpha.port("smtp"), timeout=60) as smtp:
+        for _ in range(16):
+            smtp.sendmail("x@elsewhere.test", ["alice@alpha.test"], big)
+    before = alpha.metric("process_resident_memory_bytes")
+    imap = Raw(alpha, "imap")
+    imap.line()
+    imap.say(b"a STARTTLS\r\n")
+    imap.line()
+    imap.start_tls(alpha)
+    imap.say(b"b LOGIN alice@alpha.test parley-demo\r\nc SELECT INBOX\r\n")
+    while not imap.line().startswith(b"c "):
+        pass
+    imap.say(b"".join(b"d%d FETCH 1:* BODY.PEEK[]\r\n" % n for n in range(50)))
+
+    async def ask() -> ParleyProgram:
+        program = ParleyProgram(alpha, "alice", world.reactor)
+        session = (await program.connect())._session
+        session._link.transport.pauseProducing()  # type: ignore[attr-defined]
+        for _ in range(50):
+            session._link.send(Request(session._engine.new_stream(), "sync", {"since": 0, "limit": 500}))
+        return program
+
+    kept = world.reactor.wait(ask())
+    worst = before
+    for _ in range(20):
+        time.sleep(0.1)
+        worst = max(worst, alpha.metric("process_resident_memory_bytes"))
+    assert worst - before < 250e6, f"{(worst - before) / 1e6:.0f} MB more"
+    assert kept is not None
+    imap.close()
 
 
 def test_half_open_connections_stop_nobody(world: World, alpha: Gateway) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Protocol
 
-from twisted.internet.defer import DeferredSemaphore
+from msgspec.structs import replace
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.crypto import cose, domain_auth
@@ -40,9 +41,11 @@ ALPN = "parley/1"
 BEFORE_SIGN_IN = 30.0  # seconds
 IDLE = 3600.0
 REMEMBER = 30 * 86400  # seconds that peers remember our domains for
-CONCURRENT = 64  # requests worked on at once, for one connection
+CONCURRENT = 16  # requests worked on at once, for one connection
 MAX_RECIPIENTS = 1000
 MAX_SYNC = 500
+PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
+READ_AHEAD = 4  # messages
 
 
 class ParleyAcceptor(Protocol):
@@ -93,6 +96,7 @@ class ParleyServerSession:
         self._domain: Domain | None = None
         self._scram: tuple[ScramServer, Account | None, ScramCredentials] | None = None
         self._slots = DeferredSemaphore(CONCURRENT)
+        self._reading = DeferredLock()
         self._live = -1  # the modseq up to which the client was told; -1: no live tail
         self._stop_watching: Callable[[], None] | None = None
         self._pushing = False
@@ -283,7 +287,12 @@ class ParleyServerSession:
     async def _do_sync(self, body: Sync, account: Account) -> Changes:
         if body.since < 0 or body.limit < 1:
             raise Failed("bad-request", "since is 0 or more, limit 1 or more")
-        reply = await self._changes(account, body.since, min(body.limit, MAX_SYNC))
+        await self._reading.acquire()  # one page at a time, and the next when this one is read
+        try:
+            await self._link.drained()
+            reply = await self._changes(account, body.since, min(body.limit, MAX_SYNC))
+        finally:
+            self._reading.release()
         if body.live and not reply.more:
             self._live = reply.modseq
             if self._stop_watching is None:
@@ -292,26 +301,33 @@ class ParleyServerSession:
         return reply
 
     async def _changes(self, account: Account, since: int, limit: int) -> Changes:
+        """A page of the log, cut where its bodies pass PAGE octets: never inside one modseq, which may stand for many
+        messages; of such a group the messages beyond PAGE come by their ids alone."""
         found = await self._store.changes(account.account_id, since, limit)
         names = {m.mailbox_id: m.name for m in await self._store.mailboxes(account.account_id)}
-        contents = await self._store.contents(account.account_id, [e.message_id for e in found.entries])
-        changes = []
-        for entry in found.entries:
+        entries = sorted(found.entries, key=lambda entry: entry.modseq)
+        changes: list[Change] = []
+        size, last, modseq, more = 0, since, found.modseq, found.more
+        for at, entry in enumerate(entries):
+            if at % READ_AHEAD == 0:
+                ids = [ahead.message_id for ahead in entries[at : at + READ_AHEAD]]
+                contents = await self._store.contents(account.account_id, ids)
             content, name = contents.get(entry.message_id), names.get(entry.mailbox_id)
-            if content is not None and name is not None:
-                changes.append(
-                    Change(
-                        name,
-                        entry.uid,
-                        entry.modseq,
-                        flags=tuple(entry.flags.split()),
-                        id=content.id,
-                        signed=content.signed,
-                        bodies=tuple(content.bodies.values()),
-                    )
-                )
-        changes += [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
-        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), found.modseq, found.more)
+            if content is None or name is None:
+                continue  # gone meanwhile: the log says so next
+            if size > PAGE and entry.modseq != last:
+                modseq, more = last, True
+                break
+            change = Change(name, entry.uid, entry.modseq, flags=tuple(entry.flags.split()), id=content.id)
+            if size <= PAGE:
+                bodies = tuple(content.bodies.values())
+                change = replace(change, signed=content.signed, bodies=bodies)
+                size += len(content.payload) + sum(map(len, bodies))
+            changes.append(change)
+            last = entry.modseq
+        gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
+        changes += [change for change in gone if change.modseq <= modseq]
+        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more)
 
     def _changed(self) -> None:
         if self._pushing:
