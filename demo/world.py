@@ -93,7 +93,7 @@ class Gateway:
             "--address", address, "--smtp-port", str(PORTS["smtp"]), "--nameserver", f"127.0.0.1:{dns_port}",
         ]  # fmt: skip
         command += [word for name in accounts for word in ("--account", f"{name}:{PASSWORD}")]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self.config = root / "gatewayd.toml"
         text = self.config.read_text().replace('trust = "ca.pem"', 'trust = "trust.pem"')
         relay = f'[relay]\nbind_address = "{address}"\nretry = [{", ".join(map(str, retry))}]\n'
