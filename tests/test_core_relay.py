@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from gatewayd.core.delivery import PostOffice
 from gatewayd.core.relay import Relay
 from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
-from gatewayd.interfaces import Endpoint, Envelope, Mail, Origin, Parley, Route, ScramCredentials
+from gatewayd.interfaces import Endpoint, Envelope, Local, Mail, Origin, Parley, Route, ScramCredentials, StoreError
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.store.blobs import BlobStore
@@ -254,8 +255,35 @@ def test_who_may_write_to_whom(house: House) -> None:
 def test_mail_for_here_and_there(house: House) -> None:
     alice = house.one(house.store.account(ALICE))
     assert accept(house, MAIL, ALICE, BOB, submitter=alice) == ["2.0.0", "2.0.0"]
-    assert house.inbox() == [b"Return-Path: <alice@alpha.test>\r\n" + MAIL]
+    (octets,) = house.inbox()
+    head, body = octets.removesuffix(MAIL), octets[-len(MAIL) :]
+    assert body == MAIL
+    assert re.fullmatch(  # what the program left out is there
+        rb"Return-Path: <alice@alpha\.test>\r\nDate: [^\r]* \+0000\r\nMessage-ID: <0{24}@alpha\.test>\r\n", head
+    )
     assert house.mail.attempts == [(ALICE, (BOB,))]
+
+
+def test_one_recipient_that_cannot_be_stored_is_not_forgotten(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SMTP's one reply says yes: the other copy waits in the queue, and comes."""
+    second = Address.parse("second@alpha.test")
+    house.one(house.store.add_account(second, ScramCredentials(b"", 1, b"", b"")))
+    deliver, broken = house.store.deliver, [True]
+
+    async def deliver_one(deliveries: Any) -> Any:
+        if broken:
+            broken.clear()
+            return [(await deliver(deliveries[:1]))[0], StoreError("the disk")]
+        return await deliver(deliveries)
+
+    monkeypatch.setattr(house.store, "deliver", deliver_one)
+    house.routes[ALPHA] = Local()
+    assert accept(house, MAIL, ALICE, second) == ["2.0.0", "2.0.0"]
+    account = house.one(house.store.account(second)).account_id
+    box = house.one(house.store.mailbox(account, "INBOX"))
+    assert len(house.one(house.store.entries(account, box.mailbox_id))) == 1
+    assert len(house.inbox()) == 1
+    assert house.waiting() == 0
 
 
 def test_from_has_to_be_the_submitters_own(house: House) -> None:

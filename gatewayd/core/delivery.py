@@ -142,6 +142,8 @@ class PostOffice:
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         if submitter is not None and not _sends_as(mail, submitter.address):
             return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+        if submitter is not None:
+            mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
         examined, mailbox = None, "INBOX"
         if submitter is None and self._examine is not None:
             mail = bridge.without_results_of(mail, self._hostname)
@@ -164,7 +166,8 @@ class PostOffice:
         except KeyError as domain:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
-        return await self._post(_Letter(content, reverse_path, trace, mailbox), recipients)
+        letter = _Letter(content, reverse_path, trace, mailbox)
+        return await self._one_fate(letter, await self._post(letter, recipients))
 
     async def submit_object(
         self, account: Account, payload: bytes, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]
@@ -327,6 +330,23 @@ class PostOffice:
             line = f"{name}: from <{letter.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
             self.log.info("{line}", line=line)
         return answers
+
+    async def _one_fate(self, letter: _Letter, answers: dict[Address, Outcome]) -> dict[Address, Outcome]:
+        """SMTP has one reply for all recipients. Once one copy is ours, the others are too: what is deferred waits in
+        the queue, of what is refused the sender is told. If even that cannot be done all is deferred: twice is better
+        than never."""
+        if len({answer.ok for answer in answers.values()}) == 1:
+            return answers
+        try:
+            deferred = [address for address, answer in answers.items() if isinstance(answer, Deferred)]
+            if deferred:
+                await self._queue.enqueue(letter.content, letter.trace, letter.reverse_path, deferred)
+            for address, answer in answers.items():
+                if isinstance(answer, Refused):
+                    await self.bounce(letter.content, letter.trace, letter.reverse_path, address, answer, self._now())
+        except StoreError as error:
+            return dict.fromkeys(answers, self._failed(error))
+        return dict.fromkeys(answers, Delivered("2.0.0", "Accepted"))
 
     async def _post_quietly(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
         answers: dict[Address, Outcome] = {}

@@ -12,6 +12,7 @@ from datetime import UTC
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.message import mime
+from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, RFC822, Content, ObjectError, Part, Payload
 from gatewayd.message.render import OBJECT_FIELD, render
 
@@ -107,6 +108,17 @@ def restore(mail: bytes) -> Content | None:
     except ObjectError:
         return None
     return restored
+
+
+def completed(mail: bytes, now: float, message_id: str) -> bytes:
+    """What a mail program submits, with the Date and Message-ID that it may have left out (RFC 6409 §8.2, §8.3)."""
+    present = {name for name, _ in mime.parse(mail).fields}
+    lines = b""
+    if b"date" not in present:
+        lines += f"Date: {internet_date(now)}\r\n".encode("ascii")
+    if b"message-id" not in present:
+        lines += f"Message-ID: <{message_id}>\r\n".encode("ascii")
+    return lines + mail
 
 
 def without_results_of(mail: bytes, hostname: Domain) -> bytes:
