@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("gatewayd", deadline=None)  # no test asserts on time
+settings.load_profile("gatewayd")
 
 
 @pytest.fixture(scope="session")

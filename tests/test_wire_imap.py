@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -77,7 +78,7 @@ def drive(chunks: Iterable[bytes], engine: IMAPConnection | None = None) -> list
 
 def pieces(octets: bytes, cuts: Iterable[int]) -> list[bytes]:
     at = sorted({0, len(octets), *(cut % (len(octets) + 1) for cut in cuts)})
-    return [octets[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [octets[a:b] for a, b in itertools.pairwise(at)]
 
 
 LINES = st.sampled_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,9 @@ SIMPLE = {"UID", "FLAGS", "INTERNALDATE", "RFC822.SIZE", "ENVELOPE", "BODY", "BO
 OLD_NAMES = {"RFC822": "", "RFC822.HEADER": "HEADER", "RFC822.TEXT": "TEXT"}
 BODIES_AT_ONCE = 8  # bounds memory
 ROWS_AT_ONCE = 1000
+MAX_ATTRIBUTES = 100  # of one FETCH
+_PART_NUMBER = re.compile(r"[1-9][0-9]{0,8}\Z", re.ASCII)
+_FIELD_NAME = re.compile(rb"[!-9;-~]+\Z")  # RFC 5322 §3.6.8
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -44,6 +48,8 @@ def attributes(reader: Reader) -> list[Attribute]:
         if found:
             reader.space()
         found += _attribute(reader)
+        if len(found) > MAX_ATTRIBUTES:
+            raise BadSyntax("too many things to fetch")
     return found
 
 
@@ -63,9 +69,11 @@ def _attribute(reader: Reader) -> list[Attribute]:
 def _section(reader: Reader, begin: str, *, peek: bool) -> Section:
     path: list[int] = []
     words = begin.split(".") if begin else []
-    while words and words[0].isdigit():
+    while words and _PART_NUMBER.match(words[0]):
         path.append(int(words.pop(0)))
     what = ".".join(words)
+    if begin.endswith("."):
+        raise BadSyntax("no such section")
     label = begin
     names: list[bytes] = []
     if what in {"HEADER.FIELDS", "HEADER.FIELDS.NOT"}:
@@ -75,6 +83,8 @@ def _section(reader: Reader, begin: str, *, peek: bool) -> Section:
             if names:
                 reader.space()
             names.append(reader.astring())
+            if not _FIELD_NAME.match(names[-1]):
+                raise BadSyntax("no name of a header field")
         label += " (" + " ".join(name.decode("ascii", "replace") for name in names) + ")"
     elif what not in {"", "HEADER", "TEXT", "MIME"} or (what == "MIME" and not path):
         raise BadSyntax("no such section")

@@ -12,7 +12,7 @@ from gatewayd.wire.imap.syntax import Reader
 MAX_LINE = 64 * 1024  # octets of a command without its literals
 MAX_SMALL_LITERAL = 64 * 1024  # of any literal but APPEND's; and of all before sign-in
 
-_LITERAL_AT_END = re.compile(rb"\{(\d{1,10})(\+?)\}\r?\n\Z")
+_LITERAL_AT_END = re.compile(rb"\{(\d+)(\+?)\}\r?\n\Z")
 _COMMAND = re.compile(rb'([^\x00-\x20\x7f(){%*"\\+]{1,64}) (?:(UID) )?([A-Za-z]+)(?: |\Z)', re.IGNORECASE)
 
 
@@ -91,6 +91,7 @@ class IMAPConnection:
         self._command = bytearray()  # lines and literals of the command that is coming in
         self._literal = 0  # octets of it still to come
         self._discard = 0  # octets of a refused LITERAL+ still to be thrown away
+        self._refused = False  # what comes is the rest of a refused command
         self._lines = 0
         self._waiting = False
 
@@ -121,8 +122,11 @@ class IMAPConnection:
             if self.state in (State.RESPONSE, State.IDLE):
                 self._waiting = True
                 return [Line(line.rstrip(b"\r\n"))]
-            self._command += line
             self._lines += len(line)
+            if self._refused:
+                self._skip(line)
+                continue
+            self._command += line
             event = self._line_read(line)
             if event is not None:
                 self._waiting = True
@@ -143,13 +147,22 @@ class IMAPConnection:
                 return tag + b" " + text + b"\r\n"
 
     def tls_started(self) -> None:
+        """What came ahead of the handshake is never a command (RFC 3501 §6.2.1)."""
         self.state = State.NOT_AUTHENTICATED
         self._buffer.clear()
         self._command.clear()
         self._literal = self._discard = self._lines = 0
+        self._refused = False
         self._waiting = False
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _skip(self, line: bytes) -> None:
+        literal = _LITERAL_AT_END.search(line)
+        if literal is not None and literal[2]:
+            self._discard = _size(literal[1])
+        else:
+            self._refused, self._lines = False, 0
 
     def _line_read(self, line: bytes) -> Command | BadCommand | NeedLiteral | None:
         literal = _LITERAL_AT_END.search(line)
@@ -158,13 +171,13 @@ class IMAPConnection:
             self._command.clear()
             self._lines = 0
             return self._whole(whole)
-        size, at_once = int(literal[1]), bool(literal[2])
+        size, at_once = _size(literal[1]), bool(literal[2])
         append = self.state is not State.NOT_AUTHENTICATED and b" APPEND " in bytes(self._command[:80]).upper()
         if len(self._command) + size > (self._max_append if append else MAX_SMALL_LITERAL) + MAX_LINE:
             tag = bytes(self._command).split(b" ", 1)[0][:64]
             self._command.clear()
             self._lines = 0
-            self._discard = size if at_once else 0
+            self._discard, self._refused = (size, True) if at_once else (0, False)
             return BadCommand(tag, "[TOOBIG] The literal is too large")
         if self._command.endswith(b"+}\r\n") or self._command.endswith(b"}\r\n"):
             self._literal = size
@@ -181,6 +194,10 @@ class IMAPConnection:
             return BadCommand(tag, "unknown command")
         if name not in ALLOWED[self.state]:
             return BadCommand(tag, f"{name} is not allowed now")
-        if name in {"STARTTLS", "LOGOUT"}:
-            self._buffer.clear()  # what came ahead of the handshake is never a command (RFC 3501 §6.2.1)
         return Command(tag, name, uid, Reader(line[found.end() :]))
+
+
+def _size(digits: bytes) -> int:
+    if len(digits) > 10:  # its octets must not be read as commands
+        raise RemoteProtocolError("an impossible literal")
+    return int(digits)

@@ -99,6 +99,8 @@ class Reader:
         ranges = []
         for item in self._match(_SET, "a sequence set").group().split(b","):
             low, colon, high = item.partition(b":")
+            if max(len(low), len(high)) > 10:
+                raise BadSyntax("a number from 1 to 4294967295 is expected")
             first = STAR if low == b"*" else int(low)
             last = first if not colon else STAR if high == b"*" else int(high)
             if 0 in (first, last) or max(first, last) > STAR:

@@ -86,8 +86,6 @@ class POP3Connection:
             return [BadCommand("unknown command")]
         if verb not in ALLOWED[self.state]:
             return [BadCommand(f"{verb} is not allowed now")]
-        if verb in {"STLS", "QUIT"}:
-            self._buffer.clear()  # what came ahead of the handshake is never a command (RFC 2595 §4)
         return [Command(verb, argument)]
 
     def send(self, event: Answer) -> bytes:
@@ -106,6 +104,7 @@ class POP3Connection:
         return line + body.replace(b"\r\n.", b"\r\n..") + b".\r\n"
 
     def tls_started(self) -> None:
+        """What came ahead of the handshake is never a command (RFC 2595 §4)."""
         self.state = State.AUTHORIZATION
         self._buffer.clear()
         self._waiting = False

@@ -158,7 +158,7 @@ class SMTPServer:
         return "".join(lines).encode("ascii", "backslashreplace")  # UTF-8 is not for every client, RFC 6531 §3.7.4
 
     def tls_started(self) -> None:
-        """Nothing said in the clear counts (RFC 3207 §4.2)."""
+        """Nothing said in the clear counts, least of all commands sent ahead of the handshake (RFC 3207 §4.2, §6)."""
         self.state = State.NEW
         self._buffer.clear()
         self._searched = 0
@@ -245,10 +245,7 @@ class SMTPServer:
                 return StartData() if not rest.strip() else BadCommand(501, "5.5.4", "DATA takes nothing")
             case "AUTH":
                 return self._auth(rest)
-            case "STARTTLS" | "QUIT" if not rest.strip():
-                self._buffer.clear()  # what came ahead of the handshake is never a command (RFC 3207 §6)
-                return Simple(verb)
-            case "STARTTLS" | "QUIT":
+            case "STARTTLS" | "QUIT" if rest.strip():
                 return BadCommand(501, "5.5.4", f"{verb} takes nothing")
         return Simple(verb)
 
