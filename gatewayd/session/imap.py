@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
@@ -22,7 +20,7 @@ from gatewayd.interfaces import (
     StoreError,
     StoreFull,
 )
-from gatewayd.session import imap_fetch, imap_search
+from gatewayd.session import imap_fetch, imap_search, sasl
 from gatewayd.session.imap_mailbox import OpenMailbox, flags_response
 from gatewayd.session.link import Link
 from gatewayd.wire.imap.connection import BadCommand, Command, Continue, Line, NeedLiteral, State, Tagged, Untagged
@@ -159,7 +157,10 @@ class IMAPSession:
         command.arguments.space()
         password = command.arguments.astring()
         command.arguments.end()
-        return await self._sign_in(command.tag, user, password)
+        try:
+            return await self._sign_in(command.tag, user.decode("utf-8"), password.decode("utf-8"))
+        except UnicodeDecodeError:
+            return "NO [AUTHENTICATIONFAILED] Not UTF-8"
 
     async def _do_authenticate(self, command: Command) -> str | None:
         mechanism = command.arguments.word()
@@ -178,19 +179,17 @@ class IMAPSession:
         if response == b"*":
             return "BAD Cancelled"
         try:
-            identity, user, password = base64.b64decode(response, validate=True).split(b"\0")
-        except (binascii.Error, ValueError):
-            return "BAD Not a PLAIN response"
-        if identity and identity != user:
-            return "NO [AUTHORIZATIONFAILED] No acting for others"
+            user, password = sasl.plain_base64(response)
+        except sasl.BadResponse as error:
+            return f"NO [AUTHENTICATIONFAILED] {error}"
         return await self._sign_in(tag, user, password)
 
-    async def _sign_in(self, tag: bytes, user: bytes, password: bytes) -> str | None:
+    async def _sign_in(self, tag: bytes, user: str, password: str) -> str | None:
         if self._link.tls is None:
             return "NO [PRIVACYREQUIRED] Use STARTTLS first"
         try:
-            self._account = await self._authenticator.password(user.decode("utf-8"), password.decode("utf-8"))
-        except (AuthenticationFailed, UnicodeDecodeError):
+            self._account = await self._authenticator.password(user, password)
+        except AuthenticationFailed:
             self._failures += 1
             if self._failures < MAX_AUTH_FAILURES:
                 return "NO [AUTHENTICATIONFAILED] Wrong user or password"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from gatewayd.interfaces import Account, AuthenticationFailed, Entry, IAuthenticator, IStore, StoreError
+from gatewayd.session import sasl
 from gatewayd.session.link import Link
 from gatewayd.wire.pop3.connection import Answer, AuthResponse, BadCommand, Command, State
 
@@ -102,12 +100,9 @@ class POP3Session:
 
     async def _plain(self, text: str) -> None:
         try:
-            identity, user, password = base64.b64decode(text, validate=True).decode("utf-8").split("\0")
-        except (binascii.Error, ValueError):
-            self._no("Not a PLAIN response")
-            return
-        if identity and identity != user:
-            self._no("[AUTH] No acting for others")
+            user, password = sasl.plain_base64(text.encode())
+        except sasl.BadResponse as error:
+            self._no(f"[AUTH] {error}")
             return
         await self._sign_in(user, password)
 

@@ -10,6 +10,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, Origin, StoreError
 from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+from gatewayd.session import sasl
 from gatewayd.session.link import Link
 from gatewayd.wire.smtp import server as wire
 from gatewayd.wire.smtp.server import Reply, State, reply
@@ -238,17 +239,17 @@ class SMTPServerSession:
             self._user = response
             self._link.send(reply(334, "", "UGFzc3dvcmQ6", state=State.AUTH))
             return
-        if self._mechanism == "LOGIN":
-            user, password = self._user or b"", response
-        else:
-            identity, _, rest = response.partition(b"\0")
-            user, nul, password = rest.partition(b"\0")
-            if not nul or b"\0" in password or (identity and identity != user):  # RFC 4616 §2
-                self._error(reply(501, "5.5.2", "Not a PLAIN response", state=State.READY))
-                return
         try:
-            self._account = await self._authenticator.password(user.decode("utf-8"), password.decode("utf-8"))
-        except (AuthenticationFailed, UnicodeDecodeError):
+            if self._mechanism == "LOGIN":
+                user, password = (self._user or b"").decode("utf-8"), response.decode("utf-8")
+            else:
+                user, password = sasl.plain(response)
+        except ValueError:
+            self._error(reply(501, "5.5.2", f"Not a {self._mechanism} response", state=State.READY))
+            return
+        try:
+            self._account = await self._authenticator.password(user, password)
+        except AuthenticationFailed:
             self._auth_failures += 1
             if self._auth_failures >= MAX_AUTH_FAILURES:
                 self._bye(421, "4.7.0", "Too many failed attempts")
