@@ -23,9 +23,9 @@ from gatewayd.crypto.domain_keys import KeyStore, SigningKey
 from gatewayd.message.model import Content, Payload
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.tls import Trust
-from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
+from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.wire.parley.connection import ParleyConnection, Request
-from gatewayd.wire.parley.schema import Send, SendReply, read
+from gatewayd.wire.parley.schema import Auth, Send, SendReply, read
 
 ALPHA, BETA = Domain.parse("alpha.test"), Domain.parse("beta.test")
 
@@ -289,6 +289,38 @@ def test_requests_that_are_not_for_strangers(alpha: Gateway) -> None:
     errors = {item[1]: item[3]["error"] for item in frames(everything(connection)) if item[0] == 2}
     assert errors == {1: "auth-required", 2: "auth-required", 3: "auth-required", 4: "bad-request"}
     connection.close()
+
+
+def test_requests_that_lie_about_their_types(alpha: Gateway) -> None:
+    """Text where octets belong, numbers out of range, true for a stream: refused, each with its reason."""
+    for body in ({"mechanism": "SCRAM-SHA-256-PLUS", "data": "cD10bHM="}, {"mechanism": "DOMAIN", "kid": "AAAA"}):
+        connection = parley_socket(alpha)
+        connection.sendall(HELLO + frame(cbor2.dumps([1, 1, "auth", body])) + frame(cbor2.dumps([4, 0, "", {}])))
+        (answer,) = (item for item in frames(everything(connection)) if item[0] == 2)
+        assert answer[3]["error"] == "bad-request"
+    for stream in (0, -1, 2**32, True):
+        connection = parley_socket(alpha)
+        connection.sendall(HELLO + frame(cbor2.dumps([1, stream, "keys", {"domain": "alpha.test"}])))
+        assert frames(everything(connection))[-1][3]["code"] == "bad-frame"
+
+
+def test_guessing_passwords_ends_the_connection(world: World, alpha: Gateway) -> None:
+    async def guess() -> int:
+        engine = ParleyConnection()
+        session = ParleyClientSession("guesser", engine)
+        host, port = alpha.port("parley")
+        await dial_parley(world.reactor.reactor, host, port, ALPHA, Trust(alpha.root / "ca.pem"), engine, session)
+        for number in range(20):
+            try:
+                await session.request("auth", Auth("SCRAM-SHA-256-PLUS", b"p=tls-exporter,,n=bob,r=%d" % number))
+                await session.request("auth", Auth("SCRAM-SHA-256-PLUS", b"c=biws,r=x,p=AAAA"))
+            except RequestFailed as failed:
+                assert failed.error == "auth-failed"
+            except ConnectionGone:
+                return number
+        return 20
+
+    assert world.reactor.wait(guess()) == 3
 
 
 def test_without_alpn_nothing_is_said(alpha: Gateway) -> None:

@@ -47,6 +47,7 @@ class ParleyClientSession:
     def opened(self, link: Link) -> None:
         self._link = link
         self._engine.trust()  # the listener has proved who it is
+        link.set_timeout(TIMEOUT)
         link.send(Hello(1, self._name, MAX_FRAME))
 
     def tls_started(self) -> None:
@@ -57,19 +58,26 @@ class ParleyClientSession:
             case Hello():
                 if self.hello is not None:
                     hello, self.hello = self.hello, None
+                    self._got_word()
                     hello.callback(event)
             case Response(stream, _, body):
-                self._waiting.pop(stream).callback(body)
-                if not self._waiting:
-                    self._link.set_timeout(None)
+                waiter = self._waiting.pop(stream)
+                self._got_word()
+                waiter.callback(body)
             case Push("changes", body):
-                self.on_changes(read(Changes, body))
+                try:
+                    changes = read(Changes, body)
+                except RemoteProtocolError as error:
+                    self.protocol_error(error)
+                    self._link.close()
+                    return
+                self.on_changes(changes)
             case Bye(code, text):
                 self._lost(ConnectionGone(f"{code}: {text}"))
                 self._link.close()
 
     def protocol_error(self, error: Exception) -> None:
-        if isinstance(error, RemoteProtocolError):
+        if isinstance(error, RemoteProtocolError) and self._gone is None:
             self._link.send(Bye(error.code, error.text))
         self._lost(ConnectionGone(str(error)))
 
@@ -99,10 +107,10 @@ class ParleyClientSession:
         if self._gone is not None:
             raise self._gone
         stream = self._engine.new_stream()
+        self._link.send(Request(stream, method, plain(body)))
         waiter: Deferred[Any] = Deferred()
         self._waiting[stream] = waiter
         self._link.set_timeout(TIMEOUT)
-        self._link.send(Request(stream, method, plain(body)))
         reply: dict[str, Any] = await waiter
         if "error" in reply:
             raise RequestFailed(str(reply["error"]), str(reply.get("text", "")))
@@ -120,12 +128,22 @@ class ParleyClientSession:
         except ScramError as error:
             self._link.abort()
             raise RequestFailed("auth-failed", f"the server does not prove itself: {error}") from None
+        except RemoteProtocolError as error:
+            self.close()
+            raise RequestFailed(error.code, error.text) from None
+        except RequestFailed:
+            self.close()
+            raise
 
     async def sign_in_domain(self, key: SigningKey, listening: Domain) -> None:
         """Raises RequestFailed, ConnectionGone."""
         assert self._link.tls is not None
         proof = domain_auth.sign(key, listening, self._link.tls.exporter)
-        await self.request("auth", Auth("DOMAIN", proof, key.domain.name, listening.name, key.kid))
+        try:
+            await self.request("auth", Auth("DOMAIN", proof, key.domain.name, listening.name, key.kid))
+        except RequestFailed:
+            self.close()
+            raise
 
     async def keys(self, domain: Domain) -> bytes:
         """The domain's encoded key set. Raises RequestFailed, ConnectionGone."""
@@ -134,7 +152,12 @@ class ParleyClientSession:
     def close(self) -> None:
         if self._gone is None:
             self._link.send(Bye("", ""))
+            self._lost(ConnectionGone("closed by us"))
             self._link.close()
+
+    def _got_word(self) -> None:
+        if not self._waiting and self.hello is None:
+            self._link.set_timeout(None)
 
     def _lost(self, error: Exception) -> None:
         if self._gone is not None:

@@ -5,6 +5,7 @@ Whatever fails between the two servers is temporary: there is no way down to mai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ from gatewayd.wire.parley.connection import ParleyConnection
 from gatewayd.wire.parley.schema import Send, SendReply, read
 
 IDLE = 60.0  # seconds that a connection is kept without work
+MAX_RETRY = 6 * 3600  # seconds that a peer may have us wait
+CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")  # RFC 3463 §2
 
 Connect = Callable[[Domain, Endpoint, Engine, Session], Awaitable[None]]
 RouteOf = Callable[[Domain], Awaitable[Route]]
@@ -74,9 +77,10 @@ class ParleyCourier:
             return dict.fromkeys(recipients, Deferred("4.4.1", f"{route.domain}: {error}"))
         said: dict[str, Outcome] = {}
         for result in reply.results:
-            try:
-                said[result.to] = outcome(result.code, result.text, result.retry)
-            except ValueError:
+            retry = None if result.retry is None else min(result.retry, MAX_RETRY)
+            if CODE.match(result.code):
+                said[result.to] = outcome(result.code, result.text, retry)
+            else:
                 said[result.to] = Deferred("4.5.0", f"{route.domain} answered with the code {result.code[:20]!r}")
         return {a: said.get(str(a), Deferred("4.5.0", f"{route.domain} left the recipient out")) for a in recipients}
 
@@ -90,16 +94,19 @@ class ParleyCourier:
 
     async def fetch_keys(self, domain: Domain) -> bytes:
         """The domain's encoded key set, from its own listener. Raises OSError."""
-        route = await self._route(domain)
-        if not isinstance(route, Parley):
-            raise ConnectionError(f"{domain} has no Parley service that could be found now")
-        session = await self._dial(route)
         try:
-            return await session.keys(domain)
+            route = await self._route(domain)
+            if not isinstance(route, Parley):
+                raise ConnectionError(f"{domain} has no Parley service that could be found now")
+            session = await self._dial(route)
+            try:
+                return await session.keys(domain)
+            finally:
+                session.close()
         except (RequestFailed, RemoteProtocolError) as failed:
             raise ConnectionError(str(failed)) from None
-        finally:
-            session.close()
+        except defer.CancelledError:  # who asked has gone; others may wait for the same answer, and get this
+            raise ConnectionError("the one who asked has gone") from None
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.domain_keys import KeySet, KeyStore
 from gatewayd.crypto.scram import ScramError, ScramServer
-from gatewayd.interfaces import Account, IAuthenticator, IStore, ScramCredentials, StoreError
+from gatewayd.interfaces import Account, IAuthenticator, IStore, NoSuchMailbox, ScramCredentials, StoreError
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import BAD_ADDRESS, Deferred, Outcome, Refused
 from gatewayd.session.link import Link
-from gatewayd.wire.parley import RemoteProtocolError
+from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import MAX_FRAME, Bye, Event, ParleyConnection, Push, Request, Response
 from gatewayd.wire.parley.schema import (
     Auth,
@@ -43,6 +43,7 @@ IDLE = 3600.0
 REMEMBER = 30 * 86400  # seconds that peers remember our domains for
 CONCURRENT = 16  # requests worked on at once, for one connection
 MAX_RECIPIENTS = 1000
+MAX_AUTH_FAILURES = 3
 MAX_SYNC = 500
 PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
 READ_AHEAD = 4  # messages
@@ -101,6 +102,8 @@ class ParleyServerSession:
         self._stop_watching: Callable[[], None] | None = None
         self._pushing = False
         self._push_again = False
+        self._auth_failures = 0
+        self._over = False  # BYE was said
 
     # -- Session ----------------------------------------------------------------------------------------------------
 
@@ -118,10 +121,10 @@ class ParleyServerSession:
 
     def protocol_error(self, error: Exception) -> None:
         if isinstance(error, RemoteProtocolError):
-            self._link.send(Bye(error.code, error.text))
+            self._say_bye(error.code, error.text)
 
     def failed(self) -> None:
-        self._link.send(Bye("internal", "internal error; nothing more was done"))
+        self._say_bye("internal", "internal error; nothing more was done")
 
     def timed_out(self) -> None:
         self._bye("timeout", "idle for too long")
@@ -155,11 +158,16 @@ class ParleyServerSession:
             body = await self._do(request)
         except Failed as failed:
             body = Error(failed.error, str(failed))
+            self._auth_failures += failed.error == "auth-failed"
         except RemoteProtocolError as error:
             body = Error(error.code, error.text)
+        except NoSuchMailbox as error:
+            body = Error("not-found", f"no mailbox {error}")
         except StoreError as error:
             body = Error("unavailable", str(error))
-        self._link.send(Response(request.stream, request.method, body))
+        self._send(Response(request.stream, request.method, body))
+        if self._auth_failures >= MAX_AUTH_FAILURES:
+            self._bye("auth-failed", "too many failed attempts")
         await self._link.drained()
 
     async def _do(self, request: Request) -> Body:
@@ -285,8 +293,6 @@ class ParleyServerSession:
     # -- sync and mark ----------------------------------------------------------------------------------------------
 
     async def _do_sync(self, body: Sync, account: Account) -> Changes:
-        if body.since < 0 or body.limit < 1:
-            raise Failed("bad-request", "since is 0 or more, limit 1 or more")
         await self._reading.acquire()  # one page at a time, and the next when this one is read
         try:
             await self._link.drained()
@@ -345,7 +351,7 @@ class ParleyServerSession:
                 self._push_again = False
                 tail = await self._changes(self._account, self._live, MAX_SYNC)
                 if tail.changes:
-                    self._link.send(Push("changes", tail))
+                    self._send(Push("changes", tail))
                     await self._link.drained()
                 self._live = tail.modseq
                 self._push_again = self._push_again or tail.more
@@ -364,8 +370,23 @@ class ParleyServerSession:
             await self._store.copy(*where, body.move, True)
         return Changes((), mailbox.highest_modseq)
 
+    # -- what is said -----------------------------------------------------------------------------------------------
+
+    def _send(self, event: Response | Push) -> None:
+        if self._over:
+            return  # an answer that was worked on when BYE was said
+        try:
+            self._link.send(event)
+        except LocalProtocolError as error:
+            self._bye("too-big", str(error))
+
+    def _say_bye(self, code: str, text: str) -> None:
+        if not self._over:
+            self._over = True
+            self._link.send(Bye(code, text[:200]))
+
     def _bye(self, code: str, text: str) -> None:
-        self._link.send(Bye(code, text))
+        self._say_bye(code, text)
         self._link.close()
 
 

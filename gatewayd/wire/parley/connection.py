@@ -13,6 +13,7 @@ from gatewayd.wire.parley.schema import Body, Hello, plain, read
 HELLO, REQ, RES, PUSH, BYE = range(5)
 FIRST_FRAME = 64 * 1024  # octets, until the peer's HELLO; and what is taken of a stranger
 MAX_FRAME = 80 * 1024 * 1024  # octets that we announce: a mail of the size limit with its view
+STREAMS = range(1, 2**32)
 MAX_OPEN = 1000  # requests without a reply, in each direction
 
 
@@ -110,12 +111,15 @@ class ParleyConnection:
             raise LocalProtocolError("HELLO comes first")
         match event:
             case Request(stream, method, body):
+                octets = self._frame(REQ, stream, method, body)
                 self._asked[stream] = method
-                return self._frame(REQ, stream, method, body)
+                return octets
             case Response(stream, method, body):
-                if self._owed.pop(stream, None) is None:
+                if stream not in self._owed:
                     raise LocalProtocolError("no such request")
-                return self._frame(RES, stream, method, body)
+                octets = self._frame(RES, stream, method, body)
+                del self._owed[stream]
+                return octets
             case Push(method, body):
                 return self._frame(PUSH, 0, method, body)
         raise LocalProtocolError("no such event")
@@ -128,12 +132,14 @@ class ParleyConnection:
 
     def _event(self, item: Any) -> Event:
         match item:
-            case [int(kind), int(stream), str(method), dict(body)] if not isinstance(kind, bool) and stream >= 0:
+            case [int(kind), int(stream), str(method), dict(body)] if not isinstance(kind, bool):
                 pass
             case _:
                 raise RemoteProtocolError("bad-frame", "a frame is [kind, stream, method, body]")
         if kind not in ALLOWED[self._theirs]:
             raise RemoteProtocolError("bad-frame", f"kind {kind} is not allowed now")
+        if isinstance(stream, bool) or stream not in (STREAMS if kind in {REQ, RES} else range(1)):
+            raise RemoteProtocolError("bad-frame", "a stream that this kind does not have")
         if kind == HELLO:
             hello = read(Hello, body)
             if hello.version != 1 or hello.frame < 1024:

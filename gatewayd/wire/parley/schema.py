@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from gatewayd.wire.parley import RemoteProtocolError
 
 T = TypeVar("T")
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+UID = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Flag = Annotated[str, msgspec.Meta(pattern=r"^\\?[!#$&'+,./0-9:;<=>?@A-Z^_`a-z|~-]+\Z")]  # RFC 9051 §9, flag
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": "from"}):
@@ -19,8 +22,8 @@ class Hello(Body, frozen=True):
     version: int
     name: str  # who speaks: a server's host name, or a client's program
     frame: int  # octets of the largest frame taken
-    recipients: int = 1000  # of one send
-    remember: int = 0  # seconds that the listener's domains are to be remembered as speaking Parley
+    recipients: Number = 1000  # of one send
+    remember: Number = 0  # seconds that the listener's domains are to be remembered as speaking Parley
 
 
 class Auth(Body, frozen=True):
@@ -56,7 +59,7 @@ class Result(Body, frozen=True):
     to: str
     code: str  # RFC 3463
     text: str
-    retry: int | None = None  # seconds
+    retry: Number | None = None  # seconds
 
 
 class SendReply(Body, frozen=True):
@@ -64,15 +67,15 @@ class SendReply(Body, frozen=True):
 
 
 class Sync(Body, frozen=True):
-    since: int
-    limit: int = 100
+    since: Number
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 100
     live: bool = False
 
 
 class Change(Body, frozen=True):
     mailbox: str
-    uid: int
-    modseq: int
+    uid: UID
+    modseq: Number
     gone: bool = False
     flags: tuple[str, ...] = ()
     id: bytes = b""
@@ -82,15 +85,15 @@ class Change(Body, frozen=True):
 
 class Changes(Body, frozen=True):
     changes: tuple[Change, ...]
-    modseq: int
+    modseq: Number
     more: bool = False
 
 
 class Mark(Body, frozen=True):
     mailbox: str
-    uids: tuple[int, ...]
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
+    uids: tuple[UID, ...]
+    add: tuple[Flag, ...] = ()
+    remove: tuple[Flag, ...] = ()
     move: str = ""
     delete: bool = False
 
@@ -103,7 +106,7 @@ class Error(Body, frozen=True):
 def read(kind: type[T], body: Any) -> T:
     """Raises RemoteProtocolError, naming the field that is wrong."""
     try:
-        return msgspec.convert(body, kind)
+        return msgspec.convert(body, kind, builtin_types=(bytes,))  # else text would pass as base64
     except msgspec.ValidationError as error:
         raise RemoteProtocolError("bad-request", str(error)) from None
 
