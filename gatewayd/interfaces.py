@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zope.interface import Interface
 
 from gatewayd.address import Address, Domain
+from gatewayd.errors import StoreError
 from gatewayd.message.model import Content
 from gatewayd.outcome import Outcome
 
@@ -112,14 +113,6 @@ class Peer:
     parley_until: float  # it published Parley; no way down to mail before this time
     keys: bytes | None  # its last key set, encoded as it came
     keys_until: float
-
-
-class StoreError(Exception):
-    """The store could not do it now (disk, database); nothing was changed."""
-
-
-class StoreFull(StoreError):
-    """No space is left."""
 
 
 class NoSuchMailbox(StoreError):

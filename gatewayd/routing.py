@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Domain
+from gatewayd.errors import StoreError
 from gatewayd.interfaces import (
     Answer,
     Bridged,
@@ -21,7 +22,6 @@ from gatewayd.interfaces import (
     Parley,
     ResolutionFailed,
     Route,
-    StoreError,
 )
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred, Refused
 

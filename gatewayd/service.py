@@ -35,9 +35,10 @@ from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
-from gatewayd.database.sqlite import Database, DatabaseError
+from gatewayd.database.sqlite import Database
 from gatewayd.dns.resolver import Resolver
-from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley
 from gatewayd.message.bridge import as_mail
 from gatewayd.message.model import Content
 from gatewayd.metrics import Metrics
@@ -283,7 +284,7 @@ class Gateway(Service):
         self.metrics.connections.set(self._limits.total)
         try:
             await self.database.write(lambda db: db.execute("SELECT 1").fetchone())
-        except DatabaseError as error:
+        except StoreError as error:
             return {"store": str(error)}
         return {"store": "ok"}
 

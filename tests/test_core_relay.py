@@ -18,7 +18,8 @@ from gatewayd.core.delivery import PostOffice
 from gatewayd.core.relay import Relay
 from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
-from gatewayd.interfaces import Endpoint, Envelope, Local, Mail, Origin, Parley, Route, ScramCredentials, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Endpoint, Envelope, Local, Mail, Origin, Parley, Route, ScramCredentials
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.store.blobs import BlobStore

@@ -14,7 +14,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gatewayd.database import sqlite
-from gatewayd.database.sqlite import Database, DatabaseError, DatabaseFull
+from gatewayd.database.sqlite import Database
+from gatewayd.errors import StoreError, StoreFull
 from tests.loop import Loop
 
 STEPS = ["CREATE TABLE word (word TEXT PRIMARY KEY)"]
@@ -85,8 +86,8 @@ def test_one_failing_write_does_not_take_its_neighbours(database: Database, loop
     before = database.commits
     answers = loop.wait(begin_together(database, [insert("a"), half, insert("b"), rude, insert("a"), insert("c")]))
     assert isinstance(answers[2], LookupError)
-    assert type(answers[4]) is DatabaseError
-    assert type(answers[5]) is DatabaseError  # "a" is there already
+    assert type(answers[4]) is StoreError
+    assert type(answers[5]) is StoreError  # "a" is there already
     assert not any(isinstance(answers[n], Exception) for n in (0, 1, 3, 6))
     assert database.commits == before + 2
     assert loop.one(database.read(words)) == {"a", "b", "c"}
@@ -98,7 +99,7 @@ def test_an_error_that_takes_the_transaction_does_not_take_the_neighbours(databa
         raise sqlite3.OperationalError("disk I/O error")
 
     answers = loop.wait(begin_together(database, [insert("a"), ends, insert("b")]))
-    assert [type(answer) for answer in answers[1:]] == [int, DatabaseError, int]
+    assert [type(answer) for answer in answers[1:]] == [int, StoreError, int]
     assert loop.one(database.read(words)) == {"a", "b"}
 
 
@@ -117,7 +118,7 @@ def test_readers_see_commits_and_write_nothing(database: Database, loop: Loop) -
     for number in range(20):
         loop.one(database.write(insert(str(number))))
         assert str(number) in loop.one(database.read(words))
-    with pytest.raises(DatabaseError, match="readonly"):
+    with pytest.raises(StoreError, match="readonly"):
         loop.one(database.read(insert("by a reader")))
     with pytest.raises(LookupError):
         loop.one(database.read(lambda db: {}[1]))
@@ -167,12 +168,12 @@ def test_migration_goes_on_from_where_it_was(database: Database, loop: Loop) -> 
     database.migrate("words", more)
     database.migrate("others", STEPS[:0])
     assert loop.one(database.read(lambda db: db.execute("SELECT * FROM word").fetchall())) == [("kept", 4)]
-    with pytest.raises(DatabaseError, match="newer"):
+    with pytest.raises(StoreError, match="newer"):
         database.migrate("words", STEPS)
 
 
 def test_a_failing_migration_changes_nothing(database: Database, loop: Loop) -> None:
-    with pytest.raises(DatabaseError):
+    with pytest.raises(StoreError):
         database.migrate("words", [*STEPS, "ALTER TABLE word ADD COLUMN a INTEGER; SELECT * FROM nowhere"])
     assert loop.one(database.read(lambda db: db.execute("SELECT * FROM word").description)) == (
         ("word", *[None] * 6),
@@ -183,7 +184,7 @@ def test_a_failing_migration_changes_nothing(database: Database, loop: Loop) -> 
 def test_a_file_that_is_no_database(tmp_path: Path, loop: Loop) -> None:
     path = tmp_path / "test.sqlite"
     path.write_bytes(b"this was never a database\n" * 400)
-    with pytest.raises(DatabaseError, match="not a database"):
+    with pytest.raises(StoreError, match="not a database"):
         Database(path, loop.post)
 
 
@@ -191,7 +192,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, loop: Loop) -> None:
 def test_a_file_that_cannot_be(tmp_path: Path, loop: Loop, path: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "directory").mkdir()
-    with pytest.raises(DatabaseError, match=path):
+    with pytest.raises(StoreError, match=path):
         Database(tmp_path / path, loop.post)
 
 
@@ -214,7 +215,7 @@ def test_a_damaged_page(database: Database, loop: Loop) -> None:
             damaged.read(lambda db: db.execute("SELECT count(*) FROM other").fetchone()),
             damaged.data_version(),
         )
-        assert [type(answer) for answer in answers] == [DatabaseError, int, DatabaseError, tuple, int]
+        assert [type(answer) for answer in answers] == [StoreError, int, StoreError, tuple, int]
     finally:
         damaged.close()
 
@@ -227,7 +228,7 @@ def test_a_question_that_fails_is_answered(
 
     with monkeypatch.context() as patch:
         patch.setattr(sqlite, "_data_version", failing)
-        with pytest.raises(DatabaseError):
+        with pytest.raises(StoreError):
             loop.one(database.data_version())
     loop.one(database.write(insert("after")))
     assert loop.one(database.read(words)) == {"after"}
@@ -245,7 +246,7 @@ def test_no_more_pages(database: Database, loop: Loop) -> None:
         answers = loop.wait(begin_together(database, [insert(word) for word in some]))[1:]
         acknowledged |= {w for w, answer in zip(some, answers, strict=True) if not isinstance(answer, Exception)}
         failed = [answer for answer in answers if isinstance(answer, Exception)]
-    assert {type(error) for error in failed} == {DatabaseFull}
+    assert {type(error) for error in failed} == {StoreFull}
     assert loop.one(database.read(words)) == acknowledged
     loop.one(database.write(lambda db: db.execute(pages.format(10 * limit)).fetchone()))
     loop.one(database.write(insert("room again")))
@@ -270,7 +271,7 @@ while failed is None:
     try:
         loop.one(database.write(insert(f"{{n:020000}}")))
         acknowledged.add(f"{{n:020000}}")
-    except DatabaseError as error:
+    except StoreError as error:
         failed = error
 assert acknowledged, "no room for anything"
 assert loop.one(database.read(words)) == acknowledged
@@ -308,13 +309,13 @@ def small_disk(path: Path) -> list[str]:
 
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     script = FILL.format(less_room=LIMIT.format(500_000), more_room=LIMIT.format("resource.RLIM_INFINITY"))
-    assert run([], script, tmp_path / "test.sqlite") in {"DatabaseError", "DatabaseFull"}
+    assert run([], script, tmp_path / "test.sqlite") in {"StoreError", "StoreFull"}
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
     ballast = 'path.with_name("ballast")'
     script = FILL.format(less_room=f"{ballast}.write_bytes(bytes(1_000_000))", more_room=f"{ballast}.unlink()")
-    assert run(small_disk(tmp_path), script, tmp_path / "test.sqlite") == "DatabaseFull"
+    assert run(small_disk(tmp_path), script, tmp_path / "test.sqlite") == "StoreFull"
 
 
 READ_ONLY = """
@@ -330,11 +331,11 @@ try:
     database = Database(path, loop.post)
     try:
         database.migrate("words", [*STEPS, "CREATE TABLE more (word TEXT)"])
-    except DatabaseError:
+    except StoreError:
         print("not migrated")
     print(sorted(loop.one(database.read(words))))
     loop.one(database.write(insert("b")))
-except DatabaseError as error:
+except StoreError as error:
     print(error)
 """
 
@@ -366,7 +367,7 @@ def test_close_commits_what_waits(database: Database, loop: Loop) -> None:
     assert len(loop.one(reopened.read(words))) == 1200
     reopened.close()
     late = loop.all(database.write(insert("late")), database.read(words), database.data_version())
-    assert [type(answer) for answer in late] == [DatabaseError] * 3
+    assert [type(answer) for answer in late] == [StoreError] * 3
 
 
 def test_every_write_beside_a_close_is_answered(tmp_path: Path, loop: Loop) -> None:

@@ -9,18 +9,8 @@ from twisted.internet import defer
 from twisted.internet.task import Clock
 
 from gatewayd.address import Domain
-from gatewayd.interfaces import (
-    Answer,
-    Bridged,
-    Endpoint,
-    Local,
-    Mail,
-    Parley,
-    Peer,
-    ResolutionFailed,
-    Route,
-    StoreError,
-)
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Answer, Bridged, Endpoint, Local, Mail, Parley, Peer, ResolutionFailed, Route
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred
 from gatewayd.routing import LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
 

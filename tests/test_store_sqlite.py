@@ -21,7 +21,8 @@ from twisted.internet.task import Clock
 
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import Delivery, MailboxExists, NoSuchMailbox, ScramCredentials, StoreFull
+from gatewayd.errors import StoreFull
+from gatewayd.interfaces import Delivery, MailboxExists, NoSuchMailbox, ScramCredentials
 from gatewayd.message.bridge import bridged_payload
 from gatewayd.message.model import Content
 from gatewayd.store.blobs import BlobStore

@@ -24,7 +24,8 @@ from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeySet, KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import Account, ScramCredentials, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Account, ScramCredentials
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore

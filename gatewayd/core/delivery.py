@@ -15,18 +15,8 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.examination import Examined
-from gatewayd.interfaces import (
-    Account,
-    Delivery,
-    Envelope,
-    IQueue,
-    IStore,
-    Origin,
-    Placed,
-    Route,
-    StoreError,
-    StoreFull,
-)
+from gatewayd.errors import StoreError, StoreFull
+from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
 from gatewayd.message import bridge
 from gatewayd.message.dates import internet_date
 from gatewayd.message.dsn import bounce

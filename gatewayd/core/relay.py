@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice, Router
-from gatewayd.interfaces import Bridged, Envelope, ICourier, IQueue, Leased, Local, Mail, Parley, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Bridged, Envelope, ICourier, IQueue, Leased, Local, Mail, Parley
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash

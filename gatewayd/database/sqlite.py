@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from gatewayd.errors import StoreError, StoreFull
+
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Post = Callable[[Callable[[], None]], None]
@@ -28,21 +30,13 @@ READERS = 2
 CACHE = -65536  # KiB, negative: a size and not pages
 
 
-class DatabaseError(Exception):
-    """The database could not do it; the work was rolled back whole."""
-
-
-class DatabaseFull(DatabaseError):
-    """No space is left."""
-
-
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection with our settings, in autocommit: transactions are said aloud. Raises DatabaseError."""
+    """A connection with our settings, in autocommit: transactions are said aloud. Raises StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
-        raise DatabaseError(f"{path}: {error}") from error
+        raise StoreError(f"{path}: {error}") from error
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -55,15 +49,15 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def typed(error: sqlite3.Error, where: str = "") -> DatabaseError:
+def typed(error: sqlite3.Error, where: str = "") -> StoreError:
     full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return (DatabaseFull if full else DatabaseError)(f"{where}{error}")
+    return (StoreFull if full else StoreError)(f"{where}{error}")
 
 
 class Database:
     """One file. `write` and `read` take work that runs on another thread with a connection in hand.
 
-    Raises DatabaseError when the file cannot be opened.
+    Raises StoreError when the file cannot be opened.
     """
 
     def __init__(self, path: Path, post: Post) -> None:
@@ -85,7 +79,7 @@ class Database:
             thread.start()
 
     def migrate(self, component: str, steps: list[str]) -> None:
-        """Bring one component's tables up to date, before anything uses them. Raises DatabaseError."""
+        """Bring one component's tables up to date, before anything uses them. Raises StoreError."""
         connection = connect(self.path)
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -93,7 +87,7 @@ class Database:
             row = connection.execute("SELECT version FROM schema WHERE component=?", (component,)).fetchone()
             version = row[0] if row else 0
             if version > len(steps):
-                raise DatabaseError(f"{self.path} was written by a newer gatewayd ({component} version {version})")
+                raise StoreError(f"{self.path} was written by a newer gatewayd ({component} version {version})")
             for step in steps[version:]:
                 for statement in step.split(";"):
                     connection.execute(statement)
@@ -105,7 +99,7 @@ class Database:
             connection.close()
 
     async def write(self, work: Work[T]) -> T:
-        """Run in the next group transaction; returns when it is committed. Raises what `work` raises, or DatabaseError;
+        """Run in the next group transaction; returns when it is committed. Raises what `work` raises, or StoreError;
         then it alone was rolled back. A group that fails is done again one by one, so `work` may run twice."""
         return await self._put(self._writes, work)
 
@@ -136,7 +130,7 @@ class Database:
             if not self._closed:
                 target.put((work, result))
                 return result
-        result.errback(DatabaseError("the database is closed"))
+        result.errback(StoreError("the database is closed"))
         return result
 
     # -- the writer's thread ----------------------------------------------------------------------------------------
@@ -188,7 +182,7 @@ class Database:
                 for item in items:
                     self._commit([item])
                 return
-            failed = typed(error) if isinstance(error, sqlite3.Error) else DatabaseError(str(error))
+            failed = typed(error) if isinstance(error, sqlite3.Error) else StoreError(str(error))
             done = [(result, Failure(failed)) for _, result in items]
         self._post(lambda: _resolve(done))
 

@@ -11,8 +11,9 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.database.sqlite import Database, DatabaseError, DatabaseFull
-from gatewayd.interfaces import IQueue, Leased, Queued, StoreError, StoreFull
+from gatewayd.database.sqlite import Database
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import IQueue, Leased, Queued
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue.states import DELIVERED, LEASED, REFUSED, WAITING
@@ -78,7 +79,7 @@ class SQLiteQueue:
                     )
             return answers
 
-        answers = await self._write(put)
+        answers = await self._database.write(put)
         self._call()
         return answers
 
@@ -107,11 +108,11 @@ class SQLiteQueue:
 
         if await self.next_due() is None:
             return []
-        return await self._write(take)
+        return await self._database.write(take)
 
     async def message(self, message_key: int) -> tuple[Content, bytes]:
         query = "SELECT protected, payload, signature, bodies, trace FROM queue_message WHERE message_key=?"
-        row = await self._read(lambda db: db.execute(query, (message_key,)).fetchone())
+        row = await self._database.read(lambda db: db.execute(query, (message_key,)).fetchone())
         if row is None:
             raise StoreError(f"queued message {message_key} is gone")
         return Content(row[0], row[1], row[2], cbor2.loads(row[3])), row[4]
@@ -126,7 +127,7 @@ class SQLiteQueue:
                 assert next_attempt is not None
                 state, when, tried = WAITING, next_attempt, 1
         values = (state, when, tried, outcome.code, outcome.text[:1000], queue_id, LEASED)
-        await self._write(
+        await self._database.write(
             lambda db: db.execute(
                 "UPDATE queue_recipient SET state=?, next_attempt=?, attempts=attempts+?, last_code=?, last_text=?"
                 " WHERE queue_id=? AND state=?",
@@ -139,9 +140,9 @@ class SQLiteQueue:
         now = self._clock.seconds()
         key = (domain.name, WAITING, now)
         query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt>?"
-        (waiting,) = await self._read(lambda db: db.execute(query, key).fetchone())
+        (waiting,) = await self._database.read(lambda db: db.execute(query, key).fetchone())
         if waiting:
-            await self._write(
+            await self._database.write(
                 lambda db: db.execute(
                     "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=?", (now, domain.name, WAITING)
                 )
@@ -152,12 +153,12 @@ class SQLiteQueue:
     async def recover(self) -> int:
         values = (WAITING, self._clock.seconds(), LEASED)
         query = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE state=?"
-        found: int = await self._write(lambda db: db.execute(query, values).rowcount)
+        found: int = await self._database.write(lambda db: db.execute(query, values).rowcount)
         return found
 
     async def next_due(self) -> float | None:
         query = "SELECT min(next_attempt) FROM queue_recipient WHERE state=?"
-        found = await self._read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in (WAITING, LEASED)])
+        found = await self._database.read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in (WAITING, LEASED)])
         return min((when for when in found if when is not None), default=None)
 
     async def listing(self, limit: int = 1000) -> list[Queued]:
@@ -167,7 +168,8 @@ class SQLiteQueue:
             " WHERE state IN (?,?) ORDER BY next_attempt LIMIT ?"
         )
         return [
-            Queued(*row) for row in await self._read(lambda db: db.execute(query, (WAITING, LEASED, limit)).fetchall())
+            Queued(*row)
+            for row in await self._database.read(lambda db: db.execute(query, (WAITING, LEASED, limit)).fetchall())
         ]
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -183,22 +185,8 @@ class SQLiteQueue:
             )
             db.execute("DELETE FROM queue_message WHERE message_key NOT IN (SELECT message_key FROM queue_recipient)")
 
-        await self._write(sweep)
+        await self._database.write(sweep)
 
     def _call(self) -> None:
         for callback in self._callbacks:
             callback()
-
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._database.write(work)
-        except DatabaseFull as error:
-            raise StoreFull(str(error)) from error
-        except DatabaseError as error:
-            raise StoreError(str(error)) from error
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._database.read(work)
-        except DatabaseError as error:
-            raise StoreError(str(error)) from error

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from twisted.internet.defer import DeferredLock
 
+from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import (
     Account,
     AuthenticationFailed,
@@ -17,8 +18,6 @@ from gatewayd.interfaces import (
     MailboxExists,
     NoSuchMailbox,
     Placed,
-    StoreError,
-    StoreFull,
 )
 from gatewayd.session import imap_fetch, imap_search, sasl
 from gatewayd.session.imap_mailbox import OpenMailbox, flags_response

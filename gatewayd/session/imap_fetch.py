@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from gatewayd.interfaces import Entry, IStore, StoreError, Summary
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Entry, IStore, Summary
 from gatewayd.message import mime
 from gatewayd.wire.imap.syntax import BadSyntax, Reader
 

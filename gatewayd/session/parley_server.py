@@ -13,7 +13,8 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.domain_keys import KeySet, KeyStore
 from gatewayd.crypto.scram import ScramError, ScramServer
-from gatewayd.interfaces import Account, IAuthenticator, IStore, NoSuchMailbox, ScramCredentials, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Account, IAuthenticator, IStore, NoSuchMailbox, ScramCredentials
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import BAD_ADDRESS, Deferred, Outcome, Refused
 from gatewayd.session.link import Link

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gatewayd.interfaces import Account, AuthenticationFailed, Entry, IAuthenticator, IStore, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Account, AuthenticationFailed, Entry, IAuthenticator, IStore
 from gatewayd.session import sasl
 from gatewayd.session.link import Link
 from gatewayd.wire.pop3.connection import Answer, AuthResponse, BadCommand, Command, State

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, Origin, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, Origin
 from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session import sasl

@@ -11,7 +11,8 @@ from typing import Any
 
 import cbor2
 
-from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed, StoreError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed
 from gatewayd.message.model import Content
 
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"

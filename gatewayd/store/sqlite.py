@@ -15,7 +15,8 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.database.sqlite import Database, DatabaseError, DatabaseFull
+from gatewayd.database.sqlite import Database
+from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import (
     Account,
     Changes,
@@ -27,8 +28,6 @@ from gatewayd.interfaces import (
     Peer,
     Placed,
     ScramCredentials,
-    StoreError,
-    StoreFull,
     Summary,
 )
 from gatewayd.message.bridge import as_mail
@@ -69,13 +68,13 @@ class SQLiteStore:
     # -- accounts ---------------------------------------------------------------------------------------------------
 
     async def add_domain(self, domain: Domain) -> None:
-        await self._write(lambda db: db.execute("INSERT OR IGNORE INTO domain VALUES (?)", (domain.name,)))
+        await self._database.write(lambda db: db.execute("INSERT OR IGNORE INTO domain VALUES (?)", (domain.name,)))
         self._known_until = 0.0
 
     async def domains(self) -> frozenset[Domain]:
         self._forget()
         if self._known_domains is None:
-            found = await self._read(lambda db: db.execute("SELECT name FROM domain").fetchall())
+            found = await self._database.read(lambda db: db.execute("SELECT name FROM domain").fetchall())
             self._known_domains = frozenset(Domain(name) for (name,) in found)
         return self._known_domains
 
@@ -101,10 +100,10 @@ class SQLiteStore:
                 rows.create_mailbox(db, account.account_id, name, special_use)
             return account
 
-        return await self._write(add)
+        return await self._database.write(add)
 
     async def set_credentials(self, account_id: int, credentials: ScramCredentials) -> None:
-        await self._write(
+        await self._database.write(
             lambda db: db.execute(
                 "UPDATE account SET salt=?, iterations=?, stored_key=?, server_key=? WHERE account_id=?",
                 (*_columns(credentials), account_id),
@@ -116,7 +115,7 @@ class SQLiteStore:
         known = self._known_accounts.get(address.key)
         if known is None:
             query = "SELECT account_id, address FROM account WHERE local=? AND domain=?"
-            row = await self._read(lambda db: db.execute(query, address.key).fetchone())
+            row = await self._database.read(lambda db: db.execute(query, address.key).fetchone())
             if row is None:
                 return None  # not remembered: it may be about to be made
             known = self._known_accounts[address.key] = Account(row[0], Address.parse(row[1]))
@@ -124,11 +123,13 @@ class SQLiteStore:
 
     async def accounts(self) -> list[Account]:
         query = "SELECT account_id, address FROM account ORDER BY domain, local"
-        return [Account(i, Address.parse(a)) for i, a in await self._read(lambda db: db.execute(query).fetchall())]
+        return [
+            Account(i, Address.parse(a)) for i, a in await self._database.read(lambda db: db.execute(query).fetchall())
+        ]
 
     async def credentials(self, account_id: int) -> ScramCredentials | None:
         query = "SELECT salt, iterations, stored_key, server_key FROM account WHERE account_id=?"
-        row = await self._read(lambda db: db.execute(query, (account_id,)).fetchone())
+        row = await self._database.read(lambda db: db.execute(query, (account_id,)).fetchone())
         return ScramCredentials(*row) if row else None
 
     # -- messages ---------------------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class SQLiteStore:
                 large = rows.split(delivery.content)[1]
                 if large:
                     await self._in_thread(self._put_blobs, large)
-                placed = await self._write(lambda db: rows.deliver(db, delivery, now_ms))
+                placed = await self._database.write(lambda db: rows.deliver(db, delivery, now_ms))
             except StoreError as error:
                 return error
             if not placed.duplicate:
@@ -153,12 +154,12 @@ class SQLiteStore:
     async def entries(self, account_id: int, mailbox_id: int, since_modseq: int = 0) -> list[Entry]:
         query = f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND mailbox_id=? AND modseq>? ORDER BY uid"
         key = (account_id, mailbox_id, since_modseq)
-        return [Entry(*row) for row in await self._read(lambda db: db.execute(query, key).fetchall())]
+        return [Entry(*row) for row in await self._database.read(lambda db: db.execute(query, key).fetchall())]
 
     async def expunged(self, account_id: int, mailbox_id: int, since_modseq: int) -> list[int]:
         query = "SELECT uid FROM expunged WHERE account_id=? AND modseq>? AND mailbox_id=? ORDER BY uid"
         key = (account_id, since_modseq, mailbox_id)
-        return [uid for (uid,) in await self._read(lambda db: db.execute(query, key).fetchall())]
+        return [uid for (uid,) in await self._database.read(lambda db: db.execute(query, key).fetchall())]
 
     async def summaries(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
         columns = "message_id, size, envelope, bodystructure, body"
@@ -180,21 +181,21 @@ class SQLiteStore:
         self, account_id: int, mailbox_id: int, uids: Sequence[int], mode: str, flags: Collection[str],
         unchanged_since: int | None = None,
     ) -> list[Entry]:  # fmt: skip
-        done = await self._write(
+        done = await self._database.write(
             lambda db: rows.store_flags(db, account_id, mailbox_id, uids, mode, flags, unchanged_since)
         )
         self._notify(account_id)
         return done
 
     async def expunge(self, account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[int]:
-        gone = await self._write(lambda db: rows.expunge(db, account_id, mailbox_id, uids))
+        gone = await self._database.write(lambda db: rows.expunge(db, account_id, mailbox_id, uids))
         self._notify(account_id)
         return gone
 
     async def copy(
         self, account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
     ) -> tuple[int, list[tuple[int, int]]]:
-        done = await self._write(lambda db: rows.copy(db, account_id, mailbox_id, uids, target, move))
+        done = await self._database.write(lambda db: rows.copy(db, account_id, mailbox_id, uids, target, move))
         self._notify(account_id)
         return done
 
@@ -202,14 +203,14 @@ class SQLiteStore:
 
     async def mailboxes(self, account_id: int) -> list[Mailbox]:
         query = f"SELECT {rows.MAILBOX} FROM mailbox WHERE account_id=? ORDER BY name"
-        found = await self._read(lambda db: db.execute(query, (account_id,)).fetchall())
+        found = await self._database.read(lambda db: db.execute(query, (account_id,)).fetchall())
         return [rows.as_mailbox(row) for row in found]
 
     async def mailbox(self, account_id: int, name: str) -> Mailbox:
-        return await self._read(lambda db: rows.mailbox(db, account_id, name))
+        return await self._database.read(lambda db: rows.mailbox(db, account_id, name))
 
     async def create_mailbox(self, account_id: int, name: str) -> Mailbox:
-        return await self._write(lambda db: rows.create_mailbox(db, account_id, name))
+        return await self._database.write(lambda db: rows.create_mailbox(db, account_id, name))
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
         def delete(db: sqlite3.Connection) -> None:
@@ -219,7 +220,7 @@ class SQLiteStore:
             rows.expunge(db, account_id, gone.mailbox_id, [uid for (uid,) in uids])
             db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", key)
 
-        await self._write(delete)
+        await self._database.write(delete)
         self._notify(account_id)
 
     async def rename_mailbox(self, account_id: int, name: str, to: str) -> None:
@@ -243,7 +244,7 @@ class SQLiteStore:
                         (to + old[len(moved.name) :], account_id, mailbox_id),
                     )
 
-        await self._write(rename)
+        await self._database.write(rename)
 
     async def subscribe_mailbox(self, account_id: int, name: str, subscribed: bool) -> None:
         def subscribe(db: sqlite3.Connection) -> None:
@@ -253,7 +254,7 @@ class SQLiteStore:
                 (subscribed, account_id, mailbox_id),
             )
 
-        await self._write(subscribe)
+        await self._database.write(subscribe)
 
     # -- the log ----------------------------------------------------------------------------------------------------
 
@@ -286,7 +287,7 @@ class SQLiteStore:
                 [Entry(*r) for r in there if r[3] <= upto], [Expunged(*r) for r in gone if r[2] <= upto], upto, True
             )
 
-        return await self._read(read)
+        return await self._database.read(read)
 
     def watch(self, account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
         self._watchers[account_id].add(callback)
@@ -306,37 +307,25 @@ class SQLiteStore:
 
     async def peer(self, domain: Domain) -> Peer | None:
         query = "SELECT parley_until, keys, keys_until FROM peer WHERE domain=?"
-        row = await self._read(lambda db: db.execute(query, (domain.name,)).fetchone())
+        row = await self._database.read(lambda db: db.execute(query, (domain.name,)).fetchone())
         return Peer(domain, *row) if row else None
 
     async def remember_peer(self, peer: Peer) -> None:
         row = (peer.domain.name, peer.parley_until, peer.keys, peer.keys_until)
-        await self._write(lambda db: db.execute("INSERT OR REPLACE INTO peer VALUES (?,?,?,?)", row))
+        await self._database.write(lambda db: db.execute("INSERT OR REPLACE INTO peer VALUES (?,?,?,?)", row))
 
     async def sweep(self) -> None:
         """Forget old repeats and remove files that no row names."""
         now = self._clock.seconds()
         before = (int(now * 1000) - SEEN_FOR,)
-        await self._write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
-        named = await self._read(lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall())
+        await self._database.write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
+        named = await self._database.read(
+            lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall()
+        )
         wanted = {blobs[i : i + 32] for (blobs,) in named for i in range(0, len(blobs), 32)}
         await self._in_thread(self._blobs.sweep, wanted, now - STRAY_BLOB)
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._database.write(work)
-        except DatabaseFull as error:
-            raise StoreFull(str(error)) from error
-        except DatabaseError as error:
-            raise StoreError(str(error)) from error
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._database.read(work)
-        except DatabaseError as error:
-            raise StoreError(str(error)) from error
 
     def _put_blobs(self, large: dict[bytes, bytes]) -> None:
         try:
@@ -356,7 +345,7 @@ class SQLiteStore:
                 found += db.execute(query, (account_id, *some)).fetchall()
             return found
 
-        return await self._read(read)
+        return await self._database.read(read)
 
     async def _contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, tuple[Content, bytes]]:
         columns = "message_id, protected, payload, signature, bodies, blobs, trace"
@@ -389,7 +378,7 @@ class SQLiteStore:
         derived: dict[int, Summary] = await self._in_thread(derive)
         update = "UPDATE message SET size=?, envelope=?, bodystructure=?, body=? WHERE account_id=? AND message_id=?"
         kept = [(*summary, account_id, i) for i, summary in derived.items()]
-        await self._write(lambda db: db.executemany(update, kept))
+        await self._database.write(lambda db: db.executemany(update, kept))
         return derived
 
     def _notify(self, account_id: int) -> None:
@@ -407,7 +396,7 @@ class SQLiteStore:
         async def look() -> None:
             try:
                 await self._foreign_commits()
-            except DatabaseError:  # closed, or for now unreadable: the next look tells
+            except StoreError:  # closed, or for now unreadable: the next look tells
                 return
 
         return defer.Deferred.fromCoroutine(look())
