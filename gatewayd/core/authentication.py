@@ -42,22 +42,24 @@ class Authenticator:
         return account
 
     async def scram(self, user: str) -> tuple[Account | None, ScramCredentials]:
-        account = await self._account(user)
+        address = await self._address(user)
+        account = await self._store.account(address) if address else None
         if account is not None:
             credentials = await self._store.credentials(account.account_id)
             if credentials is not None:
                 return account, credentials
-        seed = hmac.digest(self._secret, user.encode("utf-8", "replace"), "sha256")
+        name = "@".join(address.key) if address else user  # however it is written, as with a known user
+        seed = hmac.digest(self._secret, name.encode("utf-8", "replace"), "sha256")
         keys = hashlib.shake_256(seed).digest(64)
         return None, ScramCredentials(seed[:16], ITERATIONS, keys[:32], keys[32:])
 
-    async def _account(self, user: str) -> Account | None:
+    async def _address(self, user: str) -> Address | None:
         if "@" not in user:
             domains = await self._store.domains()
             if len(domains) != 1:
                 return None
             user = f"{user}@{next(iter(domains))}"
         try:
-            return await self._store.account(Address.parse(user))
+            return Address.parse(user)
         except AddressError:
             return None
