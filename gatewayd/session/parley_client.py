@@ -38,6 +38,7 @@ class ParleyClientSession:
         self._engine = engine
         self._waiting: dict[int, Deferred[Any]] = {}
         self._gone: Exception | None = None
+        self.recipients = 1  # that the listener takes in one send
         self.hello: Deferred[Hello] | None = Deferred()
         self.on_changes: Callable[[Changes], None] = lambda changes: None
         self.on_closed: Callable[[Exception], None] = lambda error: None
@@ -57,6 +58,7 @@ class ParleyClientSession:
         match event:
             case Hello():
                 if self.hello is not None:
+                    self.recipients = event.recipients
                     hello, self.hello = self.hello, None
                     self._got_word()
                     hello.callback(event)

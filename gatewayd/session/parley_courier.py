@@ -22,7 +22,7 @@ from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection
-from gatewayd.wire.parley.schema import Send, SendReply, read
+from gatewayd.wire.parley.schema import Result, Send, SendReply, read
 
 IDLE = 60.0  # seconds that a connection is kept without work
 MAX_RETRY = 6 * 3600  # seconds that a peer may have us wait
@@ -55,34 +55,32 @@ class ParleyCourier:
         assert isinstance(route, Parley)
         recipients = envelope.recipients
         ours = await self._our_domain(envelope, content)
-        send = Send(
-            tuple(str(a) for a in recipients),
-            tuple(content.bodies.values()),
-            signed=content.signed,
-            from_=str(envelope.reverse_path or ""),
-        )
+        said: dict[str, Outcome] = {}
+        otherwise: Outcome = Deferred("4.5.0", f"{route.domain} left the recipient out")
         try:
             session = await self._session(ours, route)
-            self._restart_timer(session, (ours, route.domain))
-            reply = read(SendReply, await session.request("send", send))
+            most = max(1, session.recipients)
+            for begin in range(0, len(recipients), most):
+                send = Send(
+                    tuple(str(a) for a in recipients[begin : begin + most]),
+                    tuple(content.bodies.values()),
+                    signed=content.signed,
+                    from_=str(envelope.reverse_path or ""),
+                )
+                self._restart_timer(session, (ours, route.domain))
+                reply = read(SendReply, await session.request("send", send))
+                said.update((result.to, _outcome(route.domain, result)) for result in reply.results)
         except RequestFailed as failed:
-            return dict.fromkeys(recipients, Deferred("4.7.0", f"{route.domain} answered {failed}"))
+            otherwise = Deferred("4.7.0", f"{route.domain} answered {failed}")
         except LocalProtocolError as error:
-            return dict.fromkeys(recipients, Refused("5.3.4", str(error)))
+            otherwise = Refused("5.3.4", str(error))
         except RemoteProtocolError as error:
-            return dict.fromkeys(recipients, Deferred("4.5.0", str(error)))
+            otherwise = Deferred("4.5.0", str(error))
         except KeyError:
-            return dict.fromkeys(recipients, Deferred("4.7.0", f"{ours} has no key to sign in with"))
+            otherwise = Deferred("4.7.0", f"{ours} has no key to sign in with")
         except OSError as error:
-            return dict.fromkeys(recipients, Deferred("4.4.1", f"{route.domain}: {error}"))
-        said: dict[str, Outcome] = {}
-        for result in reply.results:
-            retry = None if result.retry is None else min(result.retry, MAX_RETRY)
-            if CODE.match(result.code):
-                said[result.to] = outcome(result.code, result.text, retry)
-            else:
-                said[result.to] = Deferred("4.5.0", f"{route.domain} answered with the code {result.code[:20]!r}")
-        return {a: said.get(str(a), Deferred("4.5.0", f"{route.domain} left the recipient out")) for a in recipients}
+            otherwise = Deferred("4.4.1", f"{route.domain}: {error}")
+        return {a: said.get(str(a), otherwise) for a in recipients}
 
     async def close(self) -> None:
         for timer in self._timers.values():
@@ -173,3 +171,9 @@ class ParleyCourier:
                 self._restart_timer(session, key)
 
         self._timers[session] = self._clock.callLater(IDLE, expire)
+
+
+def _outcome(domain: Domain, result: Result) -> Outcome:
+    if not CODE.match(result.code):
+        return Deferred("4.5.0", f"{domain} answered with the code {result.code[:20]!r}")
+    return outcome(result.code, result.text, None if result.retry is None else min(result.retry, MAX_RETRY))
