@@ -89,6 +89,7 @@ def test_an_unknown_user_is_the_same_however_written(door: Door) -> None:
 
 def test_a_bare_name_with_several_domains_is_nobodys(door: Door) -> None:
     door.loop.one(door.store.add_domain(Domain.parse("beta.test")))
+    door.loop.one(door.store.add_account(Address.parse("alice@beta.test"), CREDENTIALS))
     with pytest.raises(AuthenticationFailed):
         door.sign_in("alice")
     assert door.sign_in("alice@alpha.test").address == ALICE

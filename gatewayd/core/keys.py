@@ -10,9 +10,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Domain
 from gatewayd.crypto.domain_keys import KeySet, KeySetError
+from gatewayd.errors import StoreError
 from gatewayd.interfaces import IStore, Peer
 
 REFETCH = 60.0  # seconds between two fetches that an unknown key id asks for
+MAX_KEPT = 7 * 86400.0  # seconds: however long the domain says that its set is good
 
 
 class KeysUnavailable(LookupError):
@@ -32,8 +34,8 @@ class KeyDirectory:
         now = self._clock.seconds()
         peer = await self._store.peer(domain)
         if peer is not None and peer.keys is not None and now < peer.keys_until:
-            known = KeySet.decode(peer.keys, domain)
-            if known.knows(kid) or now - self._fetched_at.get(domain, 0.0) < REFETCH:
+            known = _decoded(peer.keys, domain)
+            if known is not None and (known.knows(kid) or now - self._fetched_at.get(domain, 0.0) < REFETCH):
                 return known
         return await self._fetch_once(domain)
 
@@ -45,10 +47,11 @@ class KeyDirectory:
         waiters = self._fetching[domain] = []
         try:
             key_set = await self._fetch_now(domain)
-        except KeysUnavailable as error:
+        except Exception as error:  # whatever it was, nobody may be left waiting
             del self._fetching[domain]
+            known = error if isinstance(error, KeysUnavailable | StoreError) else KeysUnavailable(str(error))
             for waiter in waiters:
-                waiter.errback(error)
+                waiter.errback(known)
             raise
         del self._fetching[domain]
         for waiter in waiters:
@@ -60,9 +63,17 @@ class KeyDirectory:
         try:
             octets = await self._fetch(domain)
             key_set = KeySet.decode(octets, domain)
-        except (OSError, KeySetError) as error:
+        except (OSError, KeySetError, StoreError) as error:
             raise KeysUnavailable(f"the keys of {domain} cannot be had: {error}") from None
         self._fetched_at[domain] = now
         peer = await self._store.peer(domain) or Peer(domain, 0.0, None, 0.0)
-        await self._store.remember_peer(replace(peer, keys=octets, keys_until=float(key_set.expires)))
+        until = float(min(key_set.expires, now + MAX_KEPT))
+        await self._store.remember_peer(replace(peer, keys=octets, keys_until=until))
         return key_set
+
+
+def _decoded(octets: bytes, domain: Domain) -> KeySet | None:
+    try:
+        return KeySet.decode(octets, domain)
+    except KeySetError:  # what another release kept
+        return None

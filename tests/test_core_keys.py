@@ -1,0 +1,220 @@
+"""Other domains' keys: one fetch at a time, rotation, and nothing that goes wrong is more than temporary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from gatewayd.address import Domain
+from gatewayd.core.keys import MAX_KEPT, REFETCH, KeyDirectory, KeysUnavailable
+from gatewayd.core.signing import DomainSigner
+from gatewayd.crypto import cose
+from gatewayd.crypto.domain_keys import KeySet, KeyStore, PublicKey, SigningKey
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Peer
+from gatewayd.message.model import Content
+from tests.test_store_sqlite import Stores
+
+BETA, GAMMA = Domain.parse("beta.test"), Domain.parse("gamma.test")
+SHOWN_FOR = 3600
+
+
+class Keys(Stores):
+    """A directory, and the domains that it asks: `shown` is what each says, `asked` who was asked."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.shown: dict[Domain, Any] = {}
+        self.asked: list[Domain] = []
+        self.directory = KeyDirectory(self.store, self.fetch, self.clock)
+
+    async def fetch(self, domain: Domain) -> bytes:
+        self.asked.append(domain)
+        said = self.shown[domain]
+        if isinstance(said, Deferred):
+            said = await said
+        if isinstance(said, Exception):
+            raise said
+        octets: bytes = said
+        return octets
+
+    def show(self, domain: Domain, *keys: SigningKey, expires: int | None = None) -> bytes:
+        now = int(self.clock.seconds())
+        public = tuple(PublicKey(key.kid, key.public, now - 10, now + 10**6) for key in keys)
+        self.shown[domain] = KeySet(domain.name, now + SHOWN_FOR if expires is None else expires, public).encode()
+        return self.shown[domain]
+
+    def ask(self, domain: Domain, kid: bytes = b"") -> KeySet:
+        key_set: KeySet = self.loop.one(self.directory.key_set(domain, kid))
+        return key_set
+
+    def begin(self, *questions: tuple[Domain, bytes]) -> list[Deferred[KeySet]]:
+        """One after the other, each as far as it comes before the answer is there."""
+        begun = []
+        for question in questions:
+            begun.append(Deferred.fromCoroutine(self.directory.key_set(*question)))
+            self.turn()
+        return begun
+
+    def turn(self) -> None:
+        for _ in range(5):
+            self.loop.all(*(self.store.peer(GAMMA) for _ in range(4)))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Iterator[Keys]:
+    made = Keys(tmp_path)
+    yield made
+    made.close()
+
+
+def test_keys_are_fetched_once_and_kept_until_they_expire(keys: Keys) -> None:
+    key = SigningKey.generate(BETA)
+    octets = keys.show(BETA, key)
+    for _ in range(3):
+        assert keys.ask(BETA, key.kid).encode() == octets
+    assert keys.asked == [BETA]
+    keys.directory = KeyDirectory(keys.again(), keys.fetch, keys.clock)  # another process
+    keys.clock.advance(SHOWN_FOR - 1)
+    assert keys.ask(BETA, key.kid).encode() == octets
+    assert keys.asked == [BETA]
+    keys.clock.advance(1)
+    keys.ask(BETA, key.kid)
+    assert keys.asked == [BETA, BETA]
+
+
+def test_a_new_key_has_the_set_fetched_anew_but_not_all_the_time(keys: Keys) -> None:
+    old, new = SigningKey.generate(BETA), SigningKey.generate(BETA)
+    keys.show(BETA, old)
+    keys.ask(BETA, old.kid)
+    keys.show(BETA, old, new)
+    assert not keys.ask(BETA, new.kid).knows(new.kid)
+    keys.clock.advance(REFETCH)
+    assert keys.ask(BETA, new.kid).knows(new.kid)
+    assert keys.ask(BETA, old.kid).knows(new.kid)
+    for _ in range(3):
+        keys.ask(BETA, b"never seen")
+    assert keys.asked == [BETA, BETA]
+
+
+def test_one_fetch_a_domain_at_a_time(keys: Keys) -> None:
+    key, others = SigningKey.generate(BETA), SigningKey.generate(GAMMA)
+    octets = keys.show(BETA, key)
+    keys.shown[BETA] = arrives = Deferred()
+    keys.show(GAMMA, others)
+    begun = keys.begin(*[(BETA, key.kid)] * 5, (GAMMA, others.kid))
+    assert sorted(keys.asked, key=str) == [BETA, GAMMA]
+    assert begun[-1].called  # it did not wait for beta
+    arrives.callback(octets)
+    assert [answer.domain for answer in keys.loop.wait(begun)] == ["beta.test"] * 5 + ["gamma.test"]
+    assert len(keys.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ConnectionError("refused"),
+        TimeoutError("too slow"),
+        StoreError("the disk"),
+        b"no key set",
+        KeySet("gamma.test", 2_000_000, ()).encode(),
+        KeySet("beta.test", 2_000_000, (PublicKey(b"kid", b"short", 0, 2_000_000),)).encode(),
+    ],
+)
+def test_every_failure_is_temporary_and_for_all_who_wait(keys: Keys, said: Any) -> None:
+    keys.shown[BETA] = arrives = Deferred()
+    begun = keys.begin(*[(BETA, b"kid")] * 3)
+    (arrives.errback if isinstance(said, Exception) else arrives.callback)(said)
+    assert [type(answer) for answer in keys.loop.wait(begun)] == [KeysUnavailable] * 3
+    assert keys.asked == [BETA]
+    key = SigningKey.generate(BETA)
+    keys.show(BETA, key)
+    assert keys.ask(BETA, key.kid).knows(key.kid)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault of ours"), CancelledError()])
+def test_nobody_is_left_waiting(keys: Keys, error: Exception) -> None:
+    keys.shown[BETA] = arrives = Deferred()
+    begun = keys.begin(*[(BETA, b"kid")] * 3)
+    arrives.errback(Failure(error))
+    answers = keys.loop.wait(begun)
+    assert [type(answer) for answer in answers] == [type(error), KeysUnavailable, KeysUnavailable]
+    keys.show(BETA)
+    assert keys.ask(BETA, b"kid").domain == "beta.test"
+
+
+def test_one_who_goes_away_does_not_stop_the_others(keys: Keys) -> None:
+    octets = keys.show(BETA)
+    keys.shown[BETA] = arrives = Deferred()
+    begun = keys.begin(*[(BETA, b"kid")] * 3)
+    begun[1].cancel()
+    arrives.callback(octets)
+    first, gone, last = keys.loop.wait(begun)
+    assert isinstance(gone, CancelledError)
+    assert first == last == KeySet.decode(octets, BETA)
+
+
+def test_a_failing_fetch_leaves_what_is_known(keys: Keys) -> None:
+    key = SigningKey.generate(BETA)
+    keys.show(BETA, key)
+    keys.ask(BETA, key.kid)
+    keys.shown[BETA] = ConnectionError("refused")
+    keys.clock.advance(REFETCH)
+    with pytest.raises(KeysUnavailable):
+        keys.ask(BETA, b"another")
+    assert keys.ask(BETA, key.kid).knows(key.kid)
+
+
+@pytest.mark.parametrize("expires", [10**400, 2**62])
+def test_no_set_is_good_for_ever(keys: Keys, expires: int) -> None:
+    key = SigningKey.generate(BETA)
+    keys.shown[BETA] = cbor2.dumps({
+        "domain": "beta.test", "expires": expires,
+        "keys": [{"kid": key.kid, "key": key.public, "not_before": 0, "not_after": 2**40}],
+    })  # fmt: skip
+    for _ in range(2):
+        assert keys.ask(BETA, key.kid).knows(key.kid)
+    assert keys.asked == [BETA]
+    keys.clock.advance(MAX_KEPT)
+    keys.ask(BETA, key.kid)
+    assert keys.asked == [BETA, BETA]
+
+
+def test_what_was_remembered_of_the_peer_stays(keys: Keys) -> None:
+    keys.loop.one(keys.store.remember_peer(Peer(BETA, 5e9, b"not a key set any more", 5e9)))
+    octets = keys.show(BETA)
+    assert keys.ask(BETA).encode() == octets
+    peer = keys.loop.one(keys.store.peer(BETA))
+    assert (peer.parley_until, peer.keys) == (5e9, octets)
+
+
+def test_who_signed(keys: Keys, tmp_path: Path) -> None:
+    """Ours by the key files, others by the directory; without keys nothing is known, with others nothing holds."""
+    ours, theirs = KeyStore(tmp_path / "keys", keys.clock.seconds), SigningKey.generate(BETA)
+    alpha = Domain.parse("alpha.test")
+    signer = DomainSigner(ours, keys.directory, keys.store, keys.clock.seconds)
+    with pytest.raises(KeyError):
+        signer.sign(alpha, b"payload")
+    ours.create(alpha)
+
+    def verified(domain: Domain, payload: bytes = b"payload") -> Any:
+        signed = signer.sign(domain, b"payload") if domain == alpha else cose.sign(b"payload", theirs)
+        (answer,) = keys.loop.all(signer.verify(Content(signed[0], payload, signed[1], {})))
+        return answer
+
+    assert verified(alpha) == alpha
+    assert keys.asked == []
+    keys.shown[BETA] = ConnectionError("refused")
+    assert isinstance(verified(BETA), LookupError)
+    keys.show(BETA, theirs)
+    assert verified(BETA) == BETA
+    assert isinstance(verified(BETA, b"another payload"), cose.SignatureError)
+    keys.clock.advance(10**6 + 1)
+    keys.show(BETA)
+    assert isinstance(verified(BETA), cose.SignatureError)
