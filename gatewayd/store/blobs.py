@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,11 +21,21 @@ class BlobStore:
     def put(self, digest: bytes, octets: bytes) -> None:
         """Durable when it returns. Raises OSError."""
         path = self.path(digest)
-        if path.exists():
+        try:
             os.utime(path)  # a sweep that runs now must not take it
-            return
+        except FileNotFoundError:
+            self._write(path, octets)
+        for directory in (path.parent, path.parent.parent):
+            handle = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def _write(self, path: Path, octets: bytes) -> None:
+        """Whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             with temporary.open("wb") as file:
                 file.write(octets)
@@ -34,12 +44,6 @@ class BlobStore:
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
-        for directory in (path.parent, path.parent.parent):
-            handle = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
     def get(self, digest: bytes) -> bytes:
         """Raises OSError."""
@@ -50,7 +54,22 @@ class BlobStore:
         names = {digest.hex() for digest in wanted}
         swept = 0
         for path in self._directory.glob("??/*"):
-            if path.parent.name + path.name not in names and path.stat().st_mtime < older_than:
-                path.unlink(missing_ok=True)
-                swept += 1
+            if path.parent.name + path.name in names:
+                continue
+            try:
+                if path.stat().st_mtime < older_than:
+                    swept += _remove(path, older_than)
+            except FileNotFoundError:  # somebody's temporary file
+                continue
         return swept
+
+
+def _remove(path: Path, older_than: float) -> bool:
+    """Put aside first: somebody, maybe another process, may have touched it just now because it is wanted again."""
+    aside = path.with_name(f"{path.name}.swept")
+    path.rename(aside)
+    if aside.stat().st_mtime >= older_than:
+        aside.rename(path)
+        return False
+    aside.unlink()
+    return True
