@@ -108,6 +108,9 @@ def test_one_connection_serves_many_messages(alpha: House, beta: House) -> None:
     assert len(beta.inbox(CAROL)) == 21
     assert len(beta.sessions) == 1
     assert len(alpha.sessions) == 1  # beta asked for alpha's keys, once
+    wait_until(alpha, lambda: alpha.sessions[0]._link._gone)  # type: ignore[attr-defined]
+    ((_, session),) = alpha.courier._open.items()
+    assert session._link._timeout is None  # type: ignore[attr-defined]
 
 
 def test_an_idle_connection_is_ended(alpha: House, beta: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +191,6 @@ def test_a_peer_that_does_not_believe_us(alpha: House, beta: House, monkeypatch:
     failed = one(alpha, content)
     assert (type(failed), failed.code) == (Deferred, "4.7.0")
     assert alpha.courier._open == {}
-    wait_until(alpha, lambda: beta.sessions[0]._link._gone)  # type: ignore[attr-defined]
     monkeypatch.undo()
     assert one(alpha, content).ok
 
@@ -269,17 +271,30 @@ class Puppet:
             self._house.call(link.abort)
 
 
+class Puppets:
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._made: list[Puppet] = []
+
+    def __call__(self, answer: Callable[[Request], Any], **how: Any) -> Parley:
+        """A new one; the way to it."""
+        self._made.append(Puppet(self._house, answer, **how))
+        return self._made[-1].route
+
+    @property
+    def links(self) -> list[Any]:
+        return [link for made in self._made for link in made.links]
+
+    def stop(self) -> None:
+        for made in self._made:
+            made.stop()
+
+
 @pytest.fixture
-def puppet(beta: House) -> Iterator[Callable[..., Parley]]:
-    made: list[Puppet] = []
-
-    def make(answer: Callable[[Request], Any], **how: Any) -> Parley:
-        made.append(Puppet(beta, answer, **how))
-        return made[-1].route
-
-    yield make
-    for each in made:
-        each.stop()
+def puppet(beta: House) -> Iterator[Puppets]:
+    made = Puppets(beta)
+    yield made
+    made.stop()
 
 
 def to_send(said: Any) -> Callable[[Request], Any]:
@@ -304,13 +319,13 @@ def to_send(said: Any) -> Callable[[Request], Any]:
     ids=repr,
 )
 def test_replies_that_say_nothing_of_the_recipient_are_temporary(
-    alpha: House, puppet: Callable[..., Parley], said: Any, code: str
+    alpha: House, puppet: Puppets, said: Any, code: str
 ) -> None:
     failed = one(alpha, letter(alpha), route=puppet(to_send(said)))
     assert (type(failed), failed.code) == (Deferred, code)
 
 
-def test_what_a_peer_says_is_what_becomes_of_it(alpha: House, puppet: Callable[..., Parley]) -> None:
+def test_what_a_peer_says_is_what_becomes_of_it(alpha: House, puppet: Puppets) -> None:
     results = [
         {"to": str(CAROL), "code": "4.2.2", "text": "full", "retry": 1000},
         {"to": str(DAVE), "code": "5.7.1", "text": "no"},
@@ -320,9 +335,7 @@ def test_what_a_peer_says_is_what_becomes_of_it(alpha: House, puppet: Callable[.
 
 
 @pytest.mark.parametrize(("most", "sends"), [(0, 5), (1, 5), (2, 3), (5, 1), (1000, 1)])
-def test_no_more_recipients_than_the_peer_takes(
-    alpha: House, puppet: Callable[..., Parley], most: int, sends: int
-) -> None:
+def test_no_more_recipients_than_the_peer_takes(alpha: House, puppet: Puppets, most: int, sends: int) -> None:
     asked: list[list[str]] = []
 
     def answer(request: Request) -> Any:
@@ -338,24 +351,23 @@ def test_no_more_recipients_than_the_peer_takes(
     assert [one for some in asked for one in some] == [str(address) for address in to]
 
 
-def test_a_peer_cannot_put_us_off_for_ever(alpha: House, puppet: Callable[..., Parley]) -> None:
+def test_a_peer_cannot_put_us_off_for_ever(alpha: House, puppet: Puppets) -> None:
     results = [{"to": str(CAROL), "code": "4.0.0", "text": "", "retry": 2**40}]
     failed = one(alpha, letter(alpha), route=puppet(to_send({"results": results})))
     assert isinstance(failed, Deferred)
     assert failed.retry_after == parley_courier.MAX_RETRY
 
 
-def test_a_peer_that_refuses_our_proof(alpha: House, puppet: Callable[..., Parley]) -> None:
+def test_a_peer_that_refuses_our_proof(alpha: House, puppet: Puppets) -> None:
     way = puppet(lambda request: {"error": "auth-failed", "text": "no"})
     failed = one(alpha, letter(alpha), route=way)
     assert (type(failed), failed.code) == (Deferred, "4.7.0")
     assert alpha.courier._open == {}
+    wait_until(alpha, lambda: all(link._gone for link in puppet.links))
 
 
 @pytest.mark.parametrize("hello", [False, True])
-def test_a_peer_that_says_nothing(
-    alpha: House, puppet: Callable[..., Parley], monkeypatch: pytest.MonkeyPatch, hello: bool
-) -> None:
+def test_a_peer_that_says_nothing(alpha: House, puppet: Puppets, monkeypatch: pytest.MonkeyPatch, hello: bool) -> None:
     monkeypatch.setattr(parley_client, "TIMEOUT", 0.1)
     failed = one(alpha, letter(alpha), route=puppet(lambda request: None, hello=hello))
     assert (type(failed), failed.code) == (Deferred, "4.4.1")
@@ -363,7 +375,7 @@ def test_a_peer_that_says_nothing(
 
 
 def test_a_message_that_is_too_big_is_refused_and_harms_no_other(
-    alpha: House, puppet: Callable[..., Parley], monkeypatch: pytest.MonkeyPatch
+    alpha: House, puppet: Puppets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The puppet takes frames of a megabyte."""
     way = puppet(to_send({"results": [{"to": str(CAROL), "code": "2.0.0", "text": ""}]}))
@@ -375,7 +387,7 @@ def test_a_message_that_is_too_big_is_refused_and_harms_no_other(
     assert session.idle
 
 
-def test_a_peer_that_pushes_nonsense(alpha: House, puppet: Callable[..., Parley]) -> None:
+def test_a_peer_that_pushes_nonsense(alpha: House, puppet: Puppets) -> None:
     """Said while we wait for the reply to the proof."""
     failed = one(alpha, letter(alpha), route=puppet(lambda request: Push("changes", {"changes": 1})))
     assert (type(failed), failed.code) == (Deferred, "4.4.1")
@@ -383,14 +395,14 @@ def test_a_peer_that_pushes_nonsense(alpha: House, puppet: Callable[..., Parley]
 
 
 @pytest.mark.parametrize("keys", [b"", b"\xff", b"\xa0"])
-def test_a_key_set_that_is_none(alpha: House, puppet: Callable[..., Parley], keys: bytes) -> None:
+def test_a_key_set_that_is_none(alpha: House, puppet: Puppets, keys: bytes) -> None:
     alpha.routes[BETA] = puppet(lambda request: KeysReply(keys))
     with pytest.raises(LookupError, match=r"the keys of beta\.test cannot be had"):
         alpha.wait(alpha.directory.key_set(BETA, b"kid"))
 
 
 @pytest.mark.parametrize("said", [{"error": "not-found", "text": ""}, {}, {"keys": 1}])
-def test_keys_that_are_not_given(alpha: House, puppet: Callable[..., Parley], said: Any) -> None:
+def test_keys_that_are_not_given(alpha: House, puppet: Puppets, said: Any) -> None:
     alpha.routes[BETA] = puppet(lambda request: said)
     with pytest.raises(ConnectionError):
         alpha.wait(alpha.courier.fetch_keys(BETA))

@@ -48,7 +48,7 @@ ALPHA, BETA = Domain.parse("alpha.test"), Domain.parse("beta.test")
 ALICE, BOB = Address.parse("alice@alpha.test"), Address.parse("bob@alpha.test")
 CAROL = Address.parse("carol@beta.test")
 PASSWORD = "parley-test"
-TIMEOUT = 30.0
+TIMEOUT = 20.0  # seconds; less than what a session waits for
 SCRAM = "SCRAM-SHA-256-PLUS"
 
 T = TypeVar("T")
