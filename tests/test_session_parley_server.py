@@ -770,6 +770,47 @@ def test_what_was_changed_after_it_was_signed(alpha: House, beta: House) -> None
     assert alpha.inbox(BOB) == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"date": 2**62}, "5.6.0"),
+        ({"date": -1}, "5.6.0"),
+        ({"date": 253402300800000}, "5.6.0"),
+        ({"date": 253402300799999}, "2.0.0"),
+        ({"type": "mail", "parts": ()}, "5.6.0"),
+        ({"subject": "a\r\nX-Evil: b", "to": ("x\r\nX-Evil: y",)}, "2.0.0"),
+        ({"parts": (Part(sha256(b"x").digest(), "text/plain\r\nX-Evil: y", 1, "n\r\nX-Evil: y"),)}, "2.0.0"),
+        ({"parts": (Part(sha256(b"x").digest(), "multipart/mixed; boundary=a", 1),)}, "2.0.0"),
+        ({"parts": (Part(sha256(b"x").digest(), "message/rfc822", 1),)}, "2.0.0"),
+        ({"type": "mail", "ext": {"bridged": {"by": [1], "auth": 3}}}, "2.0.0"),
+        ({"parents": (b"short",), "replaces": b"", "to": (), "subject": "é" * 5000}, "2.0.0"),
+    ],
+)
+def test_what_a_peer_says_never_spoils_a_mailbox(alpha: House, beta: House, fields: dict[str, Any], code: str) -> None:
+    """Whatever is taken in can be shown to a mail program, beside what was there before."""
+    alpha.fill(BOB, 1)
+    given = {
+        "from_": str(CAROL), "to": (str(BOB),), "date": 1735689600000, "nonce": bytes(16),
+        "parts": (Part(sha256(b"x").digest(), "text/plain", 1),), **fields,
+    }  # fmt: skip
+    payload = Payload(**given)
+    bodies = {sha256(b"x").digest(): b"x"} if payload.parts else {}
+    content = signed(Content(b"", payload.encode(), b"", bodies), beta.key)
+    assert codes(alpha.ask(alpha.peer(beta.key), "send", of_domain(content))) == [code]
+
+    async def look() -> tuple[list[bytes], int]:
+        account = await alpha.store.account(BOB)
+        assert account is not None
+        box = await alpha.store.mailbox(account.account_id, "INBOX")
+        ids = [entry.message_id for entry in await alpha.store.entries(account.account_id, box.mailbox_id)]
+        mails = await alpha.store.mails(account.account_id, ids)
+        return list(mails.values()), len(await alpha.store.summaries(account.account_id, ids))
+
+    mails, summaries = alpha.wait(look())
+    assert len(mails) == summaries == (2 if code == "2.0.0" else 1)
+    assert not any(line.startswith(b"X-Evil") for mail in mails for line in mail.splitlines())
+
+
 def test_mail_of_anybody_is_taken_from_who_signed_it_as_bridged(alpha: House, beta: House) -> None:
     content = signed(message("someone@elsewhere.test", type="mail"), beta.key)
     session = alpha.peer(beta.key)

@@ -1,0 +1,320 @@
+"""gatewayd/client.py against a gateway, over real sockets."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import defer
+
+from gatewayd import client
+from gatewayd.address import AddressError, Domain
+from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect
+from gatewayd.crypto.certificates import make_authority
+from gatewayd.crypto.scram import ScramServer
+from gatewayd.interfaces import Answer, Delivery, Endpoint
+from gatewayd.message import bridge
+from gatewayd.message.model import Content, Payload
+from gatewayd.wire.parley.schema import Changes
+from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
+
+
+@pytest.fixture
+def alpha(reactor: Any, tmp_path: Path) -> Iterator[House]:
+    made = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), {}, make_authority("Test authority"))
+    yield made
+    made.stop()
+
+
+def here(house: House) -> Endpoint:
+    return Endpoint("127.0.0.1", house.port)
+
+
+def sign_in(house: House, user: Any = ALICE, password: str = PASSWORD, **how: Any) -> ParleyClient:
+    how = {"server": here(house), "authorities": house.authorities, **how}
+    return house.wait(connect(house.reactor, str(user), password, **how))
+
+
+async def taken(messages: AsyncIterator[Any], count: int) -> list[Any]:
+    """The first so many."""
+    got = []
+    async for message in messages:
+        got.append(message)
+        if len(got) == count:
+            break
+    return got
+
+
+async def all_of(messages: AsyncIterator[Any]) -> list[Any]:
+    return [message async for message in messages]
+
+
+def inbox(house: House, parley: ParleyClient, **how: Any) -> list[Message]:
+    return house.wait(all_of(parley.messages(**how)))
+
+
+# -- signing in -----------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password(alpha: House) -> None:
+    for user in (str(ALICE), "nobody@alpha.test"):
+        with pytest.raises(RequestFailed, match="auth-failed: invalid-proof"):
+            sign_in(alpha, user, "wrong")
+    wait_until(alpha, lambda: all(s._link._gone for s in alpha.sessions))  # type: ignore[attr-defined]
+
+
+def test_a_server_that_is_not_the_domains(alpha: House, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"does not name beta\.test"):
+        sign_in(alpha, CAROL)
+    other = tmp_path / "other.pem"
+    other.write_bytes(make_authority("Another")[1])
+    with pytest.raises(OSError, match="certificate verify failed"):
+        sign_in(alpha, authorities=other)
+    with pytest.raises(OSError, match="certificate verify failed"):
+        sign_in(alpha, authorities=None)  # the system's
+
+
+def test_a_server_that_does_not_know_the_password_either(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets anybody in; the client does not let it."""
+
+    def believing(self: Any, message: bytes, stored_key: bytes, server_key: bytes) -> bytes:
+        return b"v=" + b"A" * 43 + b"="
+
+    monkeypatch.setattr(ScramServer, "final", believing)
+    with pytest.raises(RequestFailed, match="auth-failed: the server does not prove itself"):
+        sign_in(alpha)
+
+
+def test_no_server_and_no_address(alpha: House) -> None:
+    alpha.hush()
+    with pytest.raises(OSError, match="refused"):
+        sign_in(alpha)
+    with pytest.raises(AddressError):
+        sign_in(alpha, "alice")
+    alpha.listen()
+
+
+def test_where_the_dns_says_that_a_server_is(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Resolver:
+        def __init__(self, reactor: Any) -> None:
+            pass
+
+        def start(self) -> None:
+            asked.append("start")
+
+        def stop(self) -> None:
+            asked.append("stop")
+
+        async def srv(self, name: str) -> Answer:
+            asked.append(name)
+            return Answer((here(alpha),) if name == "_parley._tcp.alpha.test" else (), exists=True)
+
+    monkeypatch.setattr(client, "Resolver", Resolver)
+    assert alpha.wait(client.locate(alpha.reactor, ALPHA)) == [here(alpha)]
+    with pytest.raises(OSError, match=r"beta\.test publishes no Parley service"):
+        alpha.wait(client.locate(alpha.reactor, Domain.parse("beta.test")))
+    assert asked == ["start", "_parley._tcp.alpha.test", "stop", "start", "_parley._tcp.beta.test", "stop"]
+
+
+def test_the_servers_of_the_dns_are_tried_in_turn(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Domain] = []
+
+    async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
+        asked.append(domain)
+        return [Endpoint("127.0.0.1", 1), here(alpha)]
+
+    monkeypatch.setattr(client, "locate", locate)
+    assert sign_in(alpha, server=None).user == str(ALICE)
+    assert asked == [ALPHA]
+
+
+# -- composing and sending ------------------------------------------------------------------------------------------
+
+
+def test_what_is_composed(tmp_path: Path) -> None:
+    picture, unknown = tmp_path / "a.png", tmp_path / "b"
+    picture.write_bytes(b"PNG")
+    unknown.write_bytes(b"PNG")
+    draft = compose(
+        "a@a.test", ["b@b.test"], "Grüße", now=1735689600.5, subject="Hi", files=[picture, unknown], parents=[bytes(32)]
+    )
+    fields = Payload.decode(draft.payload)
+    assert (fields.from_, fields.to, fields.subject, fields.date) == ("a@a.test", ("b@b.test",), "Hi", 1735689600500)
+    assert fields.parents == (bytes(32),)
+    assert [(part.type, part.size, part.name) for part in fields.parts] == [
+        ("text/plain; charset=utf-8", 7, None),
+        ("image/png", 3, "a.png"),
+        ("application/octet-stream", 3, "b"),
+    ]
+    assert draft.bodies == ("Grüße".encode(), b"PNG")  # the same body once
+    assert draft.id == sha256(draft.payload).digest()
+    assert compose("a@a.test", ["b@b.test"], "Grüße", now=1735689600.5).id != draft.id
+    assert [part.name for part in Payload.decode(compose("a@a.test", [], now=0, files=[picture]).payload).parts] == [
+        "a.png"
+    ]
+    assert len(Payload.decode(compose("a@a.test", [], now=0).payload).parts) == 1  # an empty text
+    assert len(Payload.decode(compose("a@a.test", [], now=0).payload).nonce) == 16
+    with pytest.raises(OSError, match="No such file"):
+        compose("a@a.test", [], now=0, files=[tmp_path / "none"])
+
+
+def test_a_message_and_its_answer(alpha: House, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_bytes(b"attached")
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    results = alpha.wait(
+        alice.send([str(BOB), "nobody@alpha.test"], "Grüße", subject="Hello", files=[tmp_path / "notes.txt"])
+    )
+    assert [(result.to, result.code) for result in results] == [(str(BOB), "2.0.0"), ("nobody@alpha.test", "5.1.1")]
+    (got,) = inbox(alpha, bob)
+    assert (got.sender, got.subject, got.text, got.mailbox, got.flags) == (str(ALICE), "Hello", "Grüße", "INBOX", ())
+    assert (got.bridged, got.signer, got.mail) == (False, ALPHA, None)
+    assert b"attached" in got.content.bodies.values()
+    alpha.wait(bob.send([got.sender], "Yes", parents=[got.id]))
+    (answer,) = inbox(alpha, alice)
+    assert answer.content.fields.parents == (got.id,)
+    (kept,) = inbox(alpha, alice, mailbox="Sent")
+    assert (kept.id, kept.flags) == (got.id, ("\\Seen",))
+
+
+def test_a_draft_sent_twice_arrives_once(alpha: House) -> None:
+    draft = compose(str(ALICE), [str(BOB)], "once", now=0)
+    for _ in range(2):
+        alice = sign_in(alpha)
+        assert alpha.wait(alice.send_draft([str(BOB)], draft))[0].code == "2.0.0"
+    assert [message.id for message in inbox(alpha, sign_in(alpha, BOB))] == [draft.id]
+
+
+def test_a_message_that_was_born_as_mail(alpha: House) -> None:
+    mail = b"From: Eve <eve@elsewhere.test>\r\nTo: bob@alpha.test\r\nSubject: Old\r\n\r\nplain words\r\n"
+    payload, bodies = bridge.bridged_payload(
+        mail, by=ALPHA, nonce=bytes(16), received_ms=0, reverse_path=None, auth={"spf": "pass"}
+    )
+    content = signed(Content(b"", payload.encode(), b"", bodies), alpha.key)
+
+    async def arrive() -> None:
+        account = await alpha.store.account(BOB)
+        assert account is not None
+        await alpha.store.deliver([Delivery(account.account_id, content)])
+
+    alpha.wait(arrive())
+    (got,) = inbox(alpha, sign_in(alpha, BOB))
+    assert (got.bridged, got.sender, got.signer, got.mail) == (True, "eve@elsewhere.test", ALPHA, mail)
+    assert got.subject == "Old"
+
+
+# -- the log --------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_log_page_by_page(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAGE", 3)
+    made = alpha.fill(BOB, 10)
+    bob = sign_in(alpha, BOB)
+    assert [message.id for message in inbox(alpha, bob)] == [content.id for content in made]
+    (*_, last) = alpha.wait(all_of(bob.changes()))
+    assert inbox(alpha, bob, since=last.modseq) == []
+    assert [message.uid for message in inbox(alpha, bob, since=last.modseq - 4)] == [7, 8, 9, 10]
+
+
+def test_mark_and_what_is_gone(alpha: House) -> None:
+    alpha.fill(BOB, 3)
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.mark("INBOX", [1, 2], add=["\\Seen", "x"]))
+    alpha.wait(bob.mark("INBOX", [2], remove=["x"], move="Archive"))
+    alpha.wait(bob.mark("INBOX", [3], delete=True))
+    assert [(message.uid, message.flags) for message in inbox(alpha, bob)] == [(1, ("\\Seen", "x"))]
+    assert [message.flags for message in inbox(alpha, bob, mailbox="Archive")] == [("\\Seen",)]
+    with pytest.raises(RequestFailed, match="not-found"):
+        alpha.wait(bob.mark("Nowhere", [1], delete=True))
+
+
+def test_the_live_tail(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there, and what comes afterwards, each once and in order."""
+    monkeypatch.setattr(client, "PAGE", 2)
+    before = alpha.fill(BOB, 5)
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+
+    async def talk() -> list[Message]:
+        reading = defer.Deferred.fromCoroutine(taken(bob.messages(live=True), 8))
+        for text in ("one", "two", "three"):
+            await alice.send([str(BOB)], text)
+        return await reading
+
+    got = alpha.wait(talk())
+    assert [message.id for message in got[:5]] == [content.id for content in before]
+    assert [message.text for message in got[5:]] == ["one", "two", "three"]
+
+
+def test_a_bot_answers(alpha: House) -> None:
+    """The ten lines of the module's docstring."""
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+
+    async def bot() -> None:
+        async for message in bob.messages(live=True):
+            await bob.send([message.sender], f"You said: {message.text}")
+
+    async def talk() -> list[Message]:
+        running = defer.Deferred.fromCoroutine(bot())
+        running.addErrback(lambda failure: failure.trap(ConnectionGone))
+        reading = defer.Deferred.fromCoroutine(taken(alice.messages(live=True), 3))
+        for text in ("a", "b", "c"):
+            await alice.send([str(BOB)], text)
+        got = await reading
+        bob.close()
+        await running
+        return got
+
+    assert [message.text for message in alpha.wait(talk())] == ["You said: a", "You said: b", "You said: c"]
+
+
+# -- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_breaks_wakes_who_waits(alpha: House) -> None:
+    bob = sign_in(alpha, BOB)
+
+    async def read() -> None:
+        await taken(bob.changes(live=True), 2)
+
+    async def run() -> None:
+        reading = defer.Deferred.fromCoroutine(read())
+        await defer.Deferred.fromCoroutine(bob.mark("INBOX", [], add=["x"]))  # the page came before this
+        alpha.sessions[-1]._link.abort()
+        await reading
+
+    with pytest.raises(ConnectionGone):
+        alpha.wait(run())
+    with pytest.raises(ConnectionGone):
+        alpha.wait(bob.send([str(ALICE)], "after"))
+    bob.close()
+
+
+def test_what_came_before_the_end_is_still_read(alpha: House) -> None:
+    bob = sign_in(alpha, BOB)
+    bob._on_changes(Changes((), 7))
+    bob._on_closed(ConnectionGone("over"))
+
+    async def read() -> list[Changes]:
+        got: list[Changes] = []
+        with pytest.raises(ConnectionGone, match="over"):
+            async for page in bob.changes(live=True):
+                got.append(page)
+        return got
+
+    assert [page.modseq for page in alpha.wait(read())][1:] == [7]
+
+
+def test_leaving_the_block_signs_out(alpha: House) -> None:
+    async def run() -> None:
+        how: dict[str, Any] = {"server": here(alpha), "authorities": alpha.authorities}
+        async with await connect(alpha.reactor, str(ALICE), PASSWORD, **how) as parley:
+            await parley.send([str(BOB)], secrets.token_hex(4))
+        parley.close()  # twice does no harm
+
+    alpha.wait(run())
+    wait_until(alpha, lambda: alpha.sessions[0]._link._gone)  # type: ignore[attr-defined]
