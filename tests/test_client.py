@@ -314,6 +314,8 @@ def test_leaving_the_block_signs_out(alpha: House) -> None:
         how: dict[str, Any] = {"server": here(alpha), "authorities": alpha.authorities}
         async with await connect(alpha.reactor, str(ALICE), PASSWORD, **how) as parley:
             await parley.send([str(BOB)], secrets.token_hex(4))
+        with pytest.raises(ConnectionGone, match="closed by us"):
+            await parley.mark("INBOX", [1], delete=True)
         parley.close()  # twice does no harm
 
     alpha.wait(run())

@@ -104,18 +104,17 @@ def conversation() -> tuple[bytes, list[Event]]:
     """What one end of a whole conversation says, and what it is."""
     one, other = pair()
     fresh = ParleyConnection()
-    octets, events = fresh.send(Hello(1, "one", 65536)), [Hello(1, "one", 65536)]
+    octets = fresh.send(Hello(1, "one", 65536))
+    events: list[Event] = [Hello(1, "one", 65536)]
     for method, body in ASKED:
-        event = Request(one.new_stream(), method, received(body))
-        octets += one.send(event)
-        events.append(event)
+        events.append(Request(one.new_stream(), method, received(body)))
+        octets += one.send(events[-1])
     for stream, (method, body) in enumerate(ANSWERED, 1):
         one.receive(other.send(Request(stream, method, {})))
         octets += one.send(Response(stream, method, body))
         events.append(Response(stream, method, received(body)))
-    for event in (Push("changes", received(CHANGES)), Bye("timeout", "idle")):
-        octets += one.send(event)
-        events.append(event)
+    events += [Push("changes", received(CHANGES)), Bye("timeout", "idle")]
+    octets += one.send(events[-2]) + one.send(events[-1])
     return octets, events
 
 
@@ -281,7 +280,7 @@ def test_states_of_the_peer() -> None:
         hello + frame(1, 1, "keys", {}) * 2,  # a stream that is in use
         hello + b"".join(frame(1, n, "keys", {}) for n in range(1, 1002)),  # too many open
         hello + frame(9, 0, "", {}),
-        hello + frame(True, 0, "", {}),  # type: ignore[arg-type]
+        hello + frame(True, 0, "", {}),
     ):
         engine = ParleyConnection()
         with pytest.raises(RemoteProtocolError):
@@ -306,3 +305,81 @@ def test_our_own_mistakes() -> None:
         one.send(Push("changes", {}))
     with pytest.raises(LocalProtocolError, match="STARTTLS"):
         one.tls_started()
+
+
+def test_a_reply_is_of_the_method_that_was_asked() -> None:
+    one, other = pair()
+    one.send(Request(1, "keys", {}))
+    other.receive(one.send(Request(2, "sync", {})))
+    with pytest.raises(RemoteProtocolError, match="a reply to nothing"):
+        one.receive(encode([2, 1, "sync", {}], 65536))
+
+
+def test_a_stream_is_free_again_when_it_is_answered() -> None:
+    one, other = pair()
+    for _ in range(3):
+        assert other.receive(one.send(Request(7, "keys", {}))) == [Request(7, "keys", {})]
+        assert one.receive(other.send(Response(7, "keys", {}))) == [Response(7, "keys", {})]
+        with pytest.raises(LocalProtocolError, match="no such request"):
+            other.send(Response(7, "keys", {}))
+
+
+def test_what_was_too_large_to_send_was_not_sent() -> None:
+    """The stream stays as it was: free for another request, and owed another reply."""
+    one, other = pair()
+    large = {"x": bytes(1 << 20)}
+    with pytest.raises(LocalProtocolError, match="the peer takes"):
+        one.send(Request(1, "keys", large))
+    with pytest.raises(RemoteProtocolError, match="a reply to nothing"):
+        one.receive(encode([2, 1, "keys", {}], 65536))
+    one, other = pair()
+    other.receive(one.send(Request(1, "keys", {})))
+    with pytest.raises(LocalProtocolError, match="the peer takes"):
+        other.send(Response(1, "keys", large))
+    assert one.receive(other.send(Response(1, "keys", {}))) == [Response(1, "keys", {})]
+
+
+def test_nothing_is_read_after_bye() -> None:
+    one, other = pair()
+    assert other.receive(one.send(Bye("", "")) + b"rubbish") == [Bye("", "")]
+    for octets in (b"", b"more rubbish", bytes(100)):
+        assert other.receive(octets) == []
+
+
+def test_nothing_is_read_after_an_error() -> None:
+    """Neither what comes later nor what stood behind it in the same octets."""
+    one, other = pair()
+    good = one.send(Request(1, "keys", {}))
+    assert other.receive(good + b"\xff\xff\xff\xff" + good) == [Request(1, "keys", {})]
+    for octets in (b"", good):
+        with pytest.raises(RemoteProtocolError, match="too-big"):
+            other.receive(octets)
+
+
+@pytest.mark.parametrize(
+    ("octets", "why"),
+    [
+        (b"\xc1\x00", "tags"),
+        (b"\x81\xd8\x2a\x60", "tags"),
+        (b"\x9a\x00\x01\x00\x00\x00", "more items announced"),
+        (b"\xba\x00\x01\x00\x00\x00", "more items announced"),
+        (b"\x81" * 17 + b"\x00", "nested deeper"),
+        (b"\x9f\xff", "definite"),
+        (b"\xfb" + bytes(8), "floats"),
+        (b"\x00\x00", "octets after"),
+        (b"\x19\x00", "cut off"),
+    ],
+)
+def test_the_error_says_what_is_wrong(octets: bytes, why: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=why):
+        decode(octets)
+
+
+def test_an_announced_frame_holds_no_memory_until_it_comes() -> None:
+    """A frame of 80 MB is announced; what is kept is what has come."""
+    engine, _ = pair()
+    engine.trust()
+    engine.receive((80 << 20).to_bytes(4, "big"))
+    for _ in range(100):
+        assert engine.receive(bytes(10)) == []
+    assert len(engine._reader._buffer) == 1004
