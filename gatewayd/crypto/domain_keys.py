@@ -49,7 +49,7 @@ class KeySet(msgspec.Struct, frozen=True):
         """Raises KeySetError."""
         try:
             raw = cbor2.loads(octets, max_depth=4, allow_indefinite=False, allow_duplicate_keys=False)
-            found = msgspec.convert(raw, cls)
+            found = msgspec.convert(raw, cls, builtin_types=(bytes,))
         except (cbor2.CBORDecodeError, msgspec.ValidationError, ValueError) as error:
             raise KeySetError(f"bad key set: {error}") from None
         if found.domain != domain.name or len(found.keys) > MAX_KEYS or any(len(k.key) != 32 for k in found.keys):

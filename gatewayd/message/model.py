@@ -18,6 +18,7 @@ import msgspec
 MAIL = "mail"
 MESSAGE = "message"
 RFC822 = "message/rfc822"
+YEAR_10000 = 253_402_300_800_000  # milliseconds
 
 
 class ObjectError(ValueError):
@@ -57,9 +58,14 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": 
         """Raises ObjectError, naming the field that is wrong."""
         try:
             raw = cbor2.loads(octets, max_depth=16, allow_indefinite=False, allow_duplicate_keys=False)
-            return msgspec.convert(raw, cls)
+            payload = msgspec.convert(raw, cls, builtin_types=(bytes,))  # else text would pass as base64
         except (cbor2.CBORDecodeError, msgspec.ValidationError, ValueError) as error:
             raise ObjectError(f"bad payload: {error}") from None
+        if not 0 <= payload.date < YEAR_10000:  # no mail could say it
+            raise ObjectError("bad payload: the date is not of the years 1970 to 9999")
+        if payload.type == MAIL and not payload.parts:
+            raise ObjectError("bad payload: a mail without its octets")
+        return payload
 
 
 @dataclass(frozen=True)

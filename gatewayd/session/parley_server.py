@@ -45,7 +45,6 @@ REMEMBER = 30 * 86400  # seconds that peers remember our domains for
 CONCURRENT = 16  # requests worked on at once, for one connection
 MAX_RECIPIENTS = 1000
 MAX_AUTH_FAILURES = 3
-YEAR_10000 = 253402300800000  # milliseconds
 MAX_SYNC = 500
 PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
 READ_AHEAD = 4  # messages
@@ -275,8 +274,6 @@ class ParleyServerSession:
         try:
             content = Content.from_signed(body.signed, bodies)
             fields = content.fields
-            if not 0 <= fields.date < YEAR_10000 or (fields.type == MAIL and not fields.parts):
-                raise ObjectError("no mail form can be made of it")
             reverse_path = Address.parse(body.from_) if body.from_ else None
             if reverse_path is not None and reverse_path.domain != peer:
                 return dict.fromkeys(recipients, Refused("5.7.1", "The reverse-path is not of your domain"))
