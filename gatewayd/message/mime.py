@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import email.errors
-import email.header
 import email.message
 import email.utils
 import re
@@ -18,7 +16,11 @@ from dataclasses import dataclass, field
 MAX_DEPTH = 50
 MAX_PARTS = 1000
 
-_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:((?:[^\n]|\n[ \t])*)(?:\n|\Z)")
+LONG = 2000  # characters of a field value that the standard library's slow readers are still given
+SLOW_CHARSETS = {"punycode", "idna"}  # decoding takes the square of the length; no mail is written in them
+
+_FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)", re.MULTILINE)
+_WORD = re.compile(r"=\?([^?*\s]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=(\s+(?==\?))?")  # RFC 2047 §2
 _PARAMETER = re.compile(r';\s*([^\s=;]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))', re.DOTALL)
 
 
@@ -54,13 +56,15 @@ def section(mail: bytes, path: tuple[int, ...], what: str, fields: Sequence[byte
 
     None when there is no such part.
     """
-    entity: Entity | None = parse(mail)
     if not path and what == "":
         return mail
+    entity = parse(mail)
+    whole = True  # a message, not a part of one
     for number in path:
-        entity = _numbered(entity, number) if entity is not None else None
-    if entity is None:
-        return None
+        below = _numbered(entity, number, whole=whole)
+        if below is None:
+            return None
+        entity, whole = below, False
     if path and what == "":
         return mail[entity.body : entity.end]
     if what == "MIME":
@@ -112,23 +116,14 @@ def decoded_body(mail: bytes, entity: Entity) -> bytes:
     body = mail[entity.body : entity.end]
     encoding = (entity.first(b"content-transfer-encoding") or b"").split(b";")[0].strip().lower()
     if encoding == b"base64":
-        letters = re.sub(rb"[^A-Za-z0-9+/]", b"", body.split(b"=", 1)[0] if b"=" in body else body)
-        try:
-            return base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + b"===")
-        except binascii.Error:
-            return body
+        return _from_base64(body)
     if encoding == b"quoted-printable":
         return binascii.a2b_qp(body)
     return body
 
 
 def decoded_text(mail: bytes, entity: Entity) -> str:
-    charset = entity.parameters.get("charset", "utf-8")
-    octets = decoded_body(mail, entity)
-    try:
-        return octets.decode(charset, "replace")
-    except (LookupError, ValueError, UnicodeError):  # no such charset, or one that is no text encoding
-        return octets.decode("latin-1")
+    return _in_charset(decoded_body(mail, entity), entity.parameters.get("charset", "utf-8"))
 
 
 def decoded(value: bytes) -> str:
@@ -140,20 +135,26 @@ def decoded(value: bytes) -> str:
         text = unfolded.decode("latin-1")
     if "=?" not in text:
         return text
-    try:
-        return str(email.header.make_header(email.header.decode_header(text)))
-    except (LookupError, ValueError, UnicodeError, email.errors.HeaderParseError):
-        return text
+    out: list[str] = []
+    at, charset, octets = 0, "", b""
+    for found in _WORD.finditer(text):
+        begins = found[1].lower()
+        if found.start() > at or begins != charset:  # words may end inside a character, if the next goes on with it
+            out += _in_charset(octets, charset), text[at : found.start()]
+            octets = b""
+        charset, octets = begins, octets + _word_octets(found[2], found[3])
+        at = found.end()
+    return "".join((*out, _in_charset(octets, charset), text[at:]))
 
 
 def parameters(value: str) -> dict[str, str]:
     """`; name=value` pairs, RFC 2231 continuations and charsets resolved."""
-    if "*" in value:
+    if "*" in value and len(value) < LONG:
         message = email.message.Message()
         message["content-type"] = "a/b" + value[value.find(";") :] if ";" in value else "a/b"
         found = {}
         try:
-            for name, _ in message.get_params([], unquote=False):
+            for name, _ in message.get_params([], unquote=False)[1:]:
                 raw = message.get_param(name)
                 if raw is not None:
                     found[name.lower()] = email.utils.collapse_rfc2231_value(raw)
@@ -169,11 +170,30 @@ def parameters(value: str) -> dict[str, str]:
 # -- inside ---------------------------------------------------------------------------------------------------------
 
 
+def _in_charset(octets: bytes, charset: str) -> str:
+    try:
+        return octets.decode("latin-1" if charset.lower() in SLOW_CHARSETS else charset or "utf-8", "replace")
+    except (LookupError, ValueError, UnicodeError):  # no such charset, or one that is no text encoding
+        return octets.decode("latin-1")
+
+
+def _word_octets(encoding: str, text: str) -> bytes:
+    octets = text.encode("utf-8", "replace")
+    if encoding in "qQ":
+        return binascii.a2b_qp(octets, header=True)
+    return _from_base64(octets)
+
+
+def _from_base64(body: bytes) -> bytes:
+    letters = re.sub(rb"[^A-Za-z0-9+/]", b"", body.split(b"=", 1)[0])
+    return base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + b"===")
+
+
 def _header_end(mail: bytes, start: int, end: int) -> int:
     """Where the body begins."""
-    if mail[start : start + 2] == b"\r\n":
+    if mail.startswith(b"\r\n", start, end):
         return start + 2
-    if mail[start : start + 1] == b"\n":
+    if mail.startswith(b"\n", start, end):
         return start + 1
     crlf, lf = mail.find(b"\n\r\n", start, end), mail.find(b"\n\n", start, end)
     if lf >= 0 and (crlf < 0 or lf < crlf):
@@ -196,6 +216,8 @@ def _entity(mail: bytes, start: int, end: int, depth: int, budget: list[int], de
     entity.type, entity.subtype = media.split("/")
     entity.parameters = parameters(value)
     if depth >= MAX_DEPTH or budget[0] <= 0:
+        if entity.type == "multipart" or media == "message/rfc822":
+            entity.type, entity.subtype = "application", "octet-stream"  # not looked into
         return entity
     if entity.type == "multipart":
         inner = "message/rfc822" if entity.subtype == "digest" else "text/plain"
@@ -210,6 +232,8 @@ def _entity(mail: bytes, start: int, end: int, depth: int, budget: list[int], de
     elif media in ("message/rfc822", "message/global") and _is_identity(entity):
         entity.subtype = "rfc822"
         entity.children = [_entity(mail, body, end, depth + 1, budget, "text/plain")]
+    elif media == "message/rfc822":  # encoded, which RFC 2046 §5.2.1 forbids: opaque
+        entity.type, entity.subtype = "application", "octet-stream"
     return entity
 
 
@@ -224,7 +248,7 @@ def _split(mail: bytes, body: int, end: int, boundary: bytes) -> list[tuple[int,
     parts = []
     begin: int | None = None
     for found in line.finditer(mail, body, end):
-        if begin is not None:
+        if begin is not None and begin < found.start():  # two boundaries in a row are one
             stop = found.start()
             stop -= mail[stop - 1 : stop] == b"\n"
             stop -= mail[stop - 1 : stop] == b"\r"
@@ -237,10 +261,10 @@ def _split(mail: bytes, body: int, end: int, boundary: bytes) -> list[tuple[int,
     return parts
 
 
-def _numbered(entity: Entity, number: int) -> Entity | None:
-    """Part `number` below this one; a message/rfc822 is looked through (RFC 3501 §6.4.5)."""
-    if entity.media_type == "message/rfc822" and entity.children:
-        entity = entity.children[0]
+def _numbered(entity: Entity, number: int, *, whole: bool) -> Entity | None:
+    """Part `number` below this one; a message/rfc822 part is looked through (RFC 3501 §6.4.5)."""
+    if not whole and entity.media_type == "message/rfc822" and entity.children:
+        entity, whole = entity.children[0], True
     if entity.type == "multipart" and entity.children:
         return entity.children[number - 1] if 1 <= number <= len(entity.children) else None
-    return entity if number == 1 else None
+    return entity if whole and number == 1 else None

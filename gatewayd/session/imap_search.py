@@ -46,7 +46,7 @@ Test = Callable[[Candidate], Awaitable[bool]]
 
 def read(reader: Reader, mailbox: OpenMailbox) -> Test:
     """Raises BadSyntax, BadCharset."""
-    if reader.peek(b"CHARSET ") or reader.peek(b"charset "):
+    if reader.upcoming(8).upper() == b"CHARSET ":
         reader.word()
         reader.space()
         if reader.astring().upper() not in {b"UTF-8", b"US-ASCII"}:
@@ -145,7 +145,7 @@ def _key(reader: Reader, mailbox: OpenMailbox, depth: int) -> Test:
                 for value in mime.header(await c.mail(), b"date"):
                     try:
                         return _compare(name[4:], parsedate_to_datetime(value).date(), day)
-                    except (ValueError, TypeError):
+                    except (ValueError, TypeError, OverflowError):
                         continue
                 return False
 
@@ -166,7 +166,7 @@ def _key(reader: Reader, mailbox: OpenMailbox, depth: int) -> Test:
             async def in_text(c: Candidate) -> bool:
                 mail = await c.mail()
                 head = (mime.section(mail, (), "HEADER") or b"") if name == "TEXT" else b""
-                return text in (mime.decoded(head) + mime.text_of(mail)).casefold()
+                return text in f"{mime.decoded(head)}\n{mime.text_of(mail)}".casefold()
 
             return in_text
     raise BadSyntax(f"{name} is no search key")

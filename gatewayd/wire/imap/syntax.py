@@ -42,6 +42,9 @@ class Reader:
     def peek(self, octets: bytes) -> bool:
         return self._line.startswith(octets, self._at)
 
+    def upcoming(self, octets: int) -> bytes:
+        return self._line[self._at : self._at + octets]
+
     def skip(self, octets: bytes) -> bool:
         if self.peek(octets):
             self._at += len(octets)
