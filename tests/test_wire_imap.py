@@ -300,7 +300,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], min_codepoint=32, exclu
 def test_a_mailbox_name_goes_out_and_comes_back(name: str) -> None:
     wire = encoded_name(name)
     assert wire.isascii() and b"\r" not in wire
-    assert Reader(wire).mailbox() == ("INBOX" if name.upper() == "INBOX" else name)
+    assert Reader(wire).mailbox() == re.sub(r"^inbox(?=/|\Z)", "INBOX", name, flags=re.IGNORECASE | re.ASCII)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_mailbox_name_goes_out_and_comes_back(name: str) -> None:
         (b"Entw&APw-rfe", "Entwürfe"),
         (b"R&-D", "R&D"),
         (b"inBox", "INBOX"),
-        (b"inbox/x", "inbox/x"),
+        (b"inbox/x", "INBOX/x"),
         ("Entwürfe".encode(), "Entwürfe"),
     ],
 )

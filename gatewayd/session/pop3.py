@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Account, AuthenticationFailed, Entry, IAuthenticator, IStore
 from gatewayd.session import sasl
@@ -10,6 +12,7 @@ from gatewayd.wire.pop3.connection import Answer, AuthResponse, BadCommand, Comm
 
 IDLE = 600.0  # seconds, RFC 1939 §3
 MAX_AUTH_FAILURES = 3
+NUMBER = re.compile(r"[0-9]{1,10}")
 
 
 class POP3Session:
@@ -55,7 +58,7 @@ class POP3Session:
                     self._no(event.text)
                 case AuthResponse():
                     await self._plain(event.text)
-                case Command(verb) if verb in {"USER", "PASS", "AUTH", "CAPA", "STLS", "QUIT"}:
+                case Command(verb) if verb in {"USER", "PASS", "AUTH", "CAPA", "STLS", "UTF8", "QUIT"}:
                     await self._authorization(verb, event.argument)
                 case Command():
                     await self._transaction(event.verb, event.argument.split())
@@ -78,6 +81,8 @@ class POP3Session:
                 await self._quit()
             case "STLS" if not self._starttls or link.tls is not None:
                 self._no("TLS is on already, or not to be had")
+            case "UTF8":  # RFC 6856 §2: mail is given as it is, either way
+                link.send(Answer(True, "UTF8 enabled"))
             case "STLS":
                 link.send(Answer(True, "Begin TLS", state=State.OVER))
                 link.start_tls()
@@ -121,10 +126,15 @@ class POP3Session:
             return
         self._locks.add(account.account_id)
         self._account = account  # from here on closed() gives the lock back
-        inbox = await self._store.mailbox(account.account_id, "INBOX")
+        try:
+            inbox = await self._store.mailbox(account.account_id, "INBOX")
+            entries = await self._store.entries(account.account_id, inbox.mailbox_id)
+            summaries = await self._store.summaries(account.account_id, [e.message_id for e in entries])
+        except StoreError:
+            self._unlock()
+            raise
         self._uidvalidity = inbox.uidvalidity
-        self._entries = await self._store.entries(account.account_id, inbox.mailbox_id)
-        summaries = await self._store.summaries(account.account_id, [e.message_id for e in self._entries])
+        self._entries = [e for e in entries if e.message_id in summaries]  # the others went meanwhile
         self._sizes = [summaries[e.message_id].size for e in self._entries]
         self._link.send(Answer(True, f"{len(self._entries)} messages", state=State.TRANSACTION))
 
@@ -136,8 +146,6 @@ class POP3Session:
         match verb, words:
             case "NOOP", []:
                 send(Answer(True, ""))
-            case "UTF8", []:  # RFC 6856: mail is given as it is, either way
-                send(Answer(True, "UTF8 enabled"))
             case "RSET", []:
                 self._deleted.clear()
                 send(Answer(True, f"{len(self._entries)} messages"))
@@ -154,21 +162,23 @@ class POP3Session:
                     send(Answer(True, f"Message {i + 1} deleted"))
                 else:
                     send(Answer(True, f"{self._sizes[i]} octets", await self._octets(i)))
-            case "TOP", [number, count] if (i := self._index(number)) is not None and count.isdigit():
-                head, blank, body = (await self._octets(i)).partition(b"\r\n\r\n")
-                lines_of_body = body.split(b"\r\n", int(count))[: int(count)]
-                send(Answer(True, "Top follows", head + blank + b"".join(line + b"\r\n" for line in lines_of_body)))
+            case "TOP", [number, count] if (i := self._index(number)) is not None and NUMBER.fullmatch(count):
+                send(Answer(True, "Top follows", _top(await self._octets(i), int(count))))
             case _, [_, *_]:
                 self._no("No such message")
             case _:
                 self._no("Bad arguments")
 
     async def _quit(self) -> None:
+        answer = Answer(True, "Goodbye", state=State.OVER)
         if self._account is not None and self._deleted:
             gone = [self._entries[i] for i in self._deleted]
-            await self._store.expunge(self._account.account_id, gone[0].mailbox_id, [entry.uid for entry in gone])
+            try:
+                await self._store.expunge(self._account.account_id, gone[0].mailbox_id, [entry.uid for entry in gone])
+            except StoreError as error:  # it is over all the same (RFC 1939 §6)
+                answer = Answer(False, f"[SYS/TEMP] Nothing was deleted: {error}", state=State.OVER)
         self._unlock()  # before the answer: the client may come back at once
-        self._link.send(Answer(True, "Goodbye", state=State.OVER))
+        self._link.send(answer)
         self._link.close()
 
     def _unlock(self) -> None:
@@ -185,9 +195,9 @@ class POP3Session:
         return mails[message_id]
 
     def _index(self, number: str) -> int | None:
-        if not (number.isascii() and number.isdigit()):
+        if not NUMBER.fullmatch(number):
             return None
-        i = int(number[:10]) - 1
+        i = int(number) - 1
         return i if 0 <= i < len(self._entries) and i not in self._deleted else None
 
     def _said(self, verb: str, i: int) -> str:
@@ -195,3 +205,15 @@ class POP3Session:
 
     def _no(self, text: str) -> None:
         self._link.send(Answer(False, text))
+
+
+def _top(mail: bytes, count: int) -> bytes:
+    """The header, the empty line, and so many lines of the body (RFC 1939 §7)."""
+    end = 0 if mail.startswith(b"\r\n") else mail.find(b"\r\n\r\n") + 2
+    if end == 1:  # no body
+        return mail
+    end += 2
+    while count and end < len(mail):
+        end = mail.find(b"\n", end) + 1 or len(mail)
+        count -= 1
+    return mail[:end]

@@ -158,7 +158,8 @@ def mailbox_name(octets: bytes) -> str:
             raise BadSyntax("not a mailbox name") from None
     if any(ord(c) < 32 or ord(c) == 127 for c in name):
         raise BadSyntax("a mailbox name holds no control characters")
-    return "INBOX" if name.upper() == "INBOX" else name
+    top, slash, below = name.partition("/")
+    return "INBOX" + slash + below if top.upper() == "INBOX" else name  # RFC 9051 §5.1
 
 
 def encoded_name(name: str) -> bytes:

@@ -21,8 +21,8 @@ class State(Enum):
 
 
 ALLOWED = {
-    State.AUTHORIZATION: {"USER", "PASS", "AUTH", "CAPA", "STLS", "QUIT"},
-    State.TRANSACTION: {"STAT", "LIST", "RETR", "DELE", "NOOP", "RSET", "TOP", "UIDL", "CAPA", "UTF8", "QUIT"},
+    State.AUTHORIZATION: {"USER", "PASS", "AUTH", "CAPA", "STLS", "UTF8", "QUIT"},
+    State.TRANSACTION: {"STAT", "LIST", "RETR", "DELE", "NOOP", "RSET", "TOP", "UIDL", "CAPA", "QUIT"},
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 VERBS = set().union(*ALLOWED.values())
@@ -73,12 +73,14 @@ class POP3Connection:
         line = bytes(self._buffer[:end]).removesuffix(b"\r")
         del self._buffer[: end + 1]
         self._waiting = True
+        response = self.state is State.RESPONSE
+        if response:
+            self.state = State.AUTHORIZATION
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             return [BadCommand("not UTF-8")]
-        if self.state is State.RESPONSE:
-            self.state = State.AUTHORIZATION
+        if response:
             return [AuthResponse(text)]
         verb, _, argument = text.partition(" ")
         verb = verb.upper()
@@ -101,7 +103,8 @@ class POP3Connection:
             body += b"\r\n"
         if body.startswith(b"."):
             body = b"." + body
-        return line + body.replace(b"\r\n.", b"\r\n..") + b".\r\n"
+        # after a bare LF too: many clients end a line there, and must not find the end of the answer in a message
+        return line + body.replace(b"\n.", b"\n..") + b".\r\n"
 
     def tls_started(self) -> None:
         """What came ahead of the handshake is never a command (RFC 2595 §4)."""
