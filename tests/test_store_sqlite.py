@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from twisted.internet.defer import maybeDeferred
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
-from gatewayd.errors import StoreFull
-from gatewayd.interfaces import Delivery, MailboxExists, NoSuchMailbox, ScramCredentials
+from gatewayd.errors import StoreError, StoreFull
+from gatewayd.interfaces import Delivery, Mailbox, MailboxExists, NoSuchMailbox, Peer, Placed, ScramCredentials
 from gatewayd.message.bridge import bridged_payload
 from gatewayd.message.model import Content
+from gatewayd.store import schema
 from gatewayd.store.blobs import BlobStore
-from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.store.sqlite import FOREIGN_POLL, KNOWN_FOR, SEEN_FOR, SQLiteStore
 from tests.loop import Loop
 
-ALICE = Address.parse("alice@alpha.test")
+ALICE, BOB = Address.parse("alice@alpha.test"), Address.parse("bob@alpha.test")
 CREDENTIALS = ScramCredentials(b"salt", 4096, b"stored", b"server")
 TRACE = b"Received: here\r\n"
 
@@ -102,6 +105,164 @@ def test_a_delivery_repeated_is_the_same_delivery(stores: Stores) -> None:
     assert after.duplicate  # deleted by its reader: it does not come back
 
 
+def test_a_repeat_is_known_by_the_mailbox_and_not_by_its_name(stores: Stores) -> None:
+    one, store, letter = stores.loop.one, stores.store, content()
+
+    def deliver(mailbox: str) -> Placed:
+        (placed,) = one(store.deliver([Delivery(stores.alice, letter, TRACE, mailbox)]))
+        assert isinstance(placed, Placed)
+        return placed
+
+    assert [deliver(name).duplicate for name in ("INBOX", "inbox", "\\Sent", "Sent")] == [False, True, False, True]
+    one(store.rename_mailbox(stores.alice, "Sent", "Old"))
+    assert deliver("Old").duplicate
+    one(store.create_mailbox(stores.alice, "Sent"))
+    assert not deliver("Sent").duplicate
+    one(store.delete_mailbox(stores.alice, "Sent"))
+    one(store.create_mailbox(stores.alice, "Sent"))
+    assert not deliver("Sent").duplicate  # another mailbox than the deleted one
+
+
+def test_a_repeat_is_known_for_long_and_then_forgotten(stores: Stores) -> None:
+    letter = content()
+
+    def uid() -> int:
+        (placed,) = stores.loop.one(stores.store.deliver([Delivery(stores.alice, letter)]))
+        return int(placed.uid)
+
+    assert uid() == 1
+    stores.clock.advance(SEEN_FOR / 1000)
+    stores.loop.one(stores.store.sweep())
+    assert uid() == 1
+    stores.clock.advance(1)
+    stores.loop.one(stores.store.sweep())
+    assert uid() == 2
+
+
+def test_repeats_are_known_after_the_migration(tmp_path: Path) -> None:
+    """The first release of the tables knew mailboxes by the names that deliveries gave."""
+    loop, letter = Loop(), content()
+    old = Database(tmp_path / "test.sqlite", loop.post)
+    old.migrate("store", schema.STEPS[:1])
+
+    def fill(db: sqlite3.Connection) -> None:
+        db.execute(
+            "INSERT INTO account VALUES (1, 'alice', 'alpha.test', 'alice@alpha.test', '', 1, '', '', 9, 2, 2, 2)"
+        )
+        db.execute("INSERT INTO mailbox VALUES (1, 1, 'INBOX', NULL, 2, 8, 9, 1)")
+        for name in ("inbox", "INBOX"):
+            db.execute("INSERT INTO seen VALUES (1, ?, ?, 2, 7, 5, 900000000)", (letter.id, name))
+
+    loop.one(old.write(fill))
+    old.close()
+    stores = Stores.__new__(Stores)
+    stores.root, stores.loop, stores.clock, stores.open = tmp_path, loop, Clock(), []
+    placed = loop.one(stores.again().deliver([Delivery(1, letter), Delivery(1, content())]))
+    assert placed == [Placed(2, 7, 5, True), Placed(2, 8, 10, False)]
+    stores.close()
+
+
+def test_each_delivery_stands_alone(stores: Stores) -> None:
+    letters = [content() for _ in range(4)]
+    wheres = [(stores.alice, "INBOX"), (stores.alice, "Nowhere"), (99, "INBOX"), (stores.alice, "INBOX")]
+    deliveries = [Delivery(who, letter, TRACE, box) for letter, (who, box) in zip(letters, wheres, strict=True)]
+    first, nowhere, nobody, last = stores.loop.one(stores.store.deliver(deliveries))
+    assert {first.uid, last.uid} == {1, 2}
+    assert type(nowhere) is NoSuchMailbox
+    assert isinstance(nobody, StoreError)
+    with pytest.raises(StoreError):
+        stores.loop.one(stores.store.changes(99, 0))
+
+
+@pytest.mark.parametrize("again", [None, "Sent", "sent items"])
+def test_a_special_mailbox_that_was_deleted_is_made_again(stores: Stores, again: str | None) -> None:
+    one, store = stores.loop.one, stores.store
+    one(store.delete_mailbox(stores.alice, "Sent"))
+    if again:
+        one(store.create_mailbox(stores.alice, again))
+    assert stores.deliver(mailbox="\\Sent").uid == 1
+    sent = one(store.mailbox(stores.alice, "Sent"))
+    assert (sent.uidnext, sent.special_use) == (2, None if again == "Sent" else "\\Sent")
+    one(store.rename_mailbox(stores.alice, "Junk", "Spam"))
+    assert stores.deliver(mailbox="\\Junk").uid == 1
+    assert one(store.mailbox(stores.alice, "Spam")).uidnext == 2
+    assert type(stores.deliver(mailbox="\\Flagged")) is NoSuchMailbox
+
+
+def test_names_that_no_mailbox_can_have(stores: Stores) -> None:
+    for name in ("", "/", "a/", "/a", "a//b", "\\Sent"):
+        with pytest.raises(StoreError):
+            stores.loop.one(stores.store.create_mailbox(stores.alice, name))
+        with pytest.raises(StoreError):
+            stores.loop.one(stores.store.rename_mailbox(stores.alice, "Archive", name))
+    assert len(stores.loop.one(stores.store.mailboxes(stores.alice))) == 6
+
+
+def test_a_rename_takes_the_inferior_along_and_nothing_else(stores: Stores) -> None:
+    one, store, alice = stores.loop.one, stores.store, stores.alice
+    for name in ("Work/Deep/er", "Workshop", "Play/Work/Deep"):
+        one(store.create_mailbox(alice, name))
+
+    def names() -> set[str]:
+        return {mailbox.name for mailbox in one(store.mailboxes(alice))} - set(schema.SPECIAL_USE)
+
+    before = {mailbox.mailbox_id for mailbox in one(store.mailboxes(alice))}
+    one(store.delete_mailbox(alice, "Play/Work"))
+    for name, to in (("Work", "Play/Work"), ("Work", "Play"), ("inbox", "Workshop"), ("Work", "INBOX")):
+        with pytest.raises(MailboxExists):
+            one(store.rename_mailbox(alice, name, to))
+    with pytest.raises(StoreError, match="inferior"):
+        one(store.rename_mailbox(alice, "Work", "Work/New/Work"))
+    assert names() == {"Work", "Work/Deep", "Work/Deep/er", "Workshop", "Play", "Play/Work/Deep"}
+    one(store.rename_mailbox(alice, "Work", "inbox/New"))
+    assert names() == {"INBOX/New", "INBOX/New/Deep", "INBOX/New/Deep/er", "Workshop", "Play", "Play/Work/Deep"}
+    assert {mailbox.mailbox_id for mailbox in one(store.mailboxes(alice))} < before
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 6, 7, 100])
+def test_a_change_is_never_cut_in_two(stores: Stores, limit: int) -> None:
+    """However many messages it moved, and however small the page."""
+    one, store, alice = stores.loop.one, stores.store, stores.alice
+    for _ in range(6):
+        stores.deliver()
+    inbox = one(store.mailbox(alice, "INBOX")).mailbox_id
+    one(store.copy(alice, inbox, range(1, 7), "Archive", True))
+    pages, since, more = [], 0, True
+    while more:
+        page = one(store.changes(alice, since, limit))
+        pages.append(({entry.modseq for entry in page.entries}, {gone.modseq for gone in page.expunged}))
+        sizes = len(page.entries), len(page.expunged)
+        assert sum(sizes) <= limit or sizes in {(6, 0), (0, 6)}
+        assert page.modseq > since or not page.more
+        since, more = page.modseq, page.more
+    assert sum(len(entries) for entries, _ in pages) == sum(len(gone) for _, gone in pages) == 1
+    assert len(one(store.changes(alice, 0, 100)).entries) == len(one(store.changes(alice, 0, 100)).expunged) == 6
+
+
+def test_subscriptions(stores: Stores) -> None:
+    stores.loop.one(stores.store.subscribe_mailbox(stores.alice, "inbox", False))
+    assert {m.name for m in stores.loop.one(stores.store.mailboxes(stores.alice)) if not m.subscribed} == {"INBOX"}
+    with pytest.raises(NoSuchMailbox):
+        stores.loop.one(stores.store.subscribe_mailbox(stores.alice, "Nowhere", True))
+
+
+def test_peers(stores: Stores) -> None:
+    beta = Domain.parse("beta.test")
+    assert stores.loop.one(stores.store.peer(beta)) is None
+    for peer in (Peer(beta, 5.0, None, 0.0), Peer(beta, 6.5, b"keys", 7.0)):
+        stores.loop.one(stores.store.remember_peer(peer))
+        assert stores.loop.one(stores.again().peer(beta)) == peer
+
+
+def test_domains_are_known_at_once(stores: Stores) -> None:
+    other = stores.again()
+    assert stores.loop.one(other.domains()) == {ALICE.domain}
+    stores.loop.one(stores.store.add_domain(Domain.parse("beta.test")))
+    assert len(stores.loop.one(stores.store.domains())) == 2
+    stores.clock.advance(KNOWN_FOR)
+    assert len(stores.loop.one(other.domains())) == 2
+
+
 @pytest.mark.parametrize("size", [10, 70_000, 3_000_000])
 def test_octets_come_back_every_time(stores: Stores, size: int) -> None:
     mail = b"Subject: big\r\n\r\n" + secrets.token_bytes(size).replace(b"\n", b"x") + b"\r\n"
@@ -111,6 +272,51 @@ def test_octets_come_back_every_time(stores: Stores, size: int) -> None:
         assert octets == TRACE + mail
         (summary,) = stores.loop.one(store.summaries(stores.alice, [1])).values()
         assert summary.size == len(octets)
+
+
+def test_the_same_large_body_is_one_file(stores: Stores) -> None:
+    mail = b"Subject: big\r\n\r\n" + b"x" * 100_000
+    bob = stores.loop.one(stores.store.add_account(BOB, CREDENTIALS)).account_id
+    stores.deliver(mail)
+    files = {path for path in (stores.root / "blobs").rglob("*") if path.is_file()}
+    stores.deliver(mail, "Archive")
+    stores.loop.one(stores.store.deliver([Delivery(bob, content(mail), TRACE)]))
+    assert files == {path for path in (stores.root / "blobs").rglob("*") if path.is_file()}
+    assert stores.loop.one(stores.store.mails(bob, [1])) == {1: TRACE + mail}
+
+
+def test_a_large_body_that_is_gone(stores: Stores) -> None:
+    stores.deliver(b"Subject: big\r\n\r\n" + b"x" * 100_000)
+    stores.deliver()
+    for path in (stores.root / "blobs").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(StoreError, match="missing"):
+        stores.loop.one(stores.store.mails(stores.alice, [1]))
+    assert stores.loop.one(stores.store.mails(stores.alice, [2, 3])).keys() == {2}
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, StoreError)]
+)
+def test_no_room_for_a_large_body(stores: Stores, monkeypatch: pytest.MonkeyPatch, number: int, kind: type) -> None:
+    big = content(b"Subject: big\r\n\r\n" + b"x" * 100_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(BlobStore, "put", raising(OSError(number, "no")))
+        patch.setattr(BlobStore, "sweep", raising(OSError(number, "no")))
+        failed, placed = stores.loop.one(stores.store.deliver([Delivery(stores.alice, c) for c in (big, content())]))
+        with pytest.raises(StoreError):
+            stores.loop.one(stores.store.sweep())
+    assert (type(failed), placed.uid) == (kind, 1)
+    (placed,) = stores.loop.one(stores.store.deliver([Delivery(stores.alice, big)]))
+    assert placed.uid == 2
+
+
+def raising(error: Exception) -> Any:
+    def raises(*arguments: Any) -> None:
+        raise error
+
+    return raises
 
 
 def test_large_bodies_are_swept_when_nobody_names_them(stores: Stores) -> None:
@@ -130,29 +336,114 @@ def test_large_bodies_are_swept_when_nobody_names_them(stores: Stores) -> None:
     assert not any(path.exists() for path in files)
 
 
-def test_watchers_hear_of_commits(stores: Stores) -> None:
-    heard: list[int] = []
-    stop = stores.store.watch(stores.alice, lambda: heard.append(1))
+class Watcher:
+    """Hears of alice's commits; begins to count after the first look, which calls in any case."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.stores = stores
+        self.calls = 0
+        self.stop = stores.store.watch(stores.alice, self.called)
+        self.look()
+        self.calls = 0
+
+    def called(self) -> None:
+        self.calls += 1
+
+    def look(self) -> None:
+        """The time of a look for other processes' commits comes, and the threads do their part."""
+        self.stores.clock.advance(FOREIGN_POLL)
+        self.stores.loop.one(self.stores.open[0].data_version())
+        self.stores.loop.one(self.stores.open[0].data_version())
+
+
+def test_watchers_hear_of_every_change_of_their_account(stores: Stores) -> None:
+    one, store, alice = stores.loop.one, stores.store, stores.alice
+    watcher = Watcher(stores)
+    inbox = one(store.mailbox(alice, "INBOX")).mailbox_id
+    letter = content()
+    for change in (
+        lambda: store.deliver([Delivery(alice, letter)]),
+        lambda: store.store_flags(alice, inbox, [1], "+", ["\\Seen"]),
+        lambda: store.copy(alice, inbox, [1], "Archive"),
+        lambda: store.create_mailbox(alice, "Work"),
+        lambda: store.rename_mailbox(alice, "INBOX", "Play"),
+        lambda: store.rename_mailbox(alice, "Play", "Work/Play"),
+        lambda: store.subscribe_mailbox(alice, "Work/Play", False),
+        lambda: store.delete_mailbox(alice, "Work/Play"),
+    ):
+        before = watcher.calls
+        one(change())
+        assert watcher.calls > before
+    before = watcher.calls
+    bob = one(store.add_account(BOB, CREDENTIALS)).account_id
+    one(store.deliver([Delivery(bob, content()), Delivery(alice, letter)]))  # the second is a repeat
+    watcher.look()
+    assert watcher.calls == before
+    watcher.stop()
+    watcher.stop()
     stores.deliver()
-    assert len(heard) == 1
-    stop()
-    stores.deliver()
-    assert len(heard) == 1
+    assert watcher.calls == before
+
+
+def test_a_watcher_that_fails_is_its_own_affair(stores: Stores) -> None:
+    def failing() -> None:
+        raise RuntimeError("a fault of ours")
+
+    stores.store.watch(stores.alice, failing)
+    watcher = Watcher(stores)
+    assert stores.deliver().uid == 1
+    assert watcher.calls == 1
+    stores.loop.one(stores.again().deliver([Delivery(stores.alice, content())]))
+    watcher.look()
+    assert watcher.calls == 2
 
 
 def test_another_process_is_heard_of(stores: Stores) -> None:
-    heard: list[int] = []
-    stop = stores.store.watch(stores.alice, lambda: heard.append(1))
     other = stores.again()
-    stores.clock.advance(1.1)
+    watcher = Watcher(stores)
+    for number in range(1, 4):
+        watcher.look()
+        assert watcher.calls == number - 1
+        stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
+        watcher.look()
+        assert watcher.calls == number
+    watcher.stop()
     stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
-    for _ in range(20):
-        stores.clock.advance(1.1)
-        stores.loop.one(stores.store.domains())  # a turn of the loop
-        if heard:
-            break
+    watcher.look()
+    assert watcher.calls == 3
+    assert stores.clock.getDelayedCalls() == []
+
+
+def test_what_another_process_did_right_after_watch_is_heard_of(stores: Stores) -> None:
+    """Even when it comes before the first look."""
+    other, heard = stores.again(), []
+    with pytest.MonkeyPatch.context() as patch:
+        late: Deferred[None] = Deferred()
+        data_version = stores.open[0].data_version
+
+        async def slow() -> int:
+            await late
+            return await data_version()
+
+        patch.setattr(stores.open[0], "data_version", slow)
+        stores.store.watch(stores.alice, lambda: heard.append(1))
+        stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
+        late.callback(None)
+        stores.loop.one(data_version())
     assert heard
-    stop()
+
+
+def test_watching_ends_and_begins_while_a_look_is_under_way(stores: Stores) -> None:
+    """As when a mail program selects one mailbox after another."""
+    for _ in range(5):
+        stores.store.watch(stores.alice, lambda: None)()
+    watcher = Watcher(stores)
+    stores.loop.one(stores.again().deliver([Delivery(stores.alice, content())]))
+    watcher.look()
+    assert watcher.calls == 1
+    assert len(stores.clock.getDelayedCalls()) == 1
+    watcher.stop()
+    assert stores.clock.getDelayedCalls() == []
 
 
 def test_a_full_disk_changes_nothing(stores: Stores) -> None:
@@ -167,6 +458,18 @@ def test_a_full_disk_changes_nothing(stores: Stores) -> None:
     assert len(one(stores.store.entries(stores.alice, inbox.mailbox_id))) == 1 + stored
     one(database.write(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchone()))
     assert not isinstance(stores.deliver(), StoreFull)
+
+
+def test_a_full_disk_can_be_read(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is derived of a message is told, though it cannot be kept."""
+    stores.deliver()
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.open[0], "write", raising(StoreFull("no")))
+        told = stores.loop.one(stores.store.summaries(stores.alice, [1]))
+    assert told.keys() == {1}
+    assert stores.loop.one(stores.store.summaries(stores.alice, [1])) == told
+    monkeypatch.setattr("gatewayd.store.sqlite.summarize", raising(AssertionError()))
+    assert stores.loop.one(stores.again().summaries(stores.alice, [1])) == told  # kept the second time
 
 
 KILLED = """
@@ -212,10 +515,27 @@ def test_what_is_acknowledged_survives_kill_9(stores: Stores) -> None:
     assert len(said) > 150
 
 
-class Model(RuleBasedStateMachine):
-    """What a client that follows the log believes is compared with what the store says."""
+class Box:
+    """What the model knows of a mailbox."""
 
-    NAMES = ("INBOX", "Archive", "Work", "Work/Deep")
+    def __init__(self, uidvalidity: int, special_use: str | None) -> None:
+        self.uidvalidity, self.special_use = uidvalidity, special_use
+        self.uidnext = 1
+        self.entries: dict[int, tuple[int, str, int]] = {}  # uid -> (number of the letter, flags, modseq)
+        self.gone: dict[int, int] = {}  # uid -> modseq
+        self.seen: dict[int, Placed] = {}  # number of the letter -> the answer
+
+
+NAMES = ("INBOX", "inbox/Sub", "Archive", "Work", "Work/Deep", "Work/Deep/er", "Play")
+LETTERS = [content(b"Subject: %d\r\n\r\n%s" % (n, b"x" * (70_000 if n == 0 else 10))) for n in range(12)]
+names = st.sampled_from(NAMES)
+numbers = st.integers(0, 50)  # the n-th mailbox that has messages
+picks = st.sets(st.integers(0, 4), max_size=4)  # the n-th of its messages
+some_flags = st.sets(st.sampled_from(["\\Seen", "\\Deleted", "$Work", "x"]), max_size=3)
+
+
+class Model(RuleBasedStateMachine):
+    """The store beside a model of it; and a client that follows the log in pages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,98 +543,253 @@ class Model(RuleBasedStateMachine):
         self.stores = Stores(self.root)
         self.one = self.stores.loop.one
         self.store, self.alice = self.stores.store, self.stores.alice
-        self.used: set[tuple[str, int, int]] = set()  # (mailbox, uidvalidity, uid) ever given
-        self.known: dict[tuple[int, int], tuple[int, str]] = {}  # the follower's: (mailbox_id, uid) -> (modseq, flags)
+        self.bob = self.one(self.store.add_account(BOB, CREDENTIALS)).account_id
+        self.bobs = self.one(self.store.changes(self.bob, 0))
+        self.modseq = 0  # the greatest that was ever seen
+        self.validities: set[int] = set()
+        self.boxes: dict[str, Box] = {}
+        for made in sorted(self.one(self.store.mailboxes(self.alice)), key=lambda mailbox: mailbox.uidvalidity):
+            self.made(made)
+        self.known: dict[tuple[int, int], tuple[str, int]] = {}  # the client's: (mailbox, uid) -> (flags, modseq)
         self.since = 0
 
     def teardown(self) -> None:
+        self.follow(3)
         self.stores.close()
         shutil.rmtree(self.root)
 
-    def box(self, name: str) -> Any:
-        try:
-            return self.one(self.store.mailbox(self.alice, name))
-        except NoSuchMailbox:
-            return None
+    # -- the model's half -------------------------------------------------------------------------------------------
 
-    def uids(self, name: str) -> list[int]:
-        box = self.box(name)
-        return [entry.uid for entry in self.one(self.store.entries(self.alice, box.mailbox_id))] if box else []
+    def name(self, name: str) -> str:
+        return "INBOX" + name[5:] if name[:5].upper() == "INBOX" else name
 
-    @rule(name=st.sampled_from(NAMES))
-    def deliver(self, name: str) -> None:
-        if self.box(name):
-            placed = self.stores.deliver(mailbox=name)
-            key = (name, placed.uidvalidity, placed.uid)
-            assert key not in self.used
-            assert all(placed.uid > uid for box, validity, uid in self.used if (box, validity) == key[:2])
-            self.used.add(key)
+    def made(self, mailbox: Mailbox) -> None:
+        assert mailbox.uidvalidity not in self.validities
+        assert mailbox.uidvalidity > max(self.validities, default=0)
+        self.validities.add(mailbox.uidvalidity)
+        self.boxes[mailbox.name] = Box(mailbox.uidvalidity, mailbox.special_use)
+        if mailbox.uidnext == 1:
+            self.rises(mailbox.highest_modseq)
 
-    @rule(name=st.sampled_from(NAMES), mode=st.sampled_from("+-="), flag=st.sampled_from(["\\Seen", "\\Deleted", "x"]))
-    def flags(self, name: str, mode: str, flag: str) -> None:
-        uids = self.uids(name)[::2]
-        if uids:
-            box = self.box(name)
-            for entry in self.one(self.store.store_flags(self.alice, box.mailbox_id, uids, mode, [flag])):
-                assert (flag in entry.flags.split()) == (mode != "-")
+    def rises(self, modseq: int) -> int:
+        assert modseq > self.modseq
+        self.modseq = modseq
+        return modseq
 
-    @rule(name=st.sampled_from(NAMES), keep=st.integers(1, 3))
-    def expunge(self, name: str, keep: int) -> None:
-        uids = self.uids(name)
-        if uids:
-            gone = self.one(self.store.expunge(self.alice, self.box(name).mailbox_id, uids[::keep]))
-            assert gone == uids[::keep]
-            assert self.uids(name) == [uid for uid in uids if uid not in gone]
+    def levels(self, name: str) -> list[str]:
+        """Those that have to be made for it."""
+        parts = name.split("/")
+        wanted = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+        return [each for each in wanted if each not in self.boxes]
 
-    @rule(name=st.sampled_from(NAMES), to=st.sampled_from(NAMES), move=st.booleans())
-    def copy(self, name: str, to: str, move: bool) -> None:
-        uids = self.uids(name)
-        if not uids or not self.box(to):
+    def learn(self, made: list[str]) -> None:
+        there = {mailbox.name: mailbox for mailbox in self.one(self.store.mailboxes(self.alice))}
+        for each in made:
+            self.made(there[each])
+
+    def refused(self, kind: type[Exception], work: Coroutine[Any, Any, Any]) -> None:
+        (answer,) = self.stores.loop.all(work)
+        assert type(answer) is kind
+
+    def id(self, name: str) -> int:
+        mailbox_id: int = self.one(self.store.mailbox(self.alice, name)).mailbox_id
+        return mailbox_id
+
+    @initialize()
+    def begin(self) -> None:
+        self.create("Work/Deep")
+        for number, name in enumerate(("INBOX", "INBOX", "Work", "INBOX", "Work/Deep")):
+            self.deliver(name, number, True, {"x"})
+
+    # -- what happens -----------------------------------------------------------------------------------------------
+
+    @rule(name=names, number=st.integers(0, len(LETTERS) - 1), once=st.booleans(), flags=some_flags)
+    def deliver(self, name: str, number: int, once: bool, flags: set[str]) -> None:
+        delivery = Delivery(self.alice, LETTERS[number], TRACE, name, {*flags, "\\Recent"}, 1000 * number, once=once)
+        (placed,) = self.one(self.store.deliver([delivery]))
+        box = self.boxes.get(self.name(name))
+        if box is None:
+            assert type(placed) is NoSuchMailbox
+        elif once and number in box.seen:
+            assert placed == box.seen[number]._replace(duplicate=True)
+        else:
+            assert placed == Placed(box.uidvalidity, box.uidnext, self.rises(placed.modseq), False)
+            box.entries[placed.uid] = number, " ".join(sorted(flags)), placed.modseq
+            box.uidnext += 1
+            if once:
+                box.seen[number] = placed
+
+    def picked(self, where: int, picks: set[int]) -> tuple[str, Box, list[int]]:
+        """A mailbox with messages, and some UIDs: of those, one that is not there, in no order."""
+        filled = sorted(name for name, box in self.boxes.items() if box.entries or name == "INBOX")
+        name = filled[where % len(filled)]
+        uids = sorted(self.boxes[name].entries)
+        return name, self.boxes[name], [1000, *{uids[pick % len(uids)] for pick in picks if uids}]
+
+    @rule(
+        where=numbers, picks=picks, mode=st.sampled_from("+-="), flags=some_flags, since=st.none() | st.integers(0, 9)
+    )
+    def store_flags(self, where: int, picks: set[int], mode: str, flags: set[str], since: int | None) -> None:
+        name, box, uids = self.picked(where, picks)
+        unchanged = None if since is None else self.modseq - since
+        done = self.one(self.store.store_flags(self.alice, self.id(name), uids, mode, flags, unchanged))
+        let = [uid for uid in sorted(uids) if uid in box.entries]
+        let = [uid for uid in let if unchanged is None or box.entries[uid][2] <= unchanged]
+        assert [entry.uid for entry in done] == let
+        new_modseq = max((entry.modseq for entry in done), default=0)
+        changed = False
+        for entry in done:
+            number, was, modseq = box.entries[entry.uid]
+            old = set(was.split())
+            new = " ".join(sorted({"+": old | flags, "-": old - flags, "=": flags}[mode]))
+            changed = changed or new != was
+            assert (entry.flags, entry.modseq) == (new, modseq if new == was else new_modseq)
+            box.entries[entry.uid] = number, new, entry.modseq
+        if changed:
+            self.rises(new_modseq)
+
+    @rule(where=numbers, picks=picks)
+    def expunge(self, where: int, picks: set[int]) -> None:
+        name, box, uids = self.picked(where, picks)
+        gone = self.one(self.store.expunge(self.alice, self.id(name), uids))
+        assert gone == [uid for uid in sorted(uids) if uid in box.entries]
+        if gone:
+            self.expunged(box, gone, self.one(self.store.mailbox(self.alice, name)).highest_modseq)
+
+    def expunged(self, box: Box, uids: list[int], modseq: int) -> None:
+        self.rises(modseq)
+        for uid in uids:
+            del box.entries[uid]
+            box.gone[uid] = modseq
+
+    @rule(where=numbers, to=names, picks=picks, move=st.booleans())
+    def copy(self, where: int, to: str, picks: set[int], move: bool) -> None:
+        name, source, uids = self.picked(where, picks)
+        target, mailbox_id = self.boxes.get(self.name(to)), self.id(name)
+        if target is None:
+            self.refused(NoSuchMailbox, self.store.copy(self.alice, mailbox_id, uids, to, move))
             return
-        box = self.box(name)
-        validity, pairs = self.one(self.store.copy(self.alice, box.mailbox_id, uids, to, move))
-        assert [old for old, _ in pairs] == uids
-        for _, new in pairs:
-            assert (to, validity, new) not in self.used
-            self.used.add((to, validity, new))
+        validity, pairs = self.one(self.store.copy(self.alice, mailbox_id, uids, to, move))
+        self.copied(source, target, [uid for uid in sorted(uids) if uid in source.entries], move, name, to)
+        news = [uid for uid in sorted(target.entries) if uid >= target.uidnext - len(pairs)]
+        assert (validity, [old for old, _ in pairs]) == (target.uidvalidity, sorted(old for old, _ in pairs))
+        assert [new for _, new in pairs] == news
 
-    @rule(name=st.sampled_from(NAMES[2:]))
+    def copied(self, source: Box, target: Box, uids: list[int], move: bool, name: str, to: str) -> None:
+        if not uids:
+            return
+        there = {entry.uid: entry for entry in self.one(self.store.entries(self.alice, self.id(to)))}
+        modseq = self.rises(there[target.uidnext].modseq)
+        for uid in uids:
+            number, flags, _ = source.entries[uid]
+            target.entries[target.uidnext] = number, flags, modseq
+            target.uidnext += 1
+        if move:
+            self.expunged(source, uids, self.one(self.store.mailbox(self.alice, name)).highest_modseq)
+
+    @rule(name=names)
     def create(self, name: str) -> None:
-        try:
-            self.one(self.store.create_mailbox(self.alice, name))
-        except MailboxExists:
-            assert self.box(name)
+        if self.name(name) in self.boxes:
+            self.refused(MailboxExists, self.store.create_mailbox(self.alice, name))
+        else:
+            made = self.levels(self.name(name))
+            assert self.one(self.store.create_mailbox(self.alice, name)).name == self.name(name)
+            self.learn(made)
 
-    @rule(name=st.sampled_from(NAMES[2:]))
+    @rule(name=names)
     def delete(self, name: str) -> None:
-        if self.box(name):
+        name = self.name(name)
+        if name not in self.boxes:
+            self.refused(NoSuchMailbox, self.store.delete_mailbox(self.alice, name))
+        elif name == "INBOX":
+            self.refused(StoreError, self.store.delete_mailbox(self.alice, name))
+        else:
             self.one(self.store.delete_mailbox(self.alice, name))
-            assert self.box(name) is None
+            if self.boxes.pop(name).entries:
+                self.rises(self.one(self.store.changes(self.alice, self.modseq)).modseq)
 
-    @rule(limit=st.integers(1, 3))
+    @rule(name=names, to=names)
+    def rename(self, name: str, to: str) -> None:
+        work = self.store.rename_mailbox(self.alice, name, to)
+        name, to = self.name(name), self.name(to)
+        inferior = [each for each in self.boxes if each.startswith(name + "/")]
+        if name not in self.boxes:
+            self.refused(NoSuchMailbox, work)
+        elif to in self.boxes:
+            self.refused(MailboxExists, work)
+        elif name == "INBOX":
+            made = self.levels(to)
+            self.one(work)
+            self.learn(made)
+            self.copied(self.boxes[name], self.boxes[to], sorted(self.boxes[name].entries), True, name, to)
+        elif to.startswith(name + "/"):
+            self.refused(StoreError, work)
+        elif any(to + each[len(name) :] in self.boxes for each in inferior):
+            self.refused(MailboxExists, work)
+        else:
+            made = self.levels(to)
+            self.one(work)
+            self.learn(made[:-1])
+            self.validities.add(max(self.validities) + 1)  # made for a moment, to check the name
+            for each in [name, *inferior]:
+                self.boxes[to + each[len(name) :]] = self.boxes.pop(each)
+            self.modseq = self.one(self.store.changes(self.alice, self.modseq)).modseq
+
+    @rule(limit=st.integers(1, 4))
     def follow(self, limit: int) -> None:
-        """The live tail, in pages."""
+        """The log from where the client was, in pages, replays to the state."""
         more = True
         while more:
             page = self.one(self.store.changes(self.alice, self.since, limit))
+            numbers = [e.modseq for e in page.entries] + [g.modseq for g in page.expunged]
+            assert all(self.since < number <= page.modseq for number in numbers)
             assert page.modseq >= self.since
             for entry in page.entries:
-                self.known[entry.mailbox_id, entry.uid] = (entry.modseq, entry.flags)
+                self.known[entry.mailbox_id, entry.uid] = entry.flags, entry.modseq
             for gone in page.expunged:
                 self.known.pop((gone.mailbox_id, gone.uid), None)
             self.since, more = page.modseq, page.more
+        assert self.since >= self.modseq
+        ids = {mailbox.name: mailbox.mailbox_id for mailbox in self.one(self.store.mailboxes(self.alice))}
+        assert self.known == {
+            (ids[name], uid): (flags, modseq)
+            for name, box in self.boxes.items()
+            for uid, (_, flags, modseq) in box.entries.items()
+        }
+
+    # -- what always holds ------------------------------------------------------------------------------------------
 
     @invariant()
-    def the_log_replays_to_the_state(self) -> None:
-        self.follow(2)
-        state = {}
-        for box in self.one(self.store.mailboxes(self.alice)):
-            for entry in self.one(self.store.entries(self.alice, box.mailbox_id)):
-                state[entry.mailbox_id, entry.uid] = (entry.modseq, entry.flags)
-                assert entry.uid < box.uidnext
-                assert entry.modseq <= box.highest_modseq
-        assert self.known == state
+    def all_mailboxes_are_as_in_the_model(self) -> None:
+        there = self.one(self.store.mailboxes(self.alice))
+        assert {m.name: (m.uidvalidity, m.uidnext, m.special_use) for m in there} == {
+            name: (box.uidvalidity, box.uidnext, box.special_use) for name, box in self.boxes.items()
+        }
+        for mailbox in there:
+            box = self.boxes[mailbox.name]
+            entries = self.one(self.store.entries(self.alice, mailbox.mailbox_id))
+            contents = self.one(self.store.contents(self.alice, [entry.message_id for entry in entries]))
+            assert [
+                (e.uid, contents[e.message_id].id, e.internal_date_ms, e.flags, e.modseq) for e in entries
+            ] == [
+                (uid, LETTERS[number].id, 1000 * number, flags, modseq)
+                for uid, (number, flags, modseq) in sorted(box.entries.items())
+            ]  # fmt: skip
+            assert mailbox.highest_modseq >= max([*(e[2] for e in box.entries.values()), *box.gone.values()], default=0)
+            since = self.modseq - 3
+            assert [e.uid for e in self.one(self.store.entries(self.alice, mailbox.mailbox_id, since))] == [
+                uid for uid, entry in sorted(box.entries.items()) if entry[2] > since
+            ]
+            assert self.one(self.store.expunged(self.alice, mailbox.mailbox_id, since)) == [
+                uid for uid, modseq in sorted(box.gone.items()) if modseq > since
+            ]
+
+    @invariant()
+    def other_accounts_are_untouched(self) -> None:
+        assert self.one(self.store.changes(self.bob, 0)) == self.bobs
 
 
-Model.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+Model.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
 TestModel = Model.TestCase

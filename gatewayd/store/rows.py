@@ -14,9 +14,11 @@ import cbor2
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed
 from gatewayd.message.model import Content
+from gatewayd.store.schema import SPECIAL_USE
 
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
 ENTRY = "mailbox_id, uid, message_id, modseq, flags, internal_date_ms"
+USUAL_NAMES = {special_use: name for name, special_use in SPECIAL_USE.items() if special_use}
 INLINE = 64 * 1024  # octets: a body up to here stands in the row
 
 
@@ -34,12 +36,31 @@ def as_mailbox(row: Sequence[Any]) -> Mailbox:
 def mailbox(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
     """By name, or by a special-use attribute. Raises NoSuchMailbox."""
     column = "special_use" if name.startswith("\\") else "name"
-    if name.upper() == "INBOX":
-        name = "INBOX"
-    row = db.execute(f"SELECT {MAILBOX} FROM mailbox WHERE account_id=? AND {column}=?", (account_id, name)).fetchone()
+    key = (account_id, canonical(name))
+    row = db.execute(f"SELECT {MAILBOX} FROM mailbox WHERE account_id=? AND {column}=?", key).fetchone()
     if row is None:
         raise NoSuchMailbox(name)
     return as_mailbox(row)
+
+
+def canonical(name: str) -> str:
+    """INBOX is the same in any case, as the superior of others too (RFC 9051 §5.1)."""
+    top, slash, below = name.partition("/")
+    return "INBOX" + slash + below if top.upper() == "INBOX" else name
+
+
+def place(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
+    """Where to deliver: one named by its special use is made again where its owner deleted it."""
+    usual = USUAL_NAMES.get(name)
+    try:
+        return mailbox(db, account_id, name)
+    except NoSuchMailbox:
+        if usual is None:
+            raise
+    try:
+        return mailbox(db, account_id, usual)
+    except NoSuchMailbox:
+        return create_mailbox(db, account_id, usual, name)
 
 
 def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
@@ -51,6 +72,7 @@ def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
 
 def create_mailbox(db: sqlite3.Connection, account_id: int, name: str, special_use: str | None = None) -> Mailbox:
     """Superiors too (RFC 3501 §6.3.3). Raises MailboxExists."""
+    name = canonical(name)
     levels = name.split("/")
     if not all(levels) or name.startswith("\\"):
         raise StoreError("a mailbox name has no empty level and begins with no backslash")
@@ -58,8 +80,6 @@ def create_mailbox(db: sqlite3.Connection, account_id: int, name: str, special_u
         superior = "/".join(levels[:depth])
         if not db.execute("SELECT 1 FROM mailbox WHERE account_id=? AND name=?", (account_id, superior)).fetchone():
             create_mailbox(db, account_id, superior)
-    if name.upper() == "INBOX":
-        name = "INBOX"
     if db.execute("SELECT 1 FROM mailbox WHERE account_id=? AND name=?", (account_id, name)).fetchone():
         raise MailboxExists(name)
     modseq = next_modseq(db, account_id)
@@ -89,15 +109,15 @@ def new_uids(db: sqlite3.Connection, account_id: int, mailbox_id: int, count: in
 
 def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
     account_id, content = delivery.account_id, delivery.content
+    target = place(db, account_id, delivery.mailbox)
     if delivery.once:
         seen = db.execute(
-            "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox=?",
-            (account_id, content.id, delivery.mailbox),
+            "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox_id=?",
+            (account_id, content.id, target.mailbox_id),
         ).fetchone()
         if seen:
             uidvalidity, uid, modseq = seen
             return Placed(uidvalidity, uid, modseq, True)
-    target = mailbox(db, account_id, delivery.mailbox)
     modseq = next_modseq(db, account_id)
     uidvalidity, uid = new_uids(db, account_id, target.mailbox_id, 1, modseq)
     (message_id,) = db.execute(
@@ -116,7 +136,7 @@ def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
     entry = (account_id, target.mailbox_id, uid, message_id, modseq, joined(delivery.flags), date)
     db.execute("INSERT INTO entry VALUES (?,?,?,?,?,?,?)", entry)
     if delivery.once:
-        row = (account_id, content.id, delivery.mailbox, uidvalidity, uid, modseq, now_ms)
+        row = (account_id, content.id, target.mailbox_id, uidvalidity, uid, modseq, now_ms)
         db.execute("INSERT INTO seen VALUES (?,?,?,?,?,?,?)", row)
     return Placed(uidvalidity, uid, modseq, False)
 

@@ -40,6 +40,17 @@ STEPS = [
     CREATE TABLE peer (
         domain TEXT PRIMARY KEY, parley_until REAL NOT NULL, keys BLOB, keys_until REAL NOT NULL) WITHOUT ROWID
     """,
+    """
+    CREATE TABLE seen_in (
+        account_id INTEGER NOT NULL, object_id BLOB NOT NULL, mailbox_id INTEGER NOT NULL,
+        uidvalidity INTEGER NOT NULL, uid INTEGER NOT NULL, modseq INTEGER NOT NULL, seen_at INTEGER NOT NULL,
+        PRIMARY KEY (account_id, object_id, mailbox_id)) WITHOUT ROWID;
+    INSERT OR IGNORE INTO seen_in SELECT seen.account_id, object_id, mailbox_id, uidvalidity, uid, modseq, seen_at
+        FROM seen JOIN mailbox USING (account_id, uidvalidity);
+    DROP TABLE seen;
+    ALTER TABLE seen_in RENAME TO seen;
+    CREATE INDEX seen_age ON seen (seen_at)
+    """,
 ]
 
 SPECIAL_USE = {

@@ -12,6 +12,7 @@ import cbor2
 from twisted.internet import defer, threads
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
@@ -25,6 +26,7 @@ from gatewayd.interfaces import (
     Expunged,
     IStore,
     Mailbox,
+    MailboxExists,
     Peer,
     Placed,
     ScramCredentials,
@@ -48,6 +50,8 @@ STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way in
 class SQLiteStore:
     """`clock.seconds()` is the time; blobs are written and mail is parsed `in_thread`: the reactor's pool."""
 
+    log = Logger()
+
     def __init__(
         self, database: Database, blobs: BlobStore, clock: IReactorTime,
         in_thread: Callable[..., defer.Deferred[Any]] = threads.deferToThread,
@@ -62,7 +66,6 @@ class SQLiteStore:
         self._known_accounts: dict[tuple[str, str], Account] = {}
         self._known_until = 0.0
         self._poll = LoopingCall(self._look_for_foreign_commits)
-        self._poll.clock = clock
         database.migrate("store", schema.STEPS)
 
     # -- accounts ---------------------------------------------------------------------------------------------------
@@ -210,11 +213,15 @@ class SQLiteStore:
         return await self._database.read(lambda db: rows.mailbox(db, account_id, name))
 
     async def create_mailbox(self, account_id: int, name: str) -> Mailbox:
-        return await self._database.write(lambda db: rows.create_mailbox(db, account_id, name))
+        made = await self._database.write(lambda db: rows.create_mailbox(db, account_id, name))
+        self._notify(account_id)
+        return made
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
         def delete(db: sqlite3.Connection) -> None:
             gone = rows.mailbox(db, account_id, name)
+            if gone.name == "INBOX":
+                raise StoreError("INBOX cannot be deleted")
             key = (account_id, gone.mailbox_id)
             uids = db.execute("SELECT uid FROM entry WHERE account_id=? AND mailbox_id=?", key).fetchall()
             rows.expunge(db, account_id, gone.mailbox_id, [uid for (uid,) in uids])
@@ -235,16 +242,21 @@ class SQLiteStore:
             made = rows.create_mailbox(db, account_id, to)  # checks the name, makes its superiors
             db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", (account_id, made.mailbox_id))
             begin = f"{moved.name}/"
-            for mailbox_id, old in db.execute(
-                "SELECT mailbox_id, name FROM mailbox WHERE account_id=?", (account_id,)
-            ).fetchall():
+            if made.name.startswith(begin):
+                raise StoreError("a mailbox cannot be its own inferior")
+            names = db.execute("SELECT mailbox_id, name FROM mailbox WHERE account_id=?", (account_id,)).fetchall()
+            there = {old for _, old in names}
+            for mailbox_id, old in names:
                 if old == moved.name or old.startswith(begin):
+                    new = made.name + old[len(moved.name) :]
+                    if new in there:
+                        raise MailboxExists(new)
                     db.execute(
-                        "UPDATE mailbox SET name=? WHERE account_id=? AND mailbox_id=?",
-                        (to + old[len(moved.name) :], account_id, mailbox_id),
+                        "UPDATE mailbox SET name=? WHERE account_id=? AND mailbox_id=?", (new, account_id, mailbox_id)
                     )
 
         await self._database.write(rename)
+        self._notify(account_id)
 
     async def subscribe_mailbox(self, account_id: int, name: str, subscribed: bool) -> None:
         def subscribe(db: sqlite3.Connection) -> None:
@@ -255,6 +267,7 @@ class SQLiteStore:
             )
 
         await self._database.write(subscribe)
+        self._notify(account_id)
 
     # -- the log ----------------------------------------------------------------------------------------------------
 
@@ -292,6 +305,8 @@ class SQLiteStore:
     def watch(self, account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
         self._watchers[account_id].add(callback)
         if not self._poll.running:
+            self._poll = LoopingCall(self._look_for_foreign_commits)  # a stopped one may still wait for its last look
+            self._poll.clock = self._clock
             self._poll.start(FOREIGN_POLL, now=True)
 
         def stop() -> None:
@@ -323,7 +338,10 @@ class SQLiteStore:
             lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall()
         )
         wanted = {blobs[i : i + 32] for (blobs,) in named for i in range(0, len(blobs), 32)}
-        await self._in_thread(self._blobs.sweep, wanted, now - STRAY_BLOB)
+        try:
+            await self._in_thread(self._blobs.sweep, wanted, now - STRAY_BLOB)
+        except OSError as error:
+            raise StoreError(str(error)) from error
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -378,16 +396,22 @@ class SQLiteStore:
         derived: dict[int, Summary] = await self._in_thread(derive)
         update = "UPDATE message SET size=?, envelope=?, bodystructure=?, body=? WHERE account_id=? AND message_id=?"
         kept = [(*summary, account_id, i) for i, summary in derived.items()]
-        await self._database.write(lambda db: db.executemany(update, kept))
+        try:
+            await self._database.write(lambda db: db.executemany(update, kept))
+        except StoreError as error:  # a full disk can be read still
+            self.log.warn("what was derived of {count} messages is not kept: {error}", count=len(kept), error=error)
         return derived
 
     def _notify(self, account_id: int) -> None:
         for callback in list(self._watchers.get(account_id, ())):
-            callback()
+            try:
+                callback()
+            except Exception:  # the commit stands, and others watch too
+                self.log.failure("a watcher failed")
 
     async def _foreign_commits(self) -> None:
         version = await self._database.data_version()
-        if self._foreign is not None and version != self._foreign:
+        if version != self._foreign:  # at the first look too: there may have been one since `watch`
             for account_id in list(self._watchers):
                 self._notify(account_id)
         self._foreign = version
