@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Collection
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from datetime import UTC, datetime
 
 from twisted.internet.defer import DeferredLock
 
@@ -28,6 +27,7 @@ from gatewayd.wire.imap.syntax import BadSyntax, Reader, compact, encoded_name
 IDLE = 1800.0  # seconds, RFC 3501 §5.4
 BEFORE_SIGN_IN = 120.0
 MAX_AUTH_FAILURES = 3
+MAX_NAME = 500  # characters of a mailbox name
 FLAGS = b"(\\Answered \\Flagged \\Deleted \\Seen \\Draft)"
 CAPABILITIES = "IMAP4rev1 LITERAL+ SASL-IR IDLE UIDPLUS MOVE NAMESPACE ID SPECIAL-USE UNSELECT CHILDREN ENABLE"
 
@@ -101,15 +101,8 @@ class IMAPSession:
             answer = "NO [BADCHARSET (UTF-8 US-ASCII)] Charset not known"
         except No as error:
             answer = f"NO {error}"
-        except NoSuchMailbox:
-            code = "TRYCREATE" if command.name in {"APPEND", "COPY", "MOVE"} else "NONEXISTENT"
-            answer = f"NO [{code}] No such mailbox"
-        except MailboxExists:
-            answer = "NO [ALREADYEXISTS] The mailbox exists"
-        except StoreFull:
-            answer = "NO [OVERQUOTA] No space is left"
         except StoreError as error:
-            answer = f"NO [UNAVAILABLE] {error}"
+            answer = _failure(error, command.name)
         if answer is not None:
             if self._open is not None:
                 quiet = command.name in {"FETCH", "STORE", "SEARCH"} and not command.uid
@@ -212,14 +205,14 @@ class IMAPSession:
     async def _select(self, command: Command, *, read_only: bool) -> str | None:
         name = command.arguments.mailbox()
         command.arguments.end()
-        self._open = None
+        self._open = None  # whether it succeeds or not (RFC 3501 §6.3.1)
         try:
             mailbox = await self._store.mailbox(self._id, name)
-        except NoSuchMailbox:
-            self._link.send(Tagged(command.tag, b"NO [NONEXISTENT] No such mailbox", State.AUTHENTICATED))
+            opened = OpenMailbox(self._id, mailbox, read_only=read_only)
+            await opened.refresh(self._store, expunges=True)
+        except StoreError as error:
+            self._link.send(Tagged(command.tag, _failure(error, command.name).encode("utf-8"), State.AUTHENTICATED))
             return None
-        opened = OpenMailbox(self._id, mailbox, read_only=read_only)
-        await opened.refresh(self._store, expunges=True)
         self._say(f"{len(opened.entries)} EXISTS")
         self._say("0 RECENT")
         self._link.send(Untagged(b"FLAGS " + FLAGS))
@@ -237,11 +230,14 @@ class IMAPSession:
         return None
 
     async def _do_create(self, command: Command) -> str:
-        await self._store.create_mailbox(self._id, command.arguments.mailbox().removesuffix("/"))
+        name = _new_name(command.arguments)
+        command.arguments.end()
+        await self._store.create_mailbox(self._id, name)
         return "OK Created"
 
     async def _do_delete(self, command: Command) -> str:
         name = command.arguments.mailbox()
+        command.arguments.end()
         if name == "INBOX":
             raise No("INBOX cannot be deleted")
         await self._store.delete_mailbox(self._id, name)
@@ -250,16 +246,22 @@ class IMAPSession:
     async def _do_rename(self, command: Command) -> str:
         name = command.arguments.mailbox()
         command.arguments.space()
-        await self._store.rename_mailbox(self._id, name, command.arguments.mailbox())
+        to = _new_name(command.arguments)
+        command.arguments.end()
+        await self._store.rename_mailbox(self._id, name, to)
         return "OK Renamed"
 
     async def _do_subscribe(self, command: Command) -> str:
-        await self._store.subscribe_mailbox(self._id, command.arguments.mailbox(), True)
-        return "OK Subscribed"
+        return await self._subscribe(command, True)
 
     async def _do_unsubscribe(self, command: Command) -> str:
-        await self._store.subscribe_mailbox(self._id, command.arguments.mailbox(), False)
-        return "OK Unsubscribed"
+        return await self._subscribe(command, False)
+
+    async def _subscribe(self, command: Command, subscribed: bool) -> str:
+        name = command.arguments.mailbox()
+        command.arguments.end()
+        await self._store.subscribe_mailbox(self._id, name, subscribed)
+        return "OK Done"
 
     async def _do_list(self, command: Command) -> str:
         return await self._list(command.arguments, "LIST")
@@ -275,16 +277,19 @@ class IMAPSession:
         if not pattern:  # asks for the separator (RFC 3501 §6.3.8)
             self._say(f'{response} (\\Noselect) "/" ""')
             return "OK Done"
-        words = re.split(r"([*%])", reference + pattern)
-        match = re.compile("".join({"*": ".*", "%": "[^/]*"}.get(w, re.escape(w)) for w in words) + r"\Z", re.DOTALL)
+        pattern = reference + pattern
+        if len(pattern) > MAX_NAME:
+            raise BadSyntax("the pattern is too long")
         mailboxes = await self._store.mailboxes(self._id)
-        names = [mailbox.name for mailbox in mailboxes]
-        for mailbox in mailboxes:
-            if match.match(mailbox.name) and (response == "LIST" or mailbox.subscribed):
-                inferior = any(name.startswith(mailbox.name + "/") for name in names)
-                marks = ["\\HasChildren" if inferior else "\\HasNoChildren"]
-                marks += [mailbox.special_use] if mailbox.special_use else []
-                line = f'{response} ({" ".join(marks)}) "/" '.encode() + encoded_name(mailbox.name)
+        superior = _superiors(mailbox.name for mailbox in mailboxes)
+        shown = {mailbox.name: mailbox.special_use for mailbox in mailboxes if response == "LIST" or mailbox.subscribed}
+        levels = superior if response == "LIST" else _superiors(shown) if pattern.endswith("%") else set()
+        for name in sorted(shown.keys() | levels):
+            if _matches(pattern, name):
+                marks = [] if name in shown else ["\\Noselect"]  # a level, and no mailbox (RFC 3501 §6.3.8, §6.3.9)
+                marks.append("\\HasChildren" if name in superior else "\\HasNoChildren")
+                marks.append(shown.get(name) or "")
+                line = f'{response} ({" ".join(marks).strip()}) "/" '.encode() + encoded_name(name)
                 self._link.send(Untagged(line))
         return "OK Done"
 
@@ -297,6 +302,7 @@ class IMAPSession:
             if wanted:
                 command.arguments.space()
             wanted.append(command.arguments.word())
+        command.arguments.end()
         mailbox = await self._store.mailbox(self._id, name)
         entries = await self._store.entries(self._id, mailbox.mailbox_id)
         values = {
@@ -399,9 +405,11 @@ class IMAPSession:
         if item not in {"FLAGS", "+FLAGS", "-FLAGS"}:
             raise BadSyntax("FLAGS, +FLAGS or -FLAGS is expected")
         await self._flag([entry.uid for _, entry in chosen], item[0] if item[0] in "+-" else "=", flags)
-        if not silent:
-            for number, _ in chosen:
-                entry = self._selected.entries[number - 1]
+        given = set(flags) - {"\\Recent"}
+        for number, before in chosen:
+            entry, old = self._selected.entries[number - 1], set(before.flags.split())
+            expected = old | given if item[0] == "+" else old - given if item[0] == "-" else given
+            if not silent or set(entry.flags.split()) != expected:  # another session's change came in with ours
                 self._link.send(Untagged(flags_response(number, entry, uid=command.uid)))
         return "OK Done"
 
@@ -438,7 +446,10 @@ class IMAPSession:
     async def _line(self, text: bytes) -> None:
         tag, self._pending = self._pending or b"*", None
         if not self._idling:
-            answer = await self._plain(tag, text)
+            try:
+                answer = await self._plain(tag, text)
+            except StoreError as error:
+                answer = _failure(error, "AUTHENTICATE")
             if answer is not None:
                 self._link.send(Tagged(tag, answer.encode(), State.NOT_AUTHENTICATED))
             return
@@ -509,8 +520,7 @@ class IMAPSession:
 
     async def _expunge(self, uids: list[int]) -> None:
         opened = self._selected
-        doomed = [uid for uid in uids if (i := opened.index(uid)) is not None
-                  and "\\Deleted" in opened.entries[i].flags.split()]  # fmt: skip
+        doomed = await opened.flagged(self._store, uids, "\\Deleted")
         if doomed:
             await self._store.expunge(self._id, opened.mailbox_id, doomed)
 
@@ -518,8 +528,50 @@ class IMAPSession:
         self._link.send(Untagged(text.encode("utf-8")))
 
 
+def _failure(error: StoreError, command: str) -> str:
+    match error:
+        case NoSuchMailbox():
+            code = "TRYCREATE" if command in {"APPEND", "COPY", "MOVE"} else "NONEXISTENT"
+            return f"NO [{code}] No such mailbox"
+        case MailboxExists():
+            return "NO [ALREADYEXISTS] The mailbox exists"
+        case StoreFull():
+            return "NO [OVERQUOTA] No space is left"
+    return f"NO [UNAVAILABLE] {error}"
+
+
+def _new_name(reader: Reader) -> str:
+    """Raises No for a name that no mailbox can have."""
+    name = reader.mailbox().removesuffix("/")  # which announces inferiors (RFC 3501 §6.3.3)
+    if not all(name.split("/")) or name.startswith("\\") or len(name) > MAX_NAME:
+        raise No("[CANNOT] A mailbox cannot have this name")
+    return name
+
+
+def _superiors(names: Iterable[str]) -> set[str]:
+    return {name[:i] for name in names for i, letter in enumerate(name) if letter == "/"}
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """ "*" is anything, "%" anything within a level; at worst this takes the product of the lengths."""
+    at = {0}  # how much of the name the pattern so far can stand for
+    for letter in pattern:
+        if letter in "*%":
+            grown: set[int] = set()
+            for i in sorted(at):
+                while i not in grown:
+                    grown.add(i)
+                    if i < len(name) and (letter == "*" or name[i] != "/"):
+                        i += 1
+            at = grown
+        else:
+            at = {i + 1 for i in at if name.startswith(letter, i)}
+    return len(name) in at
+
+
 def _internal_date(text: bytes) -> int:
     try:
-        return int(datetime.strptime(text.decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z").timestamp() * 1000)
-    except ValueError:
+        when = datetime.strptime(text.decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z")
+        return int(when.astimezone(UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):
         raise BadSyntax("a date-time is expected") from None

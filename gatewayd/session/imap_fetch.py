@@ -154,4 +154,4 @@ def _item(attribute: Attribute, entry: Entry, summary: Summary | None, mail: byt
 
 def internal_date(ms: int) -> bytes:
     when = datetime.fromtimestamp(ms / 1000, UTC)
-    return f"{when.day:2d}-{MONTHS[when.month - 1]}-{when.year} {when:%H:%M:%S} +0000".encode()
+    return f"{when.day:2d}-{MONTHS[when.month - 1]}-{when.year:04d} {when:%H:%M:%S} +0000".encode()

@@ -24,8 +24,8 @@ class OpenMailbox:
     async def refresh(self, store: IStore, *, expunges: bool) -> list[bytes]:
         """The untagged responses that bring the client up to date; without `expunges` those wait."""
         changed = await store.entries(self.account_id, self.mailbox_id, self._modseq)
-        gone = await store.expunged(self.account_id, self.mailbox_id, self._modseq)
-        if gone and not expunges:
+        gone = set(await store.expunged(self.account_id, self.mailbox_id, self._modseq))
+        if not expunges and any(self.index(uid) is not None for uid in gone):
             return []  # all of it waits: half a look would lose the other half
         lines = []
         uids = [entry.uid for entry in self.entries]
@@ -41,7 +41,7 @@ class OpenMailbox:
                 if self.entries[i].flags != entry.flags:
                     lines.append(flags_response(i + 1, entry, uid=True))
                 self.entries[i] = entry
-            else:
+            elif entry.uid not in gone:  # gone since the first question
                 uids.insert(i, entry.uid)
                 self.entries.insert(i, entry)
         if len(self.entries) != before:
@@ -49,6 +49,12 @@ class OpenMailbox:
             lines.append(b"0 RECENT")
         self._modseq = max([self._modseq, *(entry.modseq for entry in changed)])
         return lines
+
+    async def flagged(self, store: IStore, uids: Iterable[int], flag: str) -> list[int]:
+        """Those of `uids` that have the flag now, whatever this session has been told."""
+        changed = await store.entries(self.account_id, self.mailbox_id, self._modseq)
+        now = {entry.uid: entry for entry in (*self.entries, *changed)}
+        return [uid for uid in uids if uid in now and flag in now[uid].flags.split()]
 
     def update(self, entries: Iterable[Entry]) -> None:
         """Flags that this session has set itself, and so knows."""
@@ -64,22 +70,27 @@ class OpenMailbox:
     def select(self, numbers: SequenceSet, *, uid: bool) -> list[tuple[int, Entry]]:
         """(message number, entry) of a sequence set, rising. Raises ValueError for a number that is none."""
         count = len(self.entries)
-        chosen: set[int] = set()
+        ranges: list[tuple[int, int]] = []  # of indices, the second one exclusive
         for low, high in numbers:
             if uid:
                 top = self.entries[-1].uid if self.entries else 0
                 low, high = sorted((min(low, top) if low == STAR else low, top if high == STAR else high))
                 first = bisect_left(self.entries, low, key=lambda entry: entry.uid)
                 last = bisect_left(self.entries, high + 1, key=lambda entry: entry.uid)
-                chosen.update(range(first, last))
+                ranges.append((first, last))
             elif not count and STAR in (low, high):
                 continue  # "1:*" of an empty mailbox: nothing, and no mistake
             else:
                 low, high = sorted((count if low == STAR else low, count if high == STAR else high))
                 if low < 1 or high > count:
                     raise ValueError("no such message number")
-                chosen.update(range(low - 1, high))
-        return [(i + 1, self.entries[i]) for i in sorted(chosen)]
+                ranges.append((low - 1, high))
+        chosen: list[tuple[int, Entry]] = []
+        done = 0
+        for first, last in sorted(ranges):
+            chosen += [(i + 1, self.entries[i]) for i in range(max(first, done), last)]
+            done = max(done, last)
+        return chosen
 
 
 def flags_response(number: int, entry: Entry, *, uid: bool) -> bytes:
