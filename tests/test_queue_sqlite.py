@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.internet.task import Clock
 
-from gatewayd.address import Address, Domain
+from gatewayd.address import Address, AddressError, Domain
 from gatewayd.database.sqlite import Database
-from gatewayd.outcome import Deferred, Delivered, Refused
+from gatewayd.errors import StoreError, StoreFull
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue.sqlite import ENDED_FOR, SQLiteQueue
 from gatewayd.queue.states import DELIVERED, LEASED, REFUSED, TRANSITIONS, WAITING
 from tests.loop import Loop
@@ -129,3 +140,258 @@ def test_sweep_forgets_what_ended_long_ago(queues: Queues) -> None:
     assert queues.lease() == ["carol@gamma.test"]
     queues.enqueue(BOB, letter=letter)
     assert queues.lease() == ["bob@beta.test"]
+
+
+def test_leases_spare_the_excluded_and_take_turns(queues: Queues) -> None:
+    """Of each domain what waits longest first."""
+    flood = [Address.parse(f"{number}@beta.test") for number in range(6)]
+    queues.enqueue(*flood)
+    queues.clock.advance(1)
+    queues.enqueue(CAROL, Address.parse("dave@gamma.test"))
+    rows = queues.one(queues.queue.lease(100, 60.0, [BOB.domain]))
+    assert {str(row.recipient.domain) for row in rows} == {"gamma.test"}
+    for row in rows:
+        queues.one(queues.queue.settle(row.queue_id, Deferred(), queues.clock.seconds()))
+    assert [name.partition("@")[2] for name in queues.lease(limit=5)] == [
+        "beta.test", "gamma.test", "beta.test", "gamma.test", "beta.test",
+    ]  # fmt: skip
+    assert queues.lease(limit=0) == []
+    assert len(queues.lease()) == 3
+    assert queues.one(queues.queue.lease(100, 60.0, [BOB.domain, CAROL.domain])) == []
+
+
+def test_a_message_that_is_gone(queues: Queues) -> None:
+    with pytest.raises(StoreError, match="gone"):
+        queues.one(queues.queue.message(99))
+
+
+def test_nothing_is_queued_when_there_is_no_room(queues: Queues) -> None:
+    pages = queues.one(queues.database.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0]))
+    limit = "PRAGMA max_page_count={}"
+    queues.one(queues.database.write(lambda db: db.execute(limit.format(pages + 2)).fetchone()))
+    letter = content(b"Subject: big\r\n\r\n" + b"x" * 100_000)
+    called: list[int] = []
+    queues.queue.watch(lambda: called.append(1))
+    with pytest.raises(StoreFull):
+        queues.enqueue(BOB, letter=letter)
+    assert not called
+    assert queues.lease() == []
+    queues.one(queues.database.write(lambda db: db.execute(limit.format(10 * pages)).fetchone()))
+    queues.enqueue(BOB, letter=letter)
+    assert queues.lease() == ["bob@beta.test"]
+
+
+@given(
+    st.builds(lambda local, domain: f"{local}@{domain}",
+              st.text(min_size=1, max_size=30) | st.text(max_size=20).map(lambda text: f'"{text}"'),
+              st.sampled_from(["beta.test", "xn--bcher-kva.test", "bücher.test"]))
+)  # fmt: skip
+def test_an_address_that_was_accepted_can_be_leased(text: str) -> None:
+    """It is kept as text; one that could not be read again would stop the whole queue."""
+    try:
+        address = Address.parse(text)
+    except AddressError:
+        return
+    assert Address.parse(str(address)) == address
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.test_queue_sqlite import *
+
+queues = Queues(Path(sys.argv[1]))
+number = 0
+while True:
+    number += 1
+    letter = queues.enqueue(BOB, CAROL)
+    print("queued", letter.id.hex(), flush=True)
+    if number % 2:
+        (row,) = queues.one(queues.queue.lease(1, 60.0))
+        queues.one(queues.queue.settle(row.queue_id, Delivered()))
+        print("done", row.queue_id, flush=True)
+"""
+
+
+def test_what_is_acknowledged_survives_kill_9(queues: Queues) -> None:
+    said: dict[str, list[str]] = {"queued": [], "done": []}
+    for lines in (5, 32, 71):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(queues.path)], stdout=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for number, line in enumerate(process.stdout):
+            kind, name = line.split()
+            said[kind].append(name)
+            if number == lines:
+                process.send_signal(signal.SIGKILL)
+        process.wait()
+    queues.one(queues.queue.recover())
+    rows = queues.one(queues.queue.lease(10_000, 60.0))
+    ended = queues.one(queues.database.read(lambda db: db.execute(
+        "SELECT queue_id, message_key FROM queue_recipient WHERE state='delivered'").fetchall()))  # fmt: skip
+    assert set(said["done"]) <= {str(queue_id) for queue_id, _ in ended}
+    assert not {row.queue_id for row in rows} & {queue_id for queue_id, _ in ended}
+    keys = [row.message_key for row in rows] + [key for _, key in ended]
+    assert set(Counter(keys).values()) == {2}  # each once to bob and to carol
+    there = {queues.one(queues.queue.message(key))[0].id.hex() for key in set(keys)}
+    assert set(said["queued"]) <= there
+    assert len(there) == len(set(keys))
+
+
+LETTERS = [content(b"Subject: %d\r\n\r\n" % number) for number in range(4)]
+PEOPLE = [Address.parse(text) for text in ("a@beta.test", "b@beta.test", "c@beta.test", "a@gamma.test", "a@delta.test")]
+domains = st.sampled_from([Domain.parse("beta.test"), Domain.parse("gamma.test"), Domain.parse("delta.test")])
+OUTCOMES = st.sampled_from([Delivered("2.0.0", "yes"), Refused("5.1.1", "no"), Deferred("4.4.1", "later")])
+
+
+@dataclass
+class Row:
+    state: str
+    due: float
+    recipient: Address
+    reverse_path: Address | None
+    attempts: int = 0
+    said: Outcome | None = None
+
+
+class Model(RuleBasedStateMachine):
+    """The queue beside a model of it; whatever happens, only the transitions in the table do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp())
+        self.queues = Queues(self.root / "test.sqlite")
+        self.one, self.queue = self.queues.one, self.queues.queue
+        self.rows: dict[tuple[bytes, Address], Row] = {}
+        self.by_id: dict[int, Row] = {}
+        self.before: dict[int, str] = {}
+        self.calls = 0
+        self.queue.watch(self.called)
+
+    def called(self) -> None:
+        self.calls += 1
+
+    def teardown(self) -> None:
+        self.queues.database.close()
+        shutil.rmtree(self.root)
+
+    @property
+    def now(self) -> float:
+        return self.queues.clock.seconds()
+
+    def waiting(self) -> list[Row]:
+        return [row for row in self.rows.values() if row.state in {WAITING, LEASED}]
+
+    @rule(
+        number=st.integers(0, 3), to=st.lists(st.sampled_from(PEOPLE), max_size=4), path=st.sampled_from([ALICE, None])
+    )
+    def enqueue(self, number: int, to: list[Address], path: Address | None) -> None:
+        letter, calls = LETTERS[number], self.calls
+        answers = self.one(self.queue.enqueue(letter, b"", path, to))
+        assert self.calls > calls
+        for address in to:
+            row = self.rows.setdefault((letter.id, address), Row(WAITING, self.now, address, path))
+            assert answers[address] == (row.said if row.state == REFUSED else Delivered("2.0.0", "Queued"))
+        assert set(answers) == set(to)
+
+    @rule(limit=st.integers(0, 6), seconds=st.integers(1, 30), exclude=st.sets(domains, max_size=2))
+    def lease(self, limit: int, seconds: int, exclude: set[Domain]) -> None:
+        due = [row for row in self.waiting() if row.due <= self.now and row.recipient.domain not in exclude]
+        leased = self.one(self.queue.lease(limit, float(seconds), exclude))
+        assert len(leased) == min(limit, len(due))
+        taken: Counter[Domain] = Counter()
+        for found in leased:
+            key = (self.one(self.queue.message(found.message_key))[0].id, found.recipient)
+            row = self.rows[key]
+            assert any(row is each for each in due)
+            assert (found.reverse_path, found.attempts) == (row.reverse_path, row.attempts)
+            longest = min(each.due for each in due if each.recipient.domain == found.recipient.domain)
+            assert row.due == longest
+            due = [each for each in due if each is not row]
+            taken[found.recipient.domain] += 1
+            assert self.by_id.setdefault(found.queue_id, row) is row
+            row.state = LEASED
+        for row in due:  # left behind: its domain had its turns
+            assert taken[row.recipient.domain] >= max(taken.values(), default=0) - 1
+        for found in leased:
+            self.by_id[found.queue_id].due = self.now + seconds
+
+    @rule(which=st.integers(0, 50), outcome=OUTCOMES, wait=st.integers(0, 40))
+    def settle(self, which: int, outcome: Outcome, wait: int) -> None:
+        """Of anything that was ever leased: a late answer changes nothing."""
+        if not self.by_id:
+            return
+        queue_id = sorted(self.by_id)[which % len(self.by_id)]
+        later = isinstance(outcome, Deferred)
+        self.one(self.queue.settle(queue_id, outcome, self.now + wait if later else None))
+        row = self.by_id[queue_id]
+        if row.state != LEASED:
+            return
+        row.said, row.attempts, row.due = outcome, row.attempts + later, self.now + wait * later
+        row.state = WAITING if later else DELIVERED if outcome.ok else REFUSED
+
+    @rule(domain=domains)
+    def wake(self, domain: Domain) -> None:
+        calls = self.calls
+        rows = [row for row in self.waiting() if row.state == WAITING and row.recipient.domain == domain]
+        late = [row for row in rows if row.due > self.now]
+        assert self.one(self.queue.wake(domain)) == len(late)
+        assert (self.calls > calls) == bool(late)
+        if late:
+            for row in rows:
+                row.due = self.now
+
+    @rule()
+    def recover(self) -> None:
+        leased = [row for row in self.rows.values() if row.state == LEASED]
+        assert self.one(self.queue.recover()) == len(leased)
+        for row in leased:
+            row.state, row.due = WAITING, self.now
+
+    @rule(seconds=st.sampled_from([1, 5, 20, ENDED_FOR]))
+    def advance(self, seconds: float) -> None:
+        self.queues.clock.advance(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        self.one(self.queue.sweep())
+        old = [
+            k for k, row in self.rows.items() if row.state in {DELIVERED, REFUSED} and row.due < self.now - ENDED_FOR
+        ]
+        for key in old:
+            del self.rows[key]
+        count = "SELECT count(*) FROM queue_message"
+        assert self.one(self.queues.database.read(lambda db: db.execute(count).fetchone()[0])) == len(
+            {letter for letter, _ in self.rows}
+        )
+
+    @invariant()
+    def the_table_is_kept(self) -> None:
+        query = "SELECT queue_id, state FROM queue_recipient"
+        after = dict(self.one(self.queues.database.read(lambda db: db.execute(query).fetchall())))
+        for queue_id, state in after.items():
+            old = self.before.get(queue_id, WAITING)
+            assert state == old or state in TRANSITIONS[old]
+        assert {self.before[gone] for gone in self.before.keys() - after.keys()} <= {DELIVERED, REFUSED}
+        self.before = after
+
+    @invariant()
+    def what_the_operator_sees(self) -> None:
+        waiting = self.waiting()
+        assert self.one(self.queue.next_due()) == min((row.due for row in waiting), default=None)
+        assert Counter(
+            (r.recipient, r.reverse_path, r.state, r.attempts, r.next_attempt, r.last_status)
+            for r in self.one(self.queue.listing())
+        ) == Counter(
+            (str(r.recipient), str(r.reverse_path or ""), r.state, r.attempts, r.due,
+             f"{r.said.code} {r.said.text}" if r.said else " ")
+            for r in waiting
+        )  # fmt: skip
+
+
+Model.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestModel = Model.TestCase
