@@ -40,12 +40,15 @@ class POP3Session:
         self._user = ""
 
     def protocol_error(self, error: Exception) -> None:
+        self._unlock()  # here and below: the client may come back before this connection is gone
         self._link.send(Answer(False, str(error), state=State.OVER))
 
     def failed(self) -> None:
+        self._unlock()
         self._link.send(Answer(False, "[SYS/TEMP] Internal error", state=State.OVER))
 
     def timed_out(self) -> None:
+        self._unlock()
         self._link.close()  # without a word, and without deleting (RFC 1939 §3)
 
     def closed(self, reason: Exception | None) -> None:
@@ -177,7 +180,7 @@ class POP3Session:
                 await self._store.expunge(self._account.account_id, gone[0].mailbox_id, [entry.uid for entry in gone])
             except StoreError as error:  # it is over all the same (RFC 1939 §6)
                 answer = Answer(False, f"[SYS/TEMP] Nothing was deleted: {error}", state=State.OVER)
-        self._unlock()  # before the answer: the client may come back at once
+        self._unlock()
         self._link.send(answer)
         self._link.close()
 
