@@ -219,14 +219,30 @@ def test_a_domain_that_hangs_holds_up_no_other(house: House) -> None:
 
 def test_no_more_attempts_at_once_than_allowed(house: House) -> None:
     hanging: list[Later[Outcome]] = [Later() for _ in range(5)]
-    house.mail.answers[BOB.domain] = list(hanging)
-    for _ in range(5):
-        house.send(BOB)
+    for n, each in enumerate(hanging):
+        there = Address("bob", Domain.parse(f"b{n}.test"))
+        house.mail.answers[there.domain] = [each]
+        house.send(there)
     assert len(house.mail.attempts) == 2
     for each in hanging:
         each.callback(Delivered())
         house.work()
     assert len(house.mail.attempts) == 5
+    assert house.waiting() == 0
+
+
+def test_a_domain_that_hangs_leaves_room_for_the_others(house: House) -> None:
+    hanging: list[Later[Outcome]] = [Later() for _ in range(50)]
+    house.mail.answers[BOB.domain] = list(hanging)
+    for _ in range(50):
+        house.send(BOB)
+    house.send(CAROL)
+    assert [recipients for _, recipients in house.mail.attempts] == [(BOB,), (CAROL,)]
+    for each in hanging:
+        each.callback(Delivered())
+        house.work()
+    house.work(2.0)
+    assert len(house.mail.attempts) == 51
     assert house.waiting() == 0
 
 

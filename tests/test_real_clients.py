@@ -20,11 +20,12 @@ from demo.world import PASSWORD, Gateway
 from tests.corpus import messages
 
 USER = "alice@alpha.test"
+pytestmark = pytest.mark.xdist_group("real clients")  # one gateway, at fixed ports
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    made = Gateway(tmp_path_factory.mktemp("gateway"), "alpha.test", "127.0.0.45", ["alice", "bob"], 9)
+    made = Gateway(tmp_path_factory.mktemp("gateway"), "alpha.test", "127.0.0.21", ["alice", "bob"], 9)
     made.start()
     yield made
     made.stop()
@@ -112,6 +113,14 @@ SyncState *
     sync()
     assert imap.status("INBOX", "(MESSAGES)")[1] == [b'"INBOX" (MESSAGES %d)' % (len(mails) - 3 + 1)]
     assert (tmp_path / "maildir/Sent").is_dir()
+
+    (path,) = (path for path in (tmp_path / "maildir/INBOX").glob("*/*,U=*") if re.search(r",U=2(:|$)", path.name))
+    path.rename(tmp_path / "maildir/INBOX/cur" / (path.name.partition(":")[0] + ":2,T"))
+    uids = imap.uid("SEARCH", "ALL")[1][0].split()
+    sync()
+    imap.noop()
+    assert imap.uid("SEARCH", "ALL")[1][0].split() == uids[:1] + uids[2:]
+    assert len(list(mailbox.Maildir(tmp_path / "maildir/INBOX").keys())) == len(uids) - 1
 
 
 def test_fetchmail_takes_by_pop3(gateway: Gateway, imap: imaplib.IMAP4_SSL, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ RFC 5321 §4.5.4 (retry), §6.1 (bounce). A message is never dropped: it is deli
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,17 +17,23 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice, Router
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Bridged, Envelope, ICourier, IQueue, Leased, Local, Mail, Parley
-from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+from gatewayd.message.model import Content
+from gatewayd.outcome import STORE_FAILED, Deferred, Delivered, Outcome, Refused
 
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash
 BATCH = 200  # rows leased at once
+SHARE = 4  # one domain has at most a quarter of all attempts: one that hangs leaves room for the others
+BREATH = 1.0  # seconds between looks while a domain has a line
 POLL = 60.0  # seconds between looks at the queue when nothing calls
 
 Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
 
 
 class Relay:
-    """Runs attempts, at most `concurrency` at a time and one group a domain and message."""
+    """Runs attempts, at most `concurrency` at a time and one group a domain and message.
+
+    Leased groups stand in a line for each domain. While a line is not empty nothing more is leased for its domain.
+    """
 
     log = Logger()
 
@@ -52,6 +58,11 @@ class Relay:
         self._retry = tuple(retry)
         self._give_up = give_up
         self._concurrency = defer.DeferredSemaphore(concurrency)
+        self._share = max(1, concurrency // SHARE)
+        self._lines: dict[Domain, deque[list[Leased]]] = {}
+        self._crowded: set[Domain] = set()  # had a line when something was last leased
+        self._workers: Counter[Domain] = Counter()
+        self._held: set[int] = set()  # rows in a line or tried now: a lease that runs out is no second attempt
         self._observed = observed
         self._call: IDelayedCall | None = None
         self._busy = False
@@ -79,8 +90,10 @@ class Relay:
         self._stopped = True
         if self._call is not None and self._call.active():
             self._call.cancel()
-        if self._running:
+        while self._running:
             await defer.DeferredList(list(self._running), consumeErrors=True)
+        self._lines.clear()
+        self._held.clear()
         for courier in set(self._couriers.values()):
             await courier.close()
 
@@ -101,26 +114,64 @@ class Relay:
         task.addBoth(lambda _: self._running.discard(task))
 
     async def _take(self) -> None:
+        due: float | None = None
         try:
             while not self._stopped:
                 self._again = False
-                leased = await self._queue.lease(BATCH, LEASE)
-                groups: dict[tuple[int, Domain], list[Leased]] = defaultdict(list)
-                for row in leased:
-                    groups[row.message_key, row.recipient.domain].append(row)
-                for group in groups.values():
-                    await self._concurrency.acquire()
-                    self._spawn(self._attempt_and_release(group))
-                if not leased and not self._again:
+                self._crowded = {domain for domain, line in self._lines.items() if line}
+                leased = await self._queue.lease(BATCH, LEASE, self._crowded)
+                await self._line_up([row for row in leased if row.queue_id not in self._held])
+                if leased:
+                    continue
+                due = await self._queue.next_due()
+                if not self._again:
                     break
-            due = await self._queue.next_due()
         except StoreError as error:
             self.log.error("the queue cannot be read: {error}", error=error)
-            due = None
+        except Exception:
+            self.log.failure("the relay failed")
         finally:
             self._busy = False
         now = self._clock.seconds()
+        if due is not None and self._crowded:
+            due = max(due, now + BREATH)  # it may be due in a domain with a line, whose end pokes
         self._look_at(now + POLL if due is None else min(now + POLL, due))
+
+    async def _line_up(self, rows: list[Leased]) -> None:
+        """Waits while all attempts that are allowed are under way."""
+        groups: dict[tuple[int, Domain, Address | None], list[Leased]] = defaultdict(list)
+        for row in rows:
+            self._held.add(row.queue_id)
+            groups[row.message_key, row.recipient.domain, row.reverse_path].append(row)
+        for (_, domain, _), group in groups.items():
+            self._lines.setdefault(domain, deque()).append(group)
+        for _, domain, _ in groups:
+            if self._workers[domain] < self._share:
+                await self._concurrency.acquire()
+                self._workers[domain] += 1
+                self._spawn(self._work(domain))
+
+    async def _work(self, domain: Domain) -> None:
+        """Goes through the domain's line."""
+        line = self._lines.setdefault(domain, deque())
+        try:
+            while line and not self._stopped:
+                group = line.popleft()
+                if not line and domain in self._crowded:
+                    self.poke()
+                try:
+                    await self._attempt(group)
+                except StoreError as error:
+                    self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
+                finally:
+                    self._held.difference_update(row.queue_id for row in group)
+        finally:
+            self._workers[domain] -= 1
+            if not self._workers[domain]:
+                del self._workers[domain]
+                if not line:
+                    del self._lines[domain]
+            self._concurrency.release()
 
     def _look_at(self, when: float) -> None:
         """Something is due then; an earlier look that is planned already stays."""
@@ -132,42 +183,56 @@ class Relay:
             self._call.cancel()
         self._call = self._clock.callLater(max(0.05, when - self._clock.seconds()), self.poke)
 
-    async def _attempt_and_release(self, group: list[Leased]) -> None:
-        try:
-            await self._attempt(group)
-        except StoreError as error:
-            self.log.error("an attempt could not be recorded; its lease will run out: {error}", error=error)
-        finally:
-            self._concurrency.release()
-
     async def _attempt(self, group: list[Leased]) -> None:
         content, trace = await self._queue.message(group[0].message_key)
         domain = group[0].recipient.domain
+        carrier = "nothing"
+        answers: Mapping[Address, Outcome] = {}
+        missing: Outcome = Deferred("4.4.0", "The courier gave no answer")
+        try:
+            carrier, answers = await self._carry(domain, group, content, trace)
+        except StoreError as error:
+            self.log.error("queue {id}: {error}", id=group[0].queue_id, error=error)
+            missing = STORE_FAILED
+        except Exception:  # ours to mend, and no reason to forget the message or to try for ever
+            self.log.failure("queue {id}: an attempt failed", id=group[0].queue_id)
+            missing = Deferred("4.3.0", "Internal error")
+
+        async def record(row: Leased) -> None:
+            outcome = answers.get(row.recipient, missing)
+            self._observed(domain, carrier, outcome)
+            try:
+                await self._record(row, outcome, carrier, content, trace)
+            except StoreError as error:  # tried again then: twice is better than never
+                self.log.error("queue {id}: not recorded; its lease will run out: {e}", id=row.queue_id, e=error)
+
+        await defer.gatherResults([defer.Deferred.fromCoroutine(record(row)) for row in group])
+
+    async def _carry(
+        self, domain: Domain, group: list[Leased], content: Content, trace: bytes
+    ) -> tuple[str, Mapping[Address, Outcome]]:
         recipients = tuple(row.recipient for row in group)
-        route = await self._router.route(domain)
-        carrier = type(route).__name__
+        reverse_path = group[0].reverse_path
         answers: Mapping[Address, Outcome]
+        route = await self._router.route(domain)
         match route:
             case Local():  # the domain became ours while it waited
-                answers = await self._post_office.deliver_local(content, trace, group[0].reverse_path, recipients)
+                answers = await self._post_office.deliver_local(content, trace, reverse_path, recipients)
             case Parley() | Mail() | Bridged():
-                envelope = Envelope(group[0].reverse_path, recipients)
                 courier = self._couriers[type(route)]
-                answers = await courier.deliver(route, envelope, content, trace)
+                answers = await courier.deliver(route, Envelope(reverse_path, recipients), content, trace)
             case _:
                 answers = dict.fromkeys(recipients, route)
-        for row in group:
-            outcome = answers.get(row.recipient, Deferred("4.4.0", "The courier gave no answer"))
-            self._observed(domain, carrier, outcome)
-            await self._record(row, outcome, carrier, content, trace)
+        return type(route).__name__, answers
 
-    async def _record(self, row: Leased, outcome: Outcome, carrier: str, content: Any, trace: bytes) -> None:
+    async def _record(self, row: Leased, outcome: Outcome, carrier: str, content: Content, trace: bytes) -> None:
         now = self._clock.seconds()
         if isinstance(outcome, Deferred):
             wait = self._retry[min(row.attempts, len(self._retry) - 1)]
-            if outcome.retry_after is not None:
-                wait = max(wait, outcome.retry_after)
-            if now + wait < row.accepted + self._give_up:
+            left = row.accepted + self._give_up - now
+            if wait < left:
+                if outcome.retry_after is not None:  # a long one does not shorten the time that the sender was promised
+                    wait = min(max(wait, outcome.retry_after), left)
                 self.log.info(
                     "queue {id}: {to} deferred by {carrier}: {code} {text}; again in {wait:.0f} s",
                     id=row.queue_id, to=str(row.recipient), carrier=carrier,
