@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from gatewayd.address import Domain
 from gatewayd.crypto.domain_keys import KeySet, KeySetError
@@ -22,11 +23,13 @@ class KeysUnavailable(LookupError):
 
 
 class KeyDirectory:
+    log = Logger()
+
     def __init__(self, store: IStore, fetch: Callable[[Domain], Awaitable[bytes]], clock: IReactorTime) -> None:
         self._store = store
         self._fetch = fetch
         self._clock = clock
-        self._fetching: dict[Domain, list[defer.Deferred[KeySet]]] = {}
+        self._fetching: dict[Domain, list[defer.Deferred[KeySet | str]]] = {}
         self._fetched_at: dict[Domain, float] = {}
 
     async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
@@ -40,23 +43,29 @@ class KeyDirectory:
         return await self._fetch_once(domain)
 
     async def _fetch_once(self, domain: Domain) -> KeySet:
+        """Nobody who asks owns the fetch: one who goes away takes it from no other."""
+        waiter: defer.Deferred[KeySet | str] = defer.Deferred()
         if domain in self._fetching:
-            waiter: defer.Deferred[KeySet] = defer.Deferred()
             self._fetching[domain].append(waiter)
-            return await waiter
-        waiters = self._fetching[domain] = []
+        else:
+            self._fetching[domain] = [waiter]
+            defer.Deferred.fromCoroutine(self._fetch_for_all(domain))
+        answer = await waiter
+        if isinstance(answer, str):
+            raise KeysUnavailable(answer)
+        return answer
+
+    async def _fetch_for_all(self, domain: Domain) -> None:
+        answer: KeySet | str
         try:
-            key_set = await self._fetch_now(domain)
-        except Exception as error:  # whatever it was, nobody may be left waiting
-            del self._fetching[domain]
-            known = error if isinstance(error, KeysUnavailable | StoreError) else KeysUnavailable(str(error))
-            for waiter in waiters:
-                waiter.errback(known)
-            raise
-        del self._fetching[domain]
-        for waiter in waiters:
-            waiter.callback(key_set)
-        return key_set
+            answer = await self._fetch_now(domain)
+        except KeysUnavailable as error:
+            answer = str(error)
+        except Exception:  # whatever it was, nobody may be left waiting
+            self.log.failure("the keys of {domain} could not be fetched", domain=str(domain))
+            answer = f"the keys of {domain} cannot be had"
+        for waiter in self._fetching.pop(domain):
+            waiter.callback(answer)
 
     async def _fetch_now(self, domain: Domain) -> KeySet:
         now = self._clock.seconds()

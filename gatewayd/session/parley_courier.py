@@ -103,8 +103,6 @@ class ParleyCourier:
                 session.close()
         except (RequestFailed, RemoteProtocolError) as failed:
             raise ConnectionError(str(failed)) from None
-        except defer.CancelledError:  # who asked has gone; others may wait for the same answer, and get this
-            raise ConnectionError("the one who asked has gone") from None
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
