@@ -1,0 +1,113 @@
+"""`sync` and `mark`: the account's log, its live tail, what a user does to messages (docs/parley.rst §7.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+from twisted.internet.defer import DeferredLock
+
+from gatewayd.interfaces import Account, IStore
+from gatewayd.session.link import Link
+from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
+
+MAX_SYNC = 500
+PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
+READ_AHEAD = 4  # messages
+
+
+class Log:
+    """One signed-in user's view of the account's log. `push` sends what the live tail has."""
+
+    def __init__(self, account: Account, store: IStore, link: Link, push: Callable[[Changes], None]) -> None:
+        self.account = account
+        self._store = store
+        self._link = link
+        self._push_changes = push
+        self._reading = DeferredLock()
+        self._live = -1  # the modseq up to which the client was told; -1: no live tail
+        self._stop_watching: Callable[[], None] | None = None
+        self._pushing = False
+        self._push_again = False
+
+    def close(self) -> None:
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+
+    async def sync(self, body: Sync) -> Changes:
+        await self._reading.acquire()  # one page at a time, and the next when this one is read
+        try:
+            await self._link.drained()
+            reply = await self._changes(body.since, min(body.limit, MAX_SYNC))
+        finally:
+            self._reading.release()
+        if body.live and not reply.more:
+            self._live = reply.modseq
+            if self._stop_watching is None:
+                self._stop_watching = self._store.watch(self.account.account_id, self._changed)
+            self._changed()
+        return reply
+
+    async def _changes(self, since: int, limit: int) -> Changes:
+        """A page of the log, cut where its bodies pass PAGE octets: never inside one modseq, which may stand for many
+        messages; of such a group the messages beyond PAGE come by their ids alone."""
+        found = await self._store.changes(self.account.account_id, since, limit)
+        names = {m.mailbox_id: m.name for m in await self._store.mailboxes(self.account.account_id)}
+        entries = sorted(found.entries, key=lambda entry: entry.modseq)
+        changes: list[Change] = []
+        size, last, modseq, more = 0, since, found.modseq, found.more
+        for at, entry in enumerate(entries):
+            if at % READ_AHEAD == 0:
+                ids = [ahead.message_id for ahead in entries[at : at + READ_AHEAD]]
+                contents = await self._store.contents(self.account.account_id, ids)
+            content, name = contents.get(entry.message_id), names.get(entry.mailbox_id)
+            if content is None or name is None:
+                continue  # gone meanwhile: the log says so next
+            if size > PAGE and entry.modseq != last:
+                modseq, more = last, True
+                break
+            change = Change(name, entry.uid, entry.modseq, flags=tuple(entry.flags.split()), id=content.id)
+            if size <= PAGE:
+                bodies = tuple(content.bodies.values())
+                change = replace(change, signed=content.signed, bodies=bodies)
+                size += len(content.payload) + sum(map(len, bodies))
+            changes.append(change)
+            last = entry.modseq
+        gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
+        changes += [change for change in gone if change.modseq <= modseq]
+        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more)
+
+    def _changed(self) -> None:
+        if self._pushing:
+            self._push_again = True
+            return
+        self._pushing = True
+        self._link.spawn(self._push())
+
+    async def _push(self) -> None:
+        """The live tail: the same log, read on from where the client is."""
+        try:
+            self._push_again = True
+            while self._push_again:
+                self._push_again = False
+                tail = await self._changes(self._live, MAX_SYNC)
+                if tail.changes:
+                    self._push_changes(tail)
+                    await self._link.drained()
+                self._live = tail.modseq
+                self._push_again = self._push_again or tail.more
+        finally:
+            self._pushing = False
+
+    async def mark(self, body: Mark) -> Changes:
+        mailbox = await self._store.mailbox(self.account.account_id, body.mailbox)
+        where = (self.account.account_id, mailbox.mailbox_id, body.uids)
+        for mode, flags in (("+", body.add), ("-", body.remove)):
+            if flags:
+                await self._store.store_flags(*where, mode, flags)
+        if body.delete:
+            await self._store.expunge(*where)
+        elif body.move:
+            await self._store.copy(*where, body.move, True)
+        return Changes((), mailbox.highest_modseq)
