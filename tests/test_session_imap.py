@@ -31,7 +31,8 @@ from gatewayd.message.model import Content
 from gatewayd.net.listen import Limits, listen
 from gatewayd.net.tls import server_context
 from gatewayd.queue.sqlite import SQLiteQueue
-from gatewayd.session.imap import IMAPSession, _matches
+from gatewayd.session.imap import IMAPSession
+from gatewayd.session.imap_folders import _matches
 from gatewayd.session.pop3 import POP3Session
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore

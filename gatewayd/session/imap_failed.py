@@ -1,0 +1,22 @@
+"""The answer NO: what a command cannot do, in words, with the code that tells programs why (RFC 5530)."""
+
+from __future__ import annotations
+
+from gatewayd.errors import StoreError, StoreFull
+from gatewayd.interfaces import MailboxExists, NoSuchMailbox
+
+
+class No(Exception):
+    """The command fails with NO and these words."""
+
+
+def failure(error: StoreError, command: str) -> str:
+    match error:
+        case NoSuchMailbox():
+            code = "TRYCREATE" if command in {"APPEND", "COPY", "MOVE"} else "NONEXISTENT"
+            return f"NO [{code}] No such mailbox"
+        case MailboxExists():
+            return "NO [ALREADYEXISTS] The mailbox exists"
+        case StoreFull():
+            return "NO [OVERQUOTA] No space is left"
+    return f"NO [UNAVAILABLE] {error}"
