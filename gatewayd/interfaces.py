@@ -13,6 +13,7 @@ from typing import NamedTuple
 from zope.interface import Interface
 
 from gatewayd.address import Address, Domain
+from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
 from gatewayd.message.model import Content
 from gatewayd.outcome import Outcome
@@ -269,6 +270,8 @@ class Endpoint:
 
     host: str
     port: int
+    name: str = ""  # where `host` is a literal: the name that the DNS gave it for
+    tlsa: tuple[TLSA, ...] = ()  # of `_port._tcp.name`, where all that led there is DNSSEC-secure
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +299,7 @@ class IResolver(Interface):
         """records: bytes, each the joined strings of one record."""
 
     async def tlsa(name: str) -> Answer:
-        """records: tuple[int, int, int, bytes] (usage, selector, matching type, data)."""
+        """records: TLSA."""
 
 
 # -- routes and couriers --------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Where a domain is reached: here, by Parley, by mail, or behind us as a bridge (docs/parley.rst; RFC 5321 §5.1).
+"""Where a domain is reached: here, by Parley, by mail, or behind us as a bridge (docs/parley.rst; RFC 5321 §5.1), and
+what the DNS says of how it proves itself there (TLSA by SRV: RFC 7673).
 
 There is no way down: a domain that publishes Parley, or is remembered to, is never reached by mail instead.
 """
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Domain
+from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import (
     Answer,
@@ -68,7 +70,8 @@ class Router:
     async def _parley(self, domain: Domain) -> Route | None:
         service = await self._resolver.srv(f"_parley._tcp.{domain}")
         if service.records:
-            endpoints = await self._located(e for e in service.records if isinstance(e, Endpoint))
+            services = [record for record in service.records if isinstance(record, Endpoint)]
+            endpoints = await self._located(services, secure=service.secure)
             return Parley(domain, endpoints) if endpoints else NO_PARLEY_HOST
         peer = await self._store.peer(domain)
         if peer is not None and peer.parley_until > self._clock.seconds():
@@ -94,17 +97,24 @@ class Router:
         ours = [preference for preference, host in ranked if self._hostname and host == self._hostname.name]
         return [host for preference, host in ranked if not ours or preference < min(ours)]
 
-    async def _located(self, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-        """With addresses for names. One host that cannot be resolved is passed over while another can."""
+    async def _located(self, endpoints: Iterable[Endpoint], *, secure: bool = False) -> tuple[Endpoint, ...]:
+        """With addresses for names. One host that cannot be resolved is passed over while another can. `secure`: DNSSEC
+        has proved that these are the domain's hosts, so their TLSA records count, if those are proved too."""
         located: list[Endpoint] = []
         failed: ResolutionFailed | None = None
         for endpoint in endpoints:
             try:
                 answer = await self._resolver.addresses(endpoint.host)
-            except ResolutionFailed as error:
+                # RFC 7672 §2.2.2: where the addresses are insecure no TLSA record can be secure, and none is asked for
+                tlsa = await self._tlsa(endpoint) if secure and answer.secure else ()
+            except ResolutionFailed as error:  # bogus ones too: a host whose records are withheld is not dialled
                 failed = error
                 continue
-            located += [Endpoint(str(address), endpoint.port) for address in answer.records]
+            located += [Endpoint(str(address), endpoint.port, endpoint.host, tlsa) for address in answer.records]
         if failed is not None and not located:
             raise failed
         return tuple(located)
+
+    async def _tlsa(self, endpoint: Endpoint) -> tuple[TLSA, ...]:
+        found = await self._resolver.tlsa(f"_{endpoint.port}._tcp.{endpoint.host}")
+        return tuple(record for record in found.records if isinstance(record, TLSA)) if found.secure else ()

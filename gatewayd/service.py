@@ -128,7 +128,10 @@ class Gateway(Service):
 
         async def connect_parley(domain: Domain, endpoint: Endpoint, engine: Engine, session: Session) -> None:
             trust = Trust(config.tls.trust)
-            await dial_parley(reactor, endpoint.host, endpoint.port, domain, trust, engine, session, bind_address=bind)
+            await dial_parley(
+                reactor, endpoint.host, endpoint.port, domain, trust, engine, session,
+                tlsa=endpoint.tlsa, bind_address=bind,
+            )  # fmt: skip
 
         async def connect_smtp(host: str, port: int, engine: Engine, session: Session) -> None:
             await dial_smtp(reactor, host, port, engine, session, bind_address=bind)

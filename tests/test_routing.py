@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ from twisted.internet import defer
 from twisted.internet.task import Clock
 
 from gatewayd.address import Domain
+from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Answer, Bridged, Endpoint, Local, Mail, Parley, Peer, ResolutionFailed, Route
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred
-from gatewayd.routing import LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
+from gatewayd.routing import DNS_FAILED, LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
 
 THERE = Domain("there.test")
 SRV = "SRV _parley._tcp.there.test"
@@ -42,6 +44,9 @@ class Names:
 
     async def addresses(self, host: str) -> Answer:
         return await self._ask(f"A {host}")
+
+    async def tlsa(self, name: str) -> Answer:
+        return await self._ask(f"TLSA {name}")
 
 
 class Store:
@@ -77,12 +82,14 @@ def test_ours() -> None:
 
 
 def test_parley_comes_before_mail() -> None:
-    assert route({SRV: PARLEY, "MX there.test": EXCHANGES}) == Parley(THERE, (Endpoint("::1", 5299),))
+    assert route({SRV: PARLEY, "MX there.test": EXCHANGES}) == Parley(THERE, (Endpoint("::1", 5299, "p.there.test"),))
 
 
 @pytest.mark.parametrize("absent", [Answer(), Answer(exists=True)])
 def test_mail_where_parley_is_not_offered(absent: Answer) -> None:
-    assert route({SRV: absent, "MX there.test": EXCHANGES}) == Mail(THERE, (Endpoint("192.0.2.1", 2525),))
+    assert route({SRV: absent, "MX there.test": EXCHANGES}) == Mail(
+        THERE, (Endpoint("192.0.2.1", 2525, "mx.there.test"),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,17 +116,44 @@ def test_mail_hosts() -> None:
     assert route({"MX there.test": FAILED}) == Deferred("4.4.3", "The DNS did not answer for the domain")
     assert route({"MX there.test": Answer(exists=True)}) == NO_MAIL_SERVICE
     assert route({"MX there.test": Answer(((5, "gone.test"),), exists=True)}) == NO_MAIL_HOST
-    assert route({"A there.test": Answer(("192.0.2.9",), exists=True)}) == Mail(THERE, (Endpoint("192.0.2.9", 2525),))
+    assert route({"A there.test": Answer(("192.0.2.9",), exists=True)}) == Mail(
+        THERE, (Endpoint("192.0.2.9", 2525, "there.test"),)
+    )
     assert route({}) == NO_SUCH_DOMAIN
     assert route({"MX there.test": EXCHANGES, "A backup.there.test": FAILED}) == Mail(
-        THERE, (Endpoint("192.0.2.1", 2525),)
+        THERE, (Endpoint("192.0.2.1", 2525, "mx.there.test"),)
     )
 
 
 def test_no_circles_where_we_are_an_exchange() -> None:
     ours = Answer(((10, "mx.there.test"), (20, "mx.here.test"), (30, "p.there.test")), exists=True)
-    assert route({"MX there.test": ours}) == Mail(THERE, (Endpoint("192.0.2.1", 2525),))
+    assert route({"MX there.test": ours}) == Mail(THERE, (Endpoint("192.0.2.1", 2525, "mx.there.test"),))
     assert route({"MX there.test": Answer(((20, "mx.here.test"),), exists=True)}) == LOOPS_BACK
+
+
+def secure(answer: Answer) -> Answer:
+    return replace(answer, secure=True)
+
+
+TLSA_SAID = Answer((TLSA(3, 1, 1, b"digest"),), secure=True, exists=True)
+SIGNED = {SRV: secure(PARLEY), "A p.there.test": secure(HOSTS["A p.there.test"])}
+
+
+def test_tlsa_records_count_where_all_that_led_there_is_secure() -> None:
+    said = {**SIGNED, "TLSA _5299._tcp.p.there.test": TLSA_SAID}
+    with_them = Parley(THERE, (Endpoint("::1", 5299, "p.there.test", (TLSA(3, 1, 1, b"digest"),)),))
+    without = Parley(THERE, (Endpoint("::1", 5299, "p.there.test"),))
+    assert route(said) == with_them
+    for question, answer in said.items():
+        assert route({**said, question: replace(answer, secure=False)}) == without
+    assert route(SIGNED) == without
+
+
+def test_tlsa_records_that_are_bogus_or_withheld_lower_nothing() -> None:
+    failed = {**SIGNED, "TLSA _5299._tcp.p.there.test": FAILED}
+    assert route({**failed, "MX there.test": EXCHANGES}) == DNS_FAILED
+    two = Answer((Endpoint("p.there.test", 5299), Endpoint("p.there.test", 443)), secure=True, exists=True)
+    assert route({**failed, SRV: two}) == Parley(THERE, (Endpoint("::1", 443, "p.there.test"),))
 
 
 def test_store_failure_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:

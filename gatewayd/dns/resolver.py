@@ -22,6 +22,7 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from gatewayd.address import Domain
+from gatewayd.crypto.dane import TLSA
 from gatewayd.dns.selection import SRV, order_mx, order_srv
 from gatewayd.interfaces import Answer, Endpoint, IResolver, ResolutionFailed
 
@@ -110,7 +111,7 @@ class Resolver:
 
     async def tlsa(self, name: str) -> Answer:
         found = await self._ask(name, "TLSA")
-        records = tuple((r.usage, r.selector, r.mtype, r.cert) for r in found.records)  # type: ignore[attr-defined]
+        records = tuple(TLSA(r.usage, r.selector, r.mtype, r.cert) for r in found.records)  # type: ignore[attr-defined]
         return Answer(records, found.secure, found.exists)
 
     def lookup(self, name: str, kind: str) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -12,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gatewayd.address import Domain
+from gatewayd.crypto.dane import TLSA, usable
 from gatewayd.net.protocol import LinkProtocol
 from gatewayd.net.tls import Trust, check_listener, client_context
 from gatewayd.session.link import Engine, Session
@@ -20,13 +23,13 @@ CONNECT_TIMEOUT = 30  # seconds
 
 
 class _VerifiedLink(LinkProtocol):
-    """Opens its session only when the listener has proved to be `domain`."""
+    """Opens its session only when the listener has passed the `check`, which raises ConnectionError."""
 
-    domain: Domain
+    check: Callable[[SSL.Connection], None]
 
     def handshakeCompleted(self) -> None:
         try:
-            check_listener(cast(Any, self.transport).getHandle(), self.domain)
+            self.check(cast(Any, self.transport).getHandle())
         except ConnectionError as rejected:
             if self._ready is not None:
                 ready, self._ready = self._ready, None
@@ -83,13 +86,18 @@ async def dial_parley(
     engine: Engine,
     session: Session,
     *,
+    tlsa: Sequence[TLSA] = (),
     bind_address: str | None = None,
 ) -> None:
-    """Returns once `session.opened` was called. Raises OSError: unreachable, no TLS 1.3, or not `domain`."""
+    """Returns once `session.opened` was called. `tlsa` are the DNSSEC-secure records of the place that is dialled, if
+    any. Raises OSError: unreachable, no TLS 1.3, or not `domain`."""
     ready: defer.Deferred[None] = defer.Deferred()
     link = _VerifiedLink(engine, session, reactor, implicit_tls=True, ready=ready)
-    link.domain = domain
-    creator = _ClientConnection(client_context(trust, parley=True), domain.name)
+    records = usable(tlsa)
+    faults: list[int] = []
+    link.check = partial(check_listener, domain=domain, tlsa=records, faults=faults)
+    context = client_context(trust, parley=True, faults=faults if records else None)
+    creator = _ClientConnection(context, domain.name)
     factory = TLSMemoryBIOFactory(creator, True, Factory.forProtocol(lambda: link), reactor)
     await _connect(reactor, host, port, factory, bind_address)
     await ready

@@ -1,10 +1,11 @@
-"""TLS contexts, and the check of a listener's certificate (RFC 8446, RFC 7301, RFC 9525).
+"""TLS contexts, and the check of a listener's certificate (RFC 8446, RFC 7301, RFC 9525, RFC 7671).
 
 Parley: TLS 1.3 only, ALPN parley/1, and the certificate names the domain that is dialled. Classic mail: TLS 1.2 up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from service_identity.exceptions import CertificateError
 from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern, verify_service_identity
 
 from gatewayd.address import Domain
+from gatewayd.crypto import dane
 
 PARLEY_ALPN = b"parley/1"
 
@@ -47,15 +49,25 @@ def server_context(certificate: Path, key: Path, *, parley: bool) -> SSL.Context
     return context
 
 
-def client_context(trust: Trust, *, parley: bool, verify: bool = True) -> SSL.Context:
-    """`verify=False` is opportunistic TLS for SMTP (RFC 7435): better than plaintext, and no more."""
+def client_context(trust: Trust, *, parley: bool, verify: bool = True, faults: list[int] | None = None) -> SSL.Context:
+    """`verify=False` is opportunistic TLS for SMTP (RFC 7435): better than plaintext, and no more. With `faults` the
+    handshake goes on whatever is wrong with the chain, and OpenSSL's error numbers come to stand there."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION if parley else SSL.TLS1_2_VERSION)
     if trust.authorities is not None:
         context.load_verify_locations(str(trust.authorities))
     else:
         context.set_default_verify_paths()
-    context.set_verify(SSL.VERIFY_PEER if verify else SSL.VERIFY_NONE)
+    if faults is None:
+        context.set_verify(SSL.VERIFY_PEER if verify else SSL.VERIFY_NONE)
+    else:
+
+        def found(_: SSL.Connection, certificate: object, error: int, depth: int, good: int) -> bool:
+            if not good:
+                faults.append(error)
+            return True
+
+        context.set_verify(SSL.VERIFY_PEER, found)
     if parley:
         context.set_alpn_protos([PARLEY_ALPN])
     return context
@@ -80,10 +92,19 @@ def names_domain(certificate: x509.Certificate, domain: Domain) -> bool:
     return True
 
 
-def check_listener(connection: SSL.Connection, domain: Domain) -> None:
-    """After the handshake (which checked the chain): the name and the protocol. Raises CertificateRejected."""
+def check_listener(
+    connection: SSL.Connection, domain: Domain, tlsa: Sequence[dane.TLSA] = (), faults: Sequence[int] = ()
+) -> None:
+    """After the handshake: the protocol, and the certificate; by the usable records of `tlsa` if there are any, else
+    by its name alone, for the handshake has checked the chain. Raises CertificateRejected."""
     if connection.get_alpn_proto_negotiated() != PARLEY_ALPN:  # OpenSSL does not abort when none was offered
         raise CertificateRejected("the listener does not speak parley/1 (ALPN)")
+    if tlsa:
+        shown = connection.get_peer_cert_chain(as_cryptography=True) or []
+        verified = [] if faults else connection.get_verified_chain(as_cryptography=True) or []
+        if not dane.matches(tlsa, shown, named=lambda shown: names_domain(shown, domain), verified=verified):
+            raise CertificateRejected(f"the listener's certificate is not the one in the TLSA records of {domain}")
+        return
     certificate = connection.get_peer_certificate()
     if certificate is None or not names_domain(certificate.to_cryptography(), domain):
         raise CertificateRejected(f"the listener's certificate does not name {domain}")

@@ -1,0 +1,194 @@
+"""DANE with real servers: signed zones in Knot, Unbound validating them, gateways in processes of their own.
+
+Two hosts serve all the domains: one shows a self-signed certificate, good by DANE alone; the other a certificate of an
+authority that all believe.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import dns.flags
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.rdtypes.ANY.TLSA
+import dns.zone
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from demo.clients import IMAPProgram
+from demo.world import BIN, PASSWORD, Gateway, zone
+from gatewayd.crypto.certificates import issue, make_authority
+from tests.signed_dns import SignedDNS, needed
+
+pytestmark = needed
+
+SELF_SIGNED = "127.0.0.61"
+BY_AUTHORITY = "127.0.0.62"
+SENDER = "127.0.0.63"
+WRONG = sha256(b"another key").hexdigest()
+
+
+def digest(pem: Path) -> str:
+    """Of the public key: selector 1, matching type 1."""
+    key = x509.load_pem_x509_certificate(pem.read_bytes()).public_key()
+    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def tlsa(usage: int, data: str) -> str:
+    return f"_5299._tcp.mx 60 IN TLSA {usage} 1 1 {data}\n"
+
+
+def altered(zone: dns.zone.Zone) -> None:
+    """The signature stays, the record is another."""
+    node = zone.find_node(f"_5299._tcp.mx.{zone.origin}")
+    found = node.find_rdataset(dns.rdataclass.IN, dns.rdatatype.TLSA)
+    other = dns.rdtypes.ANY.TLSA.TLSA(dns.rdataclass.IN, dns.rdatatype.TLSA, 3, 1, 1, bytes.fromhex(WRONG))
+    found.clear()
+    found.add(other, 60)
+
+
+def withheld(zone: dns.zone.Zone) -> None:
+    """As if there were no record; but the zone has signed that there is."""
+    node = zone.find_node(f"_5299._tcp.mx.{zone.origin}")
+    node.delete_rdataset(dns.rdataclass.IN, dns.rdatatype.TLSA)
+    node.delete_rdataset(dns.rdataclass.IN, dns.rdatatype.RRSIG, dns.rdatatype.TLSA)
+
+
+class Houses:
+    """Who sends, and the two hosts that serve the domains named in the tests."""
+
+    def __init__(self, root: Path) -> None:
+        self.dns = SignedDNS(root / "dns")
+        accounts = ["alice"]
+        port = self.dns.port
+        self.sender = Gateway(root / "sender", "alpha.test", SENDER, accounts, port)
+        self.self_signed = Gateway(root / "self", "matching.test", SELF_SIGNED, accounts, port)
+        self.by_authority = Gateway(root / "authority", "unsigned.test", BY_AUTHORITY, accounts, port)
+        houses = (self.sender, self.self_signed, self.by_authority)
+        for house in houses:
+            house.believe([self.sender, self.by_authority])
+            house.config.write_text(house.config.read_text().replace("[dns]\n", "[dns]\ntrust_ad = true\n"))
+        self._certify()
+        right, also_right = (digest(h.root / "certificate.pem") for h in (self.self_signed, self.by_authority))
+        anchor = digest(self.by_authority.root / "ca.pem")
+        at_self, at_authority = zone(SELF_SIGNED, parley=True), zone(BY_AUTHORITY, parley=True)
+        add = self.dns.add
+        add("alpha.test", zone(SENDER, parley=True), signed=False)
+        add("matching.test", at_self + tlsa(3, right) + tlsa(3, WRONG), signed=True)
+        add("insecure.test", at_self + tlsa(3, right), signed=False)
+        add("unsigned.test", at_authority + tlsa(3, WRONG), signed=False)
+        add("none.test", at_authority, signed=True)
+        add("anchored.test", at_authority + tlsa(2, anchor), signed=True)
+        add("pkix.test", at_authority + tlsa(1, also_right), signed=True)
+        add("wrong.test", at_authority + tlsa(3, WRONG), signed=True)
+        add("altered.test", at_authority + tlsa(3, also_right), signed=True, spoil=altered)
+        add("withheld.test", at_authority + tlsa(3, WRONG), signed=True, spoil=withheld)
+        for house, names in (
+            (self.self_signed, ["insecure.test"]),
+            (self.by_authority, [*NAMED[1:], "altered.test", "withheld.test"]),
+        ):
+            for name in names:
+                ctl = [BIN / "gatewayctl", "--config", house.config]
+                subprocess.run([*ctl, "domain", "add", name], check=True)
+                subprocess.run(
+                    [*ctl, "account", "add", f"bob@{name}", "--password-stdin"], check=True, input=PASSWORD.encode()
+                )
+        self.dns.start()
+        for house in houses:
+            house.start()
+
+    def _certify(self) -> None:
+        root = self.self_signed.root
+        key, certificate = make_authority("self-signed, and names nobody")
+        (root / "key.pem").write_bytes(key)
+        (root / "certificate.pem").write_bytes(certificate)
+        root = self.by_authority.root
+        authority = (root / "ca-key.pem").read_bytes(), (root / "ca.pem").read_bytes()
+        key, certificate = issue(*authority, [*NAMED, "altered.test", "withheld.test"])
+        (root / "key.pem").write_bytes(key)
+        (root / "certificate.pem").write_bytes(certificate + authority[1])
+
+    def stop(self) -> None:
+        for house in (self.sender, self.self_signed, self.by_authority):
+            house.stop()
+        self.dns.stop()
+
+    def send(self, to: str) -> str:
+        """What the sender's log says became of it: "delivered by Parley: 2.0.0 ..." """
+        IMAPProgram(self.sender, "alice").send(to, "DANE", "secret")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            said = (self.sender.root / "gatewayd.log").read_text()
+            if found := re.search(rf"{to} ((?:delivered|deferred|refused) by .*)", said):
+                return found[1]
+            time.sleep(0.05)
+        return "nothing"
+
+
+NAMED = ["unsigned.test", "none.test", "anchored.test", "pkix.test", "wrong.test"]
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Houses]:
+    made = Houses(tmp_path_factory.mktemp("houses"))
+    yield made
+    made.stop()
+
+
+def test_the_dns_is_what_the_tests_take_it_for(houses: Houses) -> None:
+    for name, kind, secure in (
+        ("_parley._tcp.matching.test", "SRV", True),
+        ("mx.matching.test", "AAAA", True),
+        ("_5299._tcp.mx.matching.test", "TLSA", True),
+        ("_5299._tcp.mx.none.test", "TLSA", True),
+        ("_5299._tcp.mx.insecure.test", "TLSA", False),
+    ):
+        answer = houses.dns.ask(name, kind)
+        assert bool(answer.flags & dns.flags.AD) == secure, answer
+        assert answer.rcode() != dns.rcode.SERVFAIL
+    for name in ("altered.test", "withheld.test"):
+        assert houses.dns.ask(f"_parley._tcp.{name}", "SRV").flags & dns.flags.AD
+        assert houses.dns.ask(f"_5299._tcp.mx.{name}", "TLSA").rcode() == dns.rcode.SERVFAIL
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "alice@matching.test",  # self-signed, and names nobody: its TLSA record is enough
+        "bob@anchored.test",  # by the authority in the record, and names the domain
+        "bob@pkix.test",  # by PKIX and by the record
+        "bob@none.test",  # a signed zone without TLSA records: PKIX
+        "alice@unsigned.test",  # an insecure record says nothing, not even that the certificate is wrong: PKIX
+    ],
+)
+def test_delivered(houses: Houses, to: str) -> None:
+    assert houses.send(to).startswith("delivered by Parley: 2.0.0")
+
+
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [
+        (
+            "bob@wrong.test",
+            r"by Parley: 4\.4\.1 .* is not the one in the TLSA records of wrong\.test",
+        ),  # PKIX is content
+        ("bob@insecure.test", r"by Parley: 4\.4\.1 .*certificate verify failed"),  # an insecure record helps nobody
+        ("bob@altered.test", r"by Deferred: 4\.4\.3 The DNS did not answer"),
+        ("bob@withheld.test", r"by Deferred: 4\.4\.3 The DNS did not answer"),
+    ],
+)
+def test_not_delivered_and_tried_again(houses: Houses, to: str, why: str) -> None:
+    assert re.search(rf"deferred {why}.*again in", houses.send(to))
+    listing = subprocess.run(
+        [BIN / "gatewayctl", "--config", houses.sender.config, "queue"], capture_output=True, check=True,
+        env={"COLUMNS": "300"},
+    )  # fmt: skip
+    assert to.encode() in listing.stdout
