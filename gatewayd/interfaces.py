@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from zope.interface import Interface
 
@@ -74,12 +74,26 @@ class Expunged(NamedTuple):
     modseq: int
 
 
+ContactState = Literal["requested", "granted", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Whether somebody may write to an account: who is no contact at all is a stranger (docs/parley.rst, Consent)."""
+
+    address: Address
+    state: ContactState
+    since_ms: int  # when it came to this state
+    modseq: int  # its place in the account's log
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """The tail of an account's log after some modseq, oldest first."""
 
     entries: Sequence[Entry]
     expunged: Sequence[Expunged]
+    contacts: Sequence[Contact]
     modseq: int  # ask again from here
     more: bool  # the limit cut it
 
@@ -186,6 +200,15 @@ class IStore(Interface):
         account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
     ) -> tuple[int, list[tuple[int, int]]]:
         """One transaction. Returns (the target's uidvalidity, [(uid there, new uid)]). Raises NoSuchMailbox."""
+
+    async def contact(account_id: int, address: Address) -> Contact | None:
+        """None for a stranger. Addresses are compared by their `key`."""
+
+    async def contacts(account_id: int) -> list[Contact]:
+        """By domain and local part."""
+
+    async def set_contact(account_id: int, address: Address, state: ContactState) -> None:
+        """Takes a place in the log; none if it is in that state already."""
 
     async def changes(account_id: int, since_modseq: int, limit: int = 1000) -> Changes: ...
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,7 +24,16 @@ from twisted.internet.task import Clock
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
-from gatewayd.interfaces import Delivery, Mailbox, MailboxExists, NoSuchMailbox, Peer, Placed, ScramCredentials
+from gatewayd.interfaces import (
+    ContactState,
+    Delivery,
+    Mailbox,
+    MailboxExists,
+    NoSuchMailbox,
+    Peer,
+    Placed,
+    ScramCredentials,
+)
 from gatewayd.message.bridge import bridged_payload
 from gatewayd.message.model import Content
 from gatewayd.store import schema
@@ -237,6 +246,44 @@ def test_a_change_is_never_cut_in_two(stores: Stores, limit: int) -> None:
         since, more = page.modseq, page.more
     assert sum(len(entries) for entries, _ in pages) == sum(len(gone) for _, gone in pages) == 1
     assert len(one(store.changes(alice, 0, 100)).entries) == len(one(store.changes(alice, 0, 100)).expunged) == 6
+
+
+def test_contacts(stores: Stores) -> None:
+    one, store, alice = stores.loop.one, stores.store, stores.alice
+    carol = Address.parse("Carol@beta.test")
+    assert one(store.contact(alice, carol)) is None
+    one(store.set_contact(alice, carol, "requested"))
+    begun = one(store.contact(alice, Address.parse("cAROL@BETA.test")))
+    assert (begun.address, begun.state, begun.since_ms) == (carol, "requested", 1_000_000_000)
+    stores.clock.advance(5)
+    one(store.set_contact(alice, carol, "requested"))
+    assert one(store.contact(alice, carol)) == begun == one(stores.again().contact(alice, carol))
+    one(store.set_contact(alice, carol, "granted"))
+    known = one(store.contact(alice, carol))
+    assert (known.state, known.since_ms) == ("granted", 1_000_005_000)
+    assert known.modseq > begun.modseq
+    one(store.set_contact(alice, Address.parse("zoe@alpha.test"), "revoked"))
+    assert [(str(c.address), c.state) for c in one(store.contacts(alice))] == [
+        ("zoe@alpha.test", "revoked"), ("Carol@beta.test", "granted"),
+    ]  # fmt: skip
+    with pytest.raises(StoreError):
+        one(store.set_contact(99, carol, "granted"))
+    assert one(store.contacts(99)) == []
+
+
+def test_another_process_sets_a_contact(stores: Stores) -> None:
+    one, other = stores.loop.one, stores.again()
+    assert one(stores.store.contact(stores.alice, BOB)) is None
+    one(other.set_contact(stores.alice, BOB, "revoked"))
+    stores.clock.advance(KNOWN_FOR)
+    assert one(stores.store.contact(stores.alice, BOB)).state == "revoked"
+
+
+def test_a_contact_that_changes_while_it_is_read(stores: Stores) -> None:
+    store, answers = stores.store, stores.loop.all
+    read, _ = answers(store.contact(stores.alice, BOB), store.set_contact(stores.alice, BOB, "granted"))
+    assert read is None or read.state == "granted"
+    assert stores.loop.one(store.contact(stores.alice, BOB)).state == "granted"
 
 
 def test_subscriptions(stores: Stores) -> None:
@@ -531,6 +578,7 @@ LETTERS = [content(b"Subject: %d\r\n\r\n%s" % (n, b"x" * (70_000 if n == 0 else 
 names = st.sampled_from(NAMES)
 numbers = st.integers(0, 50)  # the n-th mailbox that has messages
 picks = st.sets(st.integers(0, 4), max_size=4)  # the n-th of its messages
+states = st.sampled_from(get_args(ContactState))
 some_flags = st.sets(st.sampled_from(["\\Seen", "\\Deleted", "$Work", "x"]), max_size=3)
 
 
@@ -551,6 +599,8 @@ class Model(RuleBasedStateMachine):
         for made in sorted(self.one(self.store.mailboxes(self.alice)), key=lambda mailbox: mailbox.uidvalidity):
             self.made(made)
         self.known: dict[tuple[int, int], tuple[str, int]] = {}  # the client's: (mailbox, uid) -> (flags, modseq)
+        self.contacts: dict[str, tuple[ContactState, int]] = {}  # the state, the modseq
+        self.known_contacts: dict[str, tuple[ContactState, int]] = {}
         self.since = 0
 
     def teardown(self) -> None:
@@ -735,21 +785,35 @@ class Model(RuleBasedStateMachine):
                 self.boxes[to + each[len(name) :]] = self.boxes.pop(each)
             self.modseq = self.one(self.store.changes(self.alice, self.modseq)).modseq
 
+    @rule(who=st.sampled_from(["carol@beta.test", "CAROL@beta.test", "dave@beta.test"]), state=states)
+    def set_contact(self, who: str, state: ContactState) -> None:
+        address, key = Address.parse(who), who.lower()
+        self.one(self.store.set_contact(self.alice, address, state))
+        contact = self.one(self.store.contact(self.alice, address))
+        if key in self.contacts and self.contacts[key][0] == state:
+            assert (contact.state, contact.modseq) == self.contacts[key]
+        else:
+            assert contact.state == state
+            self.contacts[key] = state, self.rises(contact.modseq)
+
     @rule(limit=st.integers(1, 4))
     def follow(self, limit: int) -> None:
         """The log from where the client was, in pages, replays to the state."""
         more = True
         while more:
             page = self.one(self.store.changes(self.alice, self.since, limit))
-            numbers = [e.modseq for e in page.entries] + [g.modseq for g in page.expunged]
+            numbers = [each.modseq for each in (*page.entries, *page.expunged, *page.contacts)]
             assert all(self.since < number <= page.modseq for number in numbers)
             assert page.modseq >= self.since
             for entry in page.entries:
                 self.known[entry.mailbox_id, entry.uid] = entry.flags, entry.modseq
             for gone in page.expunged:
                 self.known.pop((gone.mailbox_id, gone.uid), None)
+            for contact in page.contacts:
+                self.known_contacts[str(contact.address).lower()] = contact.state, contact.modseq
             self.since, more = page.modseq, page.more
         assert self.since >= self.modseq
+        assert self.known_contacts == self.contacts
         ids = {mailbox.name: mailbox.mailbox_id for mailbox in self.one(self.store.mailboxes(self.alice))}
         assert self.known == {
             (ids[name], uid): (flags, modseq)

@@ -51,6 +51,13 @@ STEPS = [
     ALTER TABLE seen_in RENAME TO seen;
     CREATE INDEX seen_age ON seen (seen_at)
     """,
+    """
+    CREATE TABLE contact (
+        account_id INTEGER NOT NULL, domain TEXT NOT NULL, local TEXT NOT NULL, address TEXT NOT NULL,
+        state TEXT NOT NULL, since_ms INTEGER NOT NULL, modseq INTEGER NOT NULL,
+        PRIMARY KEY (account_id, domain, local)) WITHOUT ROWID;
+    CREATE INDEX contact_log ON contact (account_id, modseq)
+    """,
 ]
 
 SPECIAL_USE = {

@@ -21,9 +21,10 @@ from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import (
     Account,
     Changes,
+    Contact,
+    ContactState,
     Delivery,
     Entry,
-    Expunged,
     IStore,
     Mailbox,
     MailboxExists,
@@ -35,12 +36,14 @@ from gatewayd.interfaces import (
 from gatewayd.message.bridge import as_mail
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize
-from gatewayd.store import rows, schema
+from gatewayd.store import contacts, rows, schema
 from gatewayd.store.blobs import BlobStore
+from gatewayd.store.log import read_log
 
 T = TypeVar("T")
 
-KNOWN_FOR = 1.0  # seconds that domains and accounts are remembered
+KNOWN_FOR = 1.0  # seconds that domains, accounts and contacts are remembered
+MAX_KNOWN_CONTACTS = 50_000
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits, while somebody watches
 SEEN_FOR = 30 * 86400 * 1000  # milliseconds that a delivery is remembered for its repeat
 STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way into one
@@ -64,6 +67,8 @@ class SQLiteStore:
         self._foreign: int | None = None
         self._known_domains: frozenset[Domain] | None = None
         self._known_accounts: dict[tuple[str, str], Account] = {}
+        self._known_contacts: dict[tuple[int, tuple[str, str]], Contact | None] = {}
+        self._contacts_written = 0
         self._known_until = 0.0
         self._poll = LoopingCall(self._look_for_foreign_commits)
         database.migrate("store", schema.STEPS)
@@ -82,11 +87,12 @@ class SQLiteStore:
         return self._known_domains
 
     def _forget(self) -> None:
-        """Domains and accounts are asked for several times a message; another process's change is seen in KNOWN_FOR."""
+        """They are asked for several times a message; another process's change is seen in KNOWN_FOR."""
         now = self._clock.seconds()
         if now >= self._known_until:
             self._known_domains = None
             self._known_accounts.clear()
+            self._known_contacts.clear()
             self._known_until = now + KNOWN_FOR
 
     async def add_account(self, address: Address, credentials: ScramCredentials) -> Account:
@@ -269,38 +275,36 @@ class SQLiteStore:
         await self._database.write(subscribe)
         self._notify(account_id)
 
+    # -- contacts ---------------------------------------------------------------------------------------------------
+
+    async def contact(self, account_id: int, address: Address) -> Contact | None:
+        self._forget()
+        key = (account_id, address.key)
+        if key not in self._known_contacts:
+            if len(self._known_contacts) >= MAX_KNOWN_CONTACTS:
+                self._known_contacts.clear()
+            written = self._contacts_written
+            known = await self._database.read(lambda db: contacts.contact(db, account_id, address))
+            if written != self._contacts_written:  # what was read may be old already
+                return known
+            self._known_contacts[key] = known
+        return self._known_contacts[key]
+
+    async def contacts(self, account_id: int) -> list[Contact]:
+        return await self._database.read(lambda db: contacts.contacts(db, account_id))
+
+    async def set_contact(self, account_id: int, address: Address, state: ContactState) -> None:
+        now_ms = int(self._clock.seconds() * 1000)
+        changed = await self._database.write(lambda db: contacts.set_contact(db, account_id, address, state, now_ms))
+        self._contacts_written += 1
+        self._known_contacts.pop((account_id, address.key), None)
+        if changed:
+            self._notify(account_id)
+
     # -- the log ----------------------------------------------------------------------------------------------------
 
     async def changes(self, account_id: int, since_modseq: int, limit: int = 1000) -> Changes:
-        def read(db: sqlite3.Connection) -> Changes:
-            row = db.execute("SELECT modseq FROM account WHERE account_id=?", (account_id,)).fetchone()
-            if row is None:
-                raise StoreError("no such account")
-            key = (account_id, since_modseq, limit + 1)
-            there = db.execute(
-                f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND modseq>? ORDER BY modseq, uid LIMIT ?", key
-            ).fetchall()
-            gone = db.execute(
-                "SELECT mailbox_id, uid, modseq FROM expunged WHERE account_id=? AND modseq>? ORDER BY modseq LIMIT ?",
-                key,
-            ).fetchall()
-            numbers = sorted([r[3] for r in there] + [r[2] for r in gone])
-            if len(numbers) <= limit:
-                return Changes([Entry(*r) for r in there], [Expunged(*r) for r in gone], row[0], False)
-            last = numbers[limit]  # one modseq is never cut in two
-            upto = max((n for n in numbers if n < last), default=last)
-            if upto == last:  # a single change larger than the limit: whole
-                there = db.execute(
-                    f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND modseq=?", (account_id, last)
-                ).fetchall()
-                gone = db.execute(
-                    "SELECT mailbox_id, uid, modseq FROM expunged WHERE account_id=? AND modseq=?", (account_id, last)
-                ).fetchall()
-            return Changes(
-                [Entry(*r) for r in there if r[3] <= upto], [Expunged(*r) for r in gone if r[2] <= upto], upto, True
-            )
-
-        return await self._database.read(read)
+        return await self._database.read(lambda db: read_log(db, account_id, since_modseq, limit))
 
     def watch(self, account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
         self._watchers[account_id].add(callback)

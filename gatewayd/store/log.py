@@ -1,0 +1,47 @@
+"""An account's log, read in pages: what takes a modseq, and stands at its latest."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Changes, Entry, Expunged
+from gatewayd.store import rows
+from gatewayd.store.contacts import CONTACT, as_contact
+
+
+def read_log(db: sqlite3.Connection, account_id: int, since_modseq: int, limit: int) -> Changes:
+    """One modseq is never cut in two: a single one larger than the limit comes whole."""
+    row = db.execute("SELECT modseq FROM account WHERE account_id=?", (account_id,)).fetchone()
+    if row is None:
+        raise StoreError("no such account")
+
+    def found(table: str, columns: str) -> list[tuple[Any, ...]]:
+        query = f"SELECT {columns}, modseq FROM {table} WHERE account_id=? AND modseq>? ORDER BY modseq LIMIT ?"
+        return db.execute(query, (account_id, since_modseq, limit + 1)).fetchall()
+
+    def at(table: str, columns: str, modseq: int) -> list[tuple[Any, ...]]:
+        query = f"SELECT {columns}, modseq FROM {table} WHERE account_id=? AND modseq=?"
+        return db.execute(query, (account_id, modseq)).fetchall()
+
+    tables = (("entry", rows.ENTRY), ("expunged", "mailbox_id, uid, modseq"), ("contact", CONTACT))
+    pages = [found(*table) for table in tables]
+    numbers = sorted(row[-1] for page in pages for row in page)
+    upto, more = row[0], len(numbers) > limit
+    if more:
+        last = numbers[limit]
+        upto = max((n for n in numbers if n < last), default=last)
+        pages = (
+            [at(*table, last) for table in tables]
+            if upto == last
+            else [[row for row in page if row[-1] <= upto] for page in pages]
+        )
+    entries, expunged, contacts = pages
+    return Changes(
+        [Entry(*r[:-1]) for r in entries],
+        [Expunged(*r[:-1]) for r in expunged],
+        [as_contact(r[:-1]) for r in contacts],
+        upto,
+        more,
+    )
