@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from bench import idle_wakeup, smtp_in
+from bench import idle_wakeup, parley, smtp_in
 
-BENCHES = {"smtp_in": smtp_in.main, "idle_wakeup": idle_wakeup.main}
+BENCHES = {
+    "smtp_in": smtp_in.main,
+    "idle_wakeup": idle_wakeup.main,
+    "parley_local": parley.local,
+    "parley_federated": parley.federated,
+    "parley_idle": parley.idle,
+}
 
 
 def main() -> int:

@@ -108,6 +108,12 @@ class Gateway:
         return self.address, PORTS[service]
 
     @property
+    def pid(self) -> int:
+        """The running process's."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def ssl(self) -> ssl.SSLContext:
         """What a mail program that trusts this gateway's authority uses."""
         return ssl.create_default_context(cafile=str(self.root / "ca.pem"))
