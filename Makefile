@@ -9,6 +9,7 @@ VAR ?= var/alpha.test
 $(VENV)/installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --config-settings editable_mode=compat -e '.[test]'
+	@$(BIN)/pip download --quiet --no-deps --no-binary :all: -d $(VENV)/sources 'pyspf>=2.0.14' || true  # its test suite
 	@touch $@
 
 run: $(VENV)/installed

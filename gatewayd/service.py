@@ -158,13 +158,14 @@ class Gateway(Service):
         smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
         trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
+        sealers = frozenset(name.lower() for name in config.incoming.arc_sealers)
 
         async def examined(mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined | None:
             client = ipaddress.ip_address(origin.address)
             if any(client in network for network in trusted):
                 return None
             work = threads.deferToThreadPool(
-                reactor, self._examiners, examine, mail, origin, reverse_path, self.resolver.lookup
+                reactor, self._examiners, examine, mail, origin, reverse_path, self.resolver.lookup, sealers
             )
             result: Examined = await work
             return result

@@ -1,32 +1,32 @@
-"""Who sent this mail, as far as the DNS can tell: SPF (RFC 7208), DKIM (RFC 6376, 8463), DMARC (RFC 7489).
+"""Who sent this mail, as far as the DNS can tell: SPF (RFC 7208), DKIM (RFC 6376, 8463), ARC (RFC 8617), iprev.
 
-pyspf and dkimpy do the two checks; DMARC is the few lines that join them, with the Mozilla public suffix list.
+pyspf and dkimpy do the checks; dmarc.py joins them.
 Blocking: called in a thread. A name server that does not answer gives "temperror", and the mail is taken.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import dkim
 import spf
-from publicsuffixlist import PublicSuffixList
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core import dmarc
+from gatewayd.core.dmarc import Lookup, Verdict
 from gatewayd.interfaces import Origin, ResolutionFailed
 from gatewayd.message import bridge
 
 MAX_SIGNATURES = 5  # verified; more are an attack on our time
 BUDGET = 20.0  # seconds for all look-ups of one mail (RFC 7208 §4.6.4)
-STRICTNESS = {"none": 0, "quarantine": 1, "reject": 2}
-
-# (name, type) -> TXT: tuples of bytes; A, AAAA, PTR: str; MX: (preference, host). [] for absence.
-# Raises ResolutionFailed.
-Lookup = Callable[[str, str], list[Any]]
+MAX_INSTANCES = 50  # RFC 8617 §4.2.1
+MAX_NAMES = 10  # of an address; RFC 7208 §4.6.4 has the same limit
+_DMARC_PASS = re.compile(rb"(?:^|;)\s*dmarc=pass\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,38 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """What those say who handed the mail on (ARC)."""
+
+    result: str = "none"  # none, pass, fail, temperror
+    sealer: str = ""  # the newest one's domain, when the chain holds
+    dmarc: bool = False  # that it saw DMARC pass
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
     spf: str  # RFC 8601 §2.7.2
     spf_domain: str
     spf_identity: str  # "mailfrom" or "helo"
     signatures: tuple[Signature, ...]
-    dmarc: str  # pass, fail, none, temperror
-    author: str  # the domain of From, "" when there is none
-    policy: str = "none"  # what that domain asks for when DMARC fails
+    verdict: Verdict
+    client: str  # its IP address
+    arc: Chain = Chain()
+    iprev: str = "permerror"  # RFC 8601 §2.7.3
+    overridden: bool = False  # a trusted forwarder saw DMARC pass (RFC 8617 §7.2.1)
+
+    @property
+    def dmarc(self) -> str:
+        return self.verdict.result
+
+    @property
+    def author(self) -> str:
+        return self.verdict.author
+
+    @property
+    def policy(self) -> str:
+        """What is done with it when DMARC fails."""
+        return "none" if self.overridden else self.verdict.policy
 
     def field(self, hostname: Domain) -> bytes:
         """Authentication-Results with its CRLF (RFC 8601 §2.2)."""
@@ -54,6 +78,9 @@ class Examined:
             for each in self.signatures
         ] or ["dkim=none"]
         results.append(f"dmarc={self.dmarc} (p={self.policy}) header.from={_token(self.author)}")
+        results.append(f"arc={self.arc.result}" + (f" header.d={_token(self.arc.sealer)}" if self.arc.sealer else ""))
+        client = f'"{self.client}"' if ":" in self.client else self.client  # a colon is no token (RFC 8601 §2.2)
+        results.append(f"iprev={self.iprev} policy.iprev={client}")
         return ";\r\n\t".join([f"Authentication-Results: {hostname}", *results]).encode("ascii", "replace") + b"\r\n"
 
     @property
@@ -82,8 +109,10 @@ class _SPF(spf.query):  # type: ignore[misc]
         return found
 
 
-def examine(mail: bytes, origin: Origin, reverse_path: Address | None, lookup: Lookup) -> Examined:
-    """Raises nothing."""
+def examine(
+    mail: bytes, origin: Origin, reverse_path: Address | None, lookup: Lookup, trusted_sealers: Collection[str] = ()
+) -> Examined:
+    """`trusted_sealers`: domains whose word is taken for what they forward (ARC). Raises nothing."""
     deadline = time.monotonic() + BUDGET
 
     def bounded(name: str, kind: str) -> list[Any]:
@@ -100,15 +129,25 @@ def examine(mail: bytes, origin: Origin, reverse_path: Address | None, lookup: L
         spf_result = "permerror"
     signatures = _signatures(mail, bounded)
     passed = [each.domain for each in signatures if each.result == "pass"]
-    dmarc, author, policy = _dmarc(mail, spf_domain if spf_result == "pass" else "", passed, bounded)
-    return Examined(spf_result, spf_domain, identity, signatures, dmarc, author, policy)
+    authors = [author.domain.name for author in bridge.authors(mail) if author is not None]
+    verdict = dmarc.judge(authors, spf_domain if spf_result == "pass" else "", passed, bounded)
+    arc = _chain(mail, bounded)
+    overridden = verdict.result == "fail" and arc.dmarc and arc.sealer in trusted_sealers
+    iprev = _iprev(origin.address, bounded)
+    return Examined(
+        spf_result, spf_domain, identity, signatures, verdict, origin.address, arc, iprev, overridden
+    )  # fmt: skip
 
 
-def _signatures(mail: bytes, lookup: Lookup) -> tuple[Signature, ...]:
+def _txt(lookup: Lookup) -> Callable[..., bytes | None]:
     def txt(name: bytes, timeout: int = 5) -> bytes | None:
         found = lookup(name.decode("ascii", "replace"), "TXT")
         return b"".join(found[0]) if found else None
 
+    return txt
+
+
+def _signatures(mail: bytes, lookup: Lookup) -> tuple[Signature, ...]:
     found = []
     try:
         headers, _ = dkim.rfc822_parse(mail)
@@ -118,7 +157,7 @@ def _signatures(mail: bytes, lookup: Lookup) -> tuple[Signature, ...]:
     for number in range(min(count, MAX_SIGNATURES)):
         verifier = dkim.DKIM(mail)
         try:
-            result = "pass" if verifier.verify(idx=number, dnsfunc=txt) else "fail"
+            result = "pass" if verifier.verify(idx=number, dnsfunc=_txt(lookup)) else "fail"
         except ResolutionFailed:
             result = "temperror"
         except Exception:  # a stranger's field; dkimpy raises many things
@@ -131,56 +170,39 @@ def _signatures(mail: bytes, lookup: Lookup) -> tuple[Signature, ...]:
     return tuple(found)
 
 
-def _dmarc(mail: bytes, spf_domain: str, dkim_domains: Sequence[str], lookup: Lookup) -> tuple[str, str, str]:
-    """(result, author's domain, policy). Of several authors the one with the strictest failing policy counts."""
-    domains = list(dict.fromkeys(author.domain.name for author in bridge.authors(mail) if author is not None))
-    verdicts = []
-    for author in domains[:MAX_SIGNATURES]:
-        organisation = organisational(author)
-        try:
-            record, asked = _record(author, lookup), "p"
-            if not record and organisation != author:
-                record, asked = _record(organisation, lookup), "sp"
-        except ResolutionFailed:
-            return "temperror", author, "none"
-        policy = record.get(asked, record.get("p", "none"))
-        if policy not in STRICTNESS or record.get("pct") == "0":
-            policy = "none"
-        spf_holds = _aligned(author, [spf_domain], record.get("aspf"))
-        holds = spf_holds or _aligned(author, dkim_domains, record.get("adkim"))
-        verdicts.append(("none" if not record else "pass" if holds else "fail", author, policy))
-    failed = [verdict for verdict in verdicts if verdict[0] == "fail"]
-    if failed:
-        return max(failed, key=lambda verdict: STRICTNESS[verdict[2]])
-    return verdicts[0] if verdicts else ("none", "", "none")
+def _chain(mail: bytes, lookup: Lookup) -> Chain:
+    """ARC (RFC 8617 §5.2)."""
+    try:
+        verifier = dkim.ARC(mail)
+        newest, _ = verifier.sorted_arc_headers()
+        if newest == 0:
+            return Chain()
+        if newest > MAX_INSTANCES:
+            return Chain("fail")
+        said, sets, _ = verifier.verify(dnsfunc=_txt(lookup))
+        if said != b"pass":
+            return Chain("fail")
+    except ResolutionFailed:
+        return Chain("temperror")
+    except Exception:  # a stranger's fields; dkimpy raises many things
+        return Chain("fail")
+    said_dmarc = _DMARC_PASS.search(sets[0]["aar-value"]) is not None
+    return Chain("pass", sets[0]["as-domain"].decode("ascii", "replace").lower(), said_dmarc)
 
 
-def _aligned(author: str, domains: Sequence[str], mode: str | None) -> bool:
-    if mode == "s":
-        return author in domains
-    return any(domain and organisational(domain) == organisational(author) for domain in domains)
-
-
-def _record(domain: str, lookup: Lookup) -> dict[str, str]:
-    """The domain's DMARC record, {} when there is none or several (RFC 7489 §6.6.3)."""
-    texts = [b"".join(strings).decode("utf-8", "replace") for strings in lookup(f"_dmarc.{domain}", "TXT")]
-    found = []
-    for text in texts:
-        pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
-        tags = {name.strip().lower(): value.strip().lower() for name, _, value in pairs}
-        if pairs and pairs[0][0].strip() == "v" and tags["v"] == "dmarc1" and "p" in tags:
-            found.append(tags)
-    return found[0] if len(found) == 1 else {}
-
-
-@cache
-def _suffixes() -> PublicSuffixList:
-    return PublicSuffixList()
-
-
-def organisational(domain: str) -> str:
-    """The registered domain above it (RFC 7489 §3.2)."""
-    return _suffixes().privatesuffix(domain) or domain
+def _iprev(address: str, lookup: Lookup) -> str:
+    """A name of the address that has the address (RFC 8601 §3)."""
+    try:
+        client = ipaddress.ip_address(address)
+        names = lookup(client.reverse_pointer, "PTR")[:MAX_NAMES]
+        for name in names:
+            if address in lookup(name, "AAAA" if client.version == 6 else "A"):
+                return "pass"
+    except ValueError:
+        return "permerror"
+    except ResolutionFailed:
+        return "temperror"
+    return "fail" if names else "permerror"
 
 
 def _token(text: str) -> str:
