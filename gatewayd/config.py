@@ -70,6 +70,7 @@ class Incoming(_Section, frozen=True, kw_only=True):
 
     examine: bool = True  # SPF, DKIM and DMARC, and do what the author's domain asks for
     trusted: tuple[str, ...] = ("127.0.0.0/8", "::1")  # networks whose mail is not examined
+    dmarc_reports: bool = True  # tell domains that ask for it, once a day, what their mail looked like
     arc_sealers: tuple[str, ...] = ()  # domains, such as mailing lists', whose ARC seal excuses a DMARC failure
 
 

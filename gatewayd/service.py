@@ -28,6 +28,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.delivery import PostOffice
+from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.relay import Relay
@@ -56,6 +57,7 @@ from gatewayd.session.pop3 import POP3Session
 from gatewayd.session.smtp_client import SMTPCourier
 from gatewayd.session.smtp_server import SMTPServerSession
 from gatewayd.store.blobs import BlobStore
+from gatewayd.store.dmarc import SQLiteSightings
 from gatewayd.store.sqlite import SQLiteStore
 from gatewayd.wire.imap.connection import IMAPConnection
 from gatewayd.wire.parley.connection import ParleyConnection
@@ -168,6 +170,7 @@ class Gateway(Service):
                 reactor, self._examiners, examine, mail, origin, reverse_path, self.resolver.lookup, sealers
             )
             result: Examined = await work
+            self.dmarc_reporter.note(result, reverse_path)
             return result
 
         signer = DomainSigner(self.keys, self.directory, self.store, now)
@@ -182,6 +185,15 @@ class Gateway(Service):
             examine=examined if config.incoming.examine else None,
         )
         self.signer = signer
+
+        async def contact() -> Address:
+            """Who speaks in the gateway's own mail: of a domain of ours, so that SPF and DKIM can vouch for it."""
+            domains = await self.store.domains()
+            return config.postmaster or Address("postmaster", min(domains, key=str, default=hostname))
+
+        self.dmarc_reporter = DMARCReporter(
+            SQLiteSightings(self.database), self.resolver, hostname, self.post_office.notify, contact, now
+        )
         self.relay = Relay(
             self.queue,
             router,
@@ -277,6 +289,10 @@ class Gateway(Service):
         self._sweeper.stop()
         await defer.DeferredList([defer.maybeDeferred(port.stopListening) for port in self._ports])
         await self.relay.stop()
+        try:
+            await self.dmarc_reporter.flush()
+        except StoreError as error:
+            log.error("what was counted for DMARC reports is lost: {error}", error=error)
         self.resolver.stop()
         self._passwords.stop()
         self._examiners.stop()
@@ -294,10 +310,15 @@ class Gateway(Service):
 
     def _sweep(self) -> defer.Deferred[None]:
         async def sweep() -> None:
-            try:
-                await self.store.sweep()
-                await self.queue.sweep()
-            except StoreError as error:
-                log.error("could not sweep: {error}", error=error)
+            for work in (self.store.sweep, self.queue.sweep, self._report):
+                try:
+                    await work()
+                except StoreError as error:
+                    log.error("could not sweep: {error}", error=error)
 
         return defer.Deferred.fromCoroutine(sweep())
+
+    async def _report(self) -> None:
+        await self.dmarc_reporter.flush()
+        if self.config.incoming.dmarc_reports:
+            await self.dmarc_reporter.send_due()

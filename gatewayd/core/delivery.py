@@ -247,12 +247,16 @@ class PostOffice:
             now=self._now(),
             unique=self._random(12).hex(),
         )
+        answer = await self.notify(mail, reverse_path)
+        if isinstance(answer, Deferred):
+            raise StoreError(answer.text)
+
+    async def notify(self, mail: bytes, recipient: Address) -> Outcome:
+        """Mail of the gateway's own, with a null reverse-path: nobody is told when it does not arrive."""
         domains = await self._store.domains()
-        author = reverse_path.domain if reverse_path.domain in domains else min(domains, key=str)
+        author = recipient.domain if recipient.domain in domains else min(domains, key=str)
         letter = _Letter(self._bridged(mail, author, None), None, b"")
-        for answer in (await self._post(letter, [reverse_path])).values():
-            if isinstance(answer, Deferred):
-                raise StoreError(answer.text)
+        return (await self._post(letter, [recipient]))[recipient]
 
     async def deliver_local(
         self, content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
