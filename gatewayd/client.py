@@ -25,7 +25,9 @@ from gatewayd.address import Address, Domain
 from gatewayd.crypto.cose import signer
 from gatewayd.dns.resolver import Resolver
 from gatewayd.interfaces import Endpoint
-from gatewayd.message.model import MAIL, Content, Part, Payload
+from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, Part, Payload
+from gatewayd.message.object_types import REPLACEABLE, emoji
+from gatewayd.message.render import references, rendered_id
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.tls import Trust
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
@@ -61,9 +63,14 @@ class Message:
         return self.content.fields.subject
 
     @property
+    def type(self) -> str:
+        """message, edit, retract, reaction, receipt, mail; or one that this library does not know."""
+        return self.content.fields.type
+
+    @property
     def bridged(self) -> bool:
         """It was born as mail: its sender is what the mail says, not what a domain signed."""
-        return self.content.fields.type == MAIL
+        return self.type == MAIL
 
     @property
     def signer(self) -> Domain:
@@ -73,8 +80,24 @@ class Message:
     @property
     def results(self) -> dict[str, str]:
         """Of a bridged message, what its domain found of the sender: "spf", "dkim" and "dmarc", where it looked."""
-        found = self.content.fields.ext.get("bridged")
-        return {k: str(found[k]) for k in ("spf", "dkim", "dmarc") if k in found} if isinstance(found, dict) else {}
+        found = _bridged(self.content)
+        return {k: str(found[k]) for k in ("spf", "dkim", "dmarc") if k in found}
+
+    @property
+    def reaction(self) -> str | None:
+        """What a reaction says of the message that is its first parent; by mail too (RFC 9078)."""
+        said = _bridged(self.content).get("reaction") if self.bridged else emoji(self.content)
+        return said if isinstance(said, str) else None
+
+    def replaces(self, original: Message) -> bool:
+        """Whether this edits or retracts that one, and may: only its author can, by the same domain's signature."""
+        mine, theirs = self.content.fields, original.content.fields
+        return (
+            mine.replaces == original.id
+            and theirs.type in REPLACEABLE.get(mine.type, ())
+            and mine.from_ == theirs.from_
+            and self.signer == original.signer
+        )
 
     @property
     def text(self) -> str:
@@ -104,9 +127,10 @@ class Draft:
 
 def compose(
     sender: str, to: Sequence[str], text: str = "", *, now: float, subject: str = "", files: Sequence[Path] = (),
-    parents: Sequence[bytes] = (),
+    parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE, replaces: bytes | None = None,
 ) -> Draft:  # fmt: skip
-    """`now` in seconds since the epoch. Raises OSError for a file that cannot be read."""
+    """`now` in seconds since the epoch; `answers` goes before `parents`. Raises OSError for a file that cannot be
+    read."""
     parts: list[Part] = []
     bodies: list[bytes] = []
 
@@ -114,13 +138,19 @@ def compose(
         parts.append(Part(sha256(body).digest(), media_type, len(body), name))
         bodies.append(body)
 
-    if text or not files:
+    if text or not (files or type == RETRACT):
         add(TEXT, text.encode("utf-8"))
     for path in files:
         add(mimetypes.guess_type(path.name)[0] or "application/octet-stream", path.read_bytes(), path.name)
+    ext: dict[str, Any] = {}
+    if answers is not None:
+        fields = answers.content.fields
+        most = 1 if type == REACTION else MAX_PARENTS
+        parents = [answers.id, *parents, *fields.parents][:most]
+        ext["references"] = [rendered_id(answers.content), *references(fields)][:most]
     payload = Payload(
-        from_=sender, to=tuple(to), date=int(now * 1000), nonce=os.urandom(16), subject=subject, parts=tuple(parts),
-        parents=tuple(parents),
+        from_=sender, to=tuple(to), date=int(now * 1000), nonce=os.urandom(16), type=type, subject=subject,
+        parts=tuple(parts), parents=tuple(parents), replaces=replaces, ext=ext,
     )  # fmt: skip
     return Draft(payload.encode(), tuple(dict.fromkeys(bodies)))
 
@@ -180,13 +210,33 @@ class ParleyClient:
 
     async def send(
         self, to: Sequence[str], text: str = "", *, subject: str = "", files: Sequence[Path] = (),
-        parents: Sequence[bytes] = (),
+        parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE,
+        replaces: bytes | None = None,
     ) -> tuple[Result, ...]:  # fmt: skip
         """One message; a result for each recipient, in their order."""
-        now = self._reactor.seconds()
-        return await self.send_draft(
-            to, compose(self.user, to, text, now=now, subject=subject, files=files, parents=parents)
-        )
+        draft = compose(
+            self.user, to, text, now=self._reactor.seconds(), subject=subject, files=files, parents=parents,
+            answers=answers, type=type, replaces=replaces,
+        )  # fmt: skip
+        return await self.send_draft(to, draft)
+
+    async def edit(
+        self, original: Message, text: str, *, subject: str = "", files: Sequence[Path] = ()
+    ) -> tuple[Result, ...]:
+        """Another text for a message of ours, to those whom it names. Always of the first version: edits replace no
+        edits."""
+        to = original.content.fields.to
+        return await self.send(to, text, subject=subject, files=files, type=EDIT, replaces=original.id)
+
+    async def retract(self, original: Message) -> tuple[Result, ...]:
+        """Asks those whom it names to show a message, an edit or a reaction of ours no more."""
+        return await self.send(original.content.fields.to, type=RETRACT, replaces=original.id)
+
+    async def react(self, original: Message, text: str) -> tuple[Result, ...]:
+        """With an emoji, or a few, to everybody whom the message names but ourselves."""
+        fields = original.content.fields
+        everybody = [to for to in dict.fromkeys((fields.from_, *fields.to)) if to != self.user]
+        return await self.send(everybody or [self.user], text, type=REACTION, answers=original)
 
     async def send_draft(self, to: Sequence[str], draft: Draft) -> tuple[Result, ...]:
         """Safe to repeat after ConnectionGone: the same draft arrives once."""
@@ -238,6 +288,11 @@ class ParleyClient:
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             waiter.callback(None)
+
+
+def _bridged(content: Content) -> dict[str, Any]:
+    found = content.fields.ext.get("bridged")
+    return found if isinstance(found, dict) else {}
 
 
 def _message(change: Change) -> Message:

@@ -182,6 +182,9 @@ class IStore(Interface):
 
     async def contents(account_id: int, message_ids: Sequence[int]) -> dict[int, Content]: ...
 
+    async def find(account_id: int, object_id: bytes) -> Content | None:
+        """The account's copy of an object, if it has one."""
+
     async def store_flags(
         account_id: int,
         mailbox_id: int,

@@ -42,10 +42,12 @@ def contents(draw: st.DrawFn) -> Content:
         to=("bob@beta.test",),
         date=draw(st.integers(0, 4102444800000)),
         nonce=draw(st.binary(min_size=16, max_size=16)),
-        type=draw(st.sampled_from(["message", "reaction", "edit"])),
+        type=draw(st.sampled_from(["message", "reaction", "edit", "retract", "poll"])),
         subject=draw(TEXTS),
         parts=tuple(parts),
         parents=tuple(draw(st.lists(st.binary(min_size=32, max_size=32), max_size=3))),
+        replaces=draw(st.none() | st.binary(min_size=32, max_size=32)),
+        ext=draw(st.just({}) | st.builds(lambda said: {"references": said}, st.lists(TEXTS, max_size=3))),
     )
     return Content(draw(st.binary(max_size=60)), payload.encode(), draw(st.binary(min_size=64, max_size=64)), bodies)
 
@@ -67,8 +69,8 @@ def test_a_rendering_is_mail_that_smtp_carries(content: Content) -> None:
     assert max(len(line) for line in mail.split(b"\r\n")) <= 998
     names = [name for name, _ in email.message_from_bytes(mail, policy=email.policy.compat32).items()]
     known = {
-        "From", "Date", "Message-ID", "To", "Subject", "In-Reply-To", "References", "MIME-Version", "Parley-Object",
-        "Content-Type", "Content-Transfer-Encoding", "Content-Disposition",
+        "From", "Date", "Message-ID", "To", "Subject", "In-Reply-To", "References", "Supersedes", "MIME-Version",
+        "Parley-Object", "Content-Type", "Content-Transfer-Encoding", "Content-Disposition",
     }  # fmt: skip
     assert set(names) <= known
     assert len(names) == len(set(names))

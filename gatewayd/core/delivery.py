@@ -14,13 +14,14 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core import filing
 from gatewayd.core.examination import Examined
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
-from gatewayd.message import bridge
+from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
 from gatewayd.message.dsn import bounce
-from gatewayd.message.model import MAIL, Content, ObjectError
+from gatewayd.message.model import MAIL, RECEIPT, Content, ObjectError
 from gatewayd.outcome import (
     NO_SUCH_USER,
     NOT_YOUR_ADDRESS,
@@ -166,19 +167,21 @@ class PostOffice:
         unsigned = Content(b"", payload, b"", bodies)
         try:
             unsigned.check_bodies()
+            object_types.check(unsigned)
             sender = Address.parse(unsigned.fields.from_)
         except (ObjectError, AddressError) as error:
             return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
         if sender.key != account.address.key or unsigned.fields.type == MAIL:
             return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+        if unsigned.fields.type == RECEIPT:
+            return dict.fromkeys(recipients, Refused("5.7.1", "Receipts are made by the server that has the message"))
         try:
             protected, signature = self._signer.sign(account.address.domain, payload)
         except KeyError:
             self.log.error("no signing key for {domain}", domain=account.address.domain)
             return dict.fromkeys(recipients, STORE_FAILED)
         content = Content(protected, payload, signature, bodies)
-        copy = Delivery(account.account_id, content, mailbox="\\Sent", flags=("\\Seen",))
-        filed = (await self._deliver([copy]))[0]
+        filed = await self._file(account, content, mailbox="\\Sent", seen=True)
         if not filed.ok:
             return dict.fromkeys(recipients, filed)
         return await self._post(_Letter(content, account.address, b""), recipients)
@@ -189,6 +192,7 @@ class PostOffice:
         """An object from a peer domain, its signature verified; only our own users are reached this way."""
         try:
             content.check_bodies()
+            object_types.check(content)
         except ObjectError as error:
             return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
         trace = (
@@ -296,6 +300,7 @@ class PostOffice:
         try:
             signer = await self._signer.verify(restored)
             native = restored.fields.type != MAIL and Address.parse(restored.fields.from_).domain == signer
+            object_types.check(restored)
         except (ValueError, LookupError) as error:
             self.log.info("a Parley-Object field was not believed: {error}", error=error)
             return None
@@ -360,16 +365,22 @@ class PostOffice:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
         if local:
             trace = b"Return-Path: <%s>\r\n" % _path(letter.reverse_path) + letter.trace
-            copies = [Delivery(account.account_id, letter.content, trace, letter.mailbox) for account in local.values()]
-            answers.update(zip(local, await self._deliver(copies), strict=True))
+            copies = [self._file(account, letter.content, trace, letter.mailbox) for account in local.values()]
+            filed = await defer.gatherResults([defer.Deferred.fromCoroutine(copy) for copy in copies])
+            answers.update(zip(local, filed, strict=True))
         return answers
 
-    async def _deliver(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+    async def _file(
+        self, account: Account, content: Content, trace: bytes = b"", mailbox: str = "INBOX", *, seen: bool = False
+    ) -> Outcome:
         try:
-            placed = await self._store.deliver(deliveries)
+            delivery = await filing.place(self._store, account.account_id, content, trace, mailbox, seen=seen)
+            if isinstance(delivery, Refused):
+                return delivery
+            placed = (await self._store.deliver([delivery]))[0]
         except StoreError as error:
-            return [self._failed(error)] * len(deliveries)
-        return [self._failed(p) if isinstance(p, StoreError) else Delivered("2.0.0", "Delivered") for p in placed]
+            placed = error
+        return self._failed(placed) if isinstance(placed, StoreError) else Delivered("2.0.0", "Delivered")
 
     def _failed(self, error: StoreError) -> Outcome:
         self.log.error("the store could not: {error}", error=error)

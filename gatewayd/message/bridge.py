@@ -9,17 +9,21 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC
+from typing import Any
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.message import mime
 from gatewayd.message.dates import internet_date
-from gatewayd.message.model import MAIL, RFC822, Content, ObjectError, Part, Payload
+from gatewayd.message.model import MAIL, MAX_PARENTS, RFC822, Content, ObjectError, Part, Payload
+from gatewayd.message.object_types import reaction_text
 from gatewayd.message.render import OBJECT_FIELD, render
 
 MAX_SUBJECT = 1000  # characters of the structured view; the mail itself keeps all
 MAX_VIEW = 64 * 1024  # octets of readable text beside a mail
 MAX_HEAD = 64 * 1024  # octets within which our own rendering names its Parley-Object
 MAX_SHOWN = 100  # recipients in the structured view
+_MESSAGE_IDS = re.compile(r"<([!-;=?A-~]{1,400}@[!-;=?A-~]{1,400})>")
+_OBJECT_ID = re.compile(r"([0-9a-f]{64})@")  # as the rendering of an object names it
 _DATES = range(0, 253402300800)  # seconds of the years 1970 to 9999
 
 
@@ -48,7 +52,14 @@ def bridged_payload(
     if view:
         parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
     author = next((a for a in _authors(mime.values(root.fields, b"from")) if a is not None), reverse_path)
-    message_id = next(iter(mime.values(root.fields, b"message-id")), "")[:MAX_SUBJECT]
+    bridged: dict[str, Any] = {"by": by.name, "message_id": _first(root, b"message-id"), **(auth or {})}
+    ext: dict[str, Any] = {"bridged": bridged}
+    answered = _answered(root)
+    if answered:
+        ext["references"] = answered
+    reaction = _reaction(mail, root)
+    if reaction is not None:
+        bridged["reaction"] = reaction
     to_and_cc = mime.values(root.fields, b"to") + mime.values(root.fields, b"cc")
     shown = email.utils.getaddresses(to_and_cc)[:MAX_SHOWN]
     payload = Payload(
@@ -57,11 +68,32 @@ def bridged_payload(
         date=_date(mime.values(root.fields, b"date"), received_ms),
         nonce=nonce,
         type=MAIL,
-        subject=_encodable(next(iter(mime.values(root.fields, b"subject")), ""))[:MAX_SUBJECT],
+        subject=_first(root, b"subject"),
         parts=tuple(parts),
-        ext={"bridged": {"by": by.name, "message_id": _encodable(message_id), **(auth or {})}},
+        parents=tuple(dict.fromkeys(bytes.fromhex(m[1]) for m in map(_OBJECT_ID.match, answered) if m)),
+        ext=ext,
     )
     return payload, bodies
+
+
+def _first(root: mime.Entity, name: bytes) -> str:
+    return _encodable(next(iter(mime.values(root.fields, name)), ""))[:MAX_SUBJECT]
+
+
+def _answered(root: mime.Entity) -> list[str]:
+    """The Message-IDs, without brackets, of what this mail answers, nearest first (RFC 5322 §3.6.4)."""
+    found = _MESSAGE_IDS.findall(" ".join(mime.values(root.fields, b"in-reply-to"))[:MAX_HEAD])
+    found += reversed(_MESSAGE_IDS.findall(" ".join(mime.values(root.fields, b"references"))[:MAX_HEAD]))
+    return list(dict.fromkeys(found))[:MAX_PARENTS]
+
+
+def _reaction(mail: bytes, root: mime.Entity) -> str | None:
+    """What a mail says of the one that it answers (RFC 9078 §2)."""
+    for entity in mime.walk(root):
+        disposition = (entity.first(b"content-disposition") or b"").split(b";")[0].strip().lower()
+        if disposition == b"reaction" and entity.media_type == "text/plain":
+            return reaction_text(mime.decoded_text(mail, entity).encode("utf-8", "replace"))
+    return None
 
 
 def authors(mail: bytes) -> list[Address | None]:

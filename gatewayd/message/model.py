@@ -15,9 +15,14 @@ from typing import Any
 import cbor2
 import msgspec
 
-MAIL = "mail"
 MESSAGE = "message"
+EDIT = "edit"
+RETRACT = "retract"
+REACTION = "reaction"
+RECEIPT = "receipt"
+MAIL = "mail"
 RFC822 = "message/rfc822"
+MAX_PARENTS = 20
 YEAR_10000 = 253_402_300_800_000  # milliseconds
 
 
@@ -41,12 +46,12 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": 
     to: tuple[str, ...]  # as the sender shows it; the envelope may differ (Bcc)
     date: int  # milliseconds since 1970-01-01T00:00Z
     nonce: bytes  # 16 random octets: short content cannot be guessed from the id
-    type: str = MESSAGE  # message, mail, edit, retract, reaction, receipt, group
+    type: str = MESSAGE  # docs/parley.rst §8.1; what each must hold: object_types.py
     subject: str = ""
     parts: tuple[Part, ...] = ()
     parents: tuple[bytes, ...] = ()  # object ids, nearest first
     replaces: bytes | None = None
-    ext: Mapping[str, Any] = {}  # "bridged": {by, message_id, spf, dkim, dmarc} on type "mail"
+    ext: Mapping[str, Any] = {}  # extensions by name: docs/parley.rst §8.2
     crit: tuple[str, ...] = ()  # names in `ext` that a reader must understand
 
     def encode(self) -> bytes:

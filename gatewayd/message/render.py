@@ -14,38 +14,71 @@ from urllib.parse import quote
 
 from gatewayd.address import Address, AddressError
 from gatewayd.message.dates import internet_date
-from gatewayd.message.model import Content, Part, Payload
+from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, REACTION, RETRACT, Content, Part, Payload
 
 OBJECT_FIELD = b"Parley-Object"
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;\s*[A-Za-z0-9-]+=[A-Za-z0-9_.-]+)*\Z")
+_MESSAGE_ID = re.compile(r"[!-;=?A-~]{1,400}@[!-;=?A-~]{1,400}\Z")  # what fits between brackets, and in a line
+SUBJECTS = {RETRACT: "Message retracted"}
+NOTES = {RETRACT: b"I retract the message that this answers.\r\n"}
 
 
 def render(content: Content) -> bytes:
     """CRLF lines of at most 998 octets; no field can bring a line of its own. Raises ObjectError."""
     payload = content.fields
-    domain = payload.from_.rpartition("@")[2]
     lines = [
         f"From: {_address(payload.from_)}",
         f"Date: {internet_date(payload.date / 1000)}",
-        f"Message-ID: <{content.id.hex()}@{_atom(domain)}>",
+        f"Message-ID: <{message_id(content.id, payload)}>",
     ]
     if payload.to:
         lines.append("To: " + ",\r\n ".join(_address(to) for to in payload.to))
-    if payload.subject:
-        lines.append("Subject: " + _unstructured(payload.subject))
-    if payload.parents:
-        ids = [f"<{parent.hex()}@{_atom(domain)}>" for parent in payload.parents]
-        lines += [f"In-Reply-To: {ids[0]}", "References: " + "\r\n ".join(reversed(ids))]
+    subject = payload.subject or SUBJECTS.get(payload.type, "")
+    if subject:
+        lines.append("Subject: " + _unstructured(subject))
+    answers = [f"<{text}>" for text in references(payload)]
+    if payload.replaces is not None:
+        replaced = f"<{message_id(payload.replaces, payload)}>"
+        answers.insert(0, replaced)
+        if payload.type == EDIT:
+            lines.append(f"Supersedes: {replaced}")  # RFC 2156 §2.3.1.2
+    if answers:
+        lines += [f"In-Reply-To: {answers[0]}", "References: " + "\r\n ".join(reversed(answers))]
     lines.append("MIME-Version: 1.0")
     head = "\r\n".join(lines).encode("utf-8") + b"\r\n" + _object_field(content.signed)
     bodies = [_part(payload, part, content.bodies[part.hash]) for part in payload.parts]
     if len(bodies) == 1:
         return head + bodies[0]
     if not bodies:
-        return head + b"Content-Type: text/plain\r\n\r\n"
+        return head + b"Content-Type: text/plain\r\n\r\n" + NOTES.get(payload.type, b"")
     boundary = b"=_parley_" + content.id.hex()[:40].encode()
     head += b'Content-Type: multipart/mixed; boundary="%s"\r\n\r\n' % boundary
     return head + b"".join(b"--%s\r\n%s\r\n" % (boundary, body) for body in bodies) + b"--%s--\r\n" % boundary
+
+
+def message_id(object_id: bytes, payload: Payload) -> str:
+    """The Message-ID, without brackets, of an object by the author of this payload."""
+    return f"{object_id.hex()}@{_atom(payload.from_.rpartition('@')[2])}"
+
+
+def rendered_id(content: Content) -> str:
+    """The Message-ID, without brackets, of this object's mail form; "" for a mail that has none."""
+    payload = content.fields
+    if payload.type != MAIL:
+        return message_id(content.id, payload)
+    bridged = payload.ext.get("bridged")
+    said = bridged.get("message_id") if isinstance(bridged, dict) else None
+    text = str(said).strip().removeprefix("<").removesuffix(">")
+    return text if _MESSAGE_ID.match(text) else ""
+
+
+def references(payload: Payload) -> list[str]:
+    """The Message-IDs, without brackets, of what this answers, nearest first. Its author knew those of mail and of
+    others' objects, and said them in `ext` (docs/parley.rst §8.2); else they are made of `parents`."""
+    said = payload.ext.get("references")
+    if isinstance(said, list):
+        return [text for text in said[:MAX_PARENTS] if isinstance(text, str) and _MESSAGE_ID.match(text)]
+    return [message_id(parent, payload) for parent in payload.parents]
 
 
 def is_text(part: Part, body: bytes) -> bool:
@@ -75,7 +108,7 @@ def _part(payload: Payload, part: Part, body: bytes) -> bytes:
         encoded = b"".join(letters[i : i + 76] + b"\r\n" for i in range(0, len(letters), 76))
         encoding = "base64"
     head = f"Content-Type: {media_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
-    if payload.type == "reaction":
+    if payload.type == REACTION:
         head += "Content-Disposition: reaction\r\n"  # RFC 9078 §2
     elif part.name is not None:
         head += f"Content-Disposition: attachment;\r\n {_filename(part.name)}\r\n"

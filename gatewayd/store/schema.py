@@ -58,6 +58,7 @@ STEPS = [
         PRIMARY KEY (account_id, domain, local)) WITHOUT ROWID;
     CREATE INDEX contact_log ON contact (account_id, modseq)
     """,
+    "CREATE INDEX message_object ON message (account_id, object_id)",
 ]
 
 SPECIAL_USE = {

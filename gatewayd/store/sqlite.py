@@ -186,6 +186,11 @@ class SQLiteStore:
     async def contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Content]:
         return {i: content for i, (content, _) in (await self._contents(account_id, message_ids)).items()}
 
+    async def find(self, account_id: int, object_id: bytes) -> Content | None:
+        query = "SELECT message_id FROM message WHERE account_id=? AND object_id=? LIMIT 1"
+        row = await self._database.read(lambda db: db.execute(query, (account_id, object_id)).fetchone())
+        return (await self.contents(account_id, [row[0]])).get(row[0]) if row else None
+
     async def store_flags(
         self, account_id: int, mailbox_id: int, uids: Sequence[int], mode: str, flags: Collection[str],
         unchanged_since: int | None = None,
