@@ -33,6 +33,7 @@ from gatewayd.core.examination import Examined, examine
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
+from gatewayd.crypto import cose
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
@@ -142,17 +143,20 @@ class Gateway(Service):
             return await threads.deferToThreadPool(reactor, self._passwords, function, *arguments)
 
         async def render(content: Content, trace: bytes) -> bytes:
-            """As mail; signed for an author of ours whose domain has a DKIM key."""
+            """As mail; signed for an author of ours whose domain has a DKIM key, sealed by who hands it on."""
             mail = as_mail(content)
             signer = self._dkim.get(Domain(content.fields.from_.rpartition("@")[2]))
-            if signer is None:
-                return trace + mail
             try:
-                field: bytes = await in_thread(signer.sign, mail)
-                return field + trace + mail
+                if signer is not None:
+                    field: bytes = await in_thread(signer.sign, mail)
+                    return field + trace + mail
             except ValueError as error:
                 log.warn("{id} goes without DKIM: {error}", id=content.id.hex()[:16], error=error)
-                return trace + mail
+            sealer = self._dkim.get(cose.signer(content.protected)[0])
+            if signer is None and sealer is not None and b"Authentication-Results:" in trace:
+                sealed: bytes = await in_thread(sealer.seal, trace + mail, hostname)
+                return sealed + trace + mail
+            return trace + mail
 
         self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
         router = Router(self.store, self.resolver, reactor, config.relay.smtp_port, config.bridge, hostname=hostname)

@@ -214,6 +214,21 @@ def test_a_trusted_list_is_believed() -> None:
     assert b";\r\n\tarc=pass header.d=list.test;" in field
 
 
+def test_what_we_hand_on_is_sealed() -> None:
+    zones = {"spf": GOOD_SPF, "dmarc": "v=DMARC1; p=reject", SIGNER.name: SIGNER.record, RSA.name: RSA.record}
+    mail = SIGNER.sign(MAIL) + MAIL
+    here = Domain.parse("mx.list.test")
+    for hop in (1, 2):  # the second time the chain goes on
+        mail = without_results_of(mail, here)
+        mail = examine(mail, ORIGIN, CAROL, zone(**zones)).field(here) + mail
+        mail = RSA.seal(mail, here) + mail
+        found = examine(mail, Origin("198.51.100.1", "x"), None, zone(**zones), ["list.test"])
+        assert (found.arc.result, found.arc.sealer, found.arc.dmarc) == ("pass", "list.test", True), hop
+    assert RSA.seal(MAIL, here) == b""  # nothing was seen of it
+    assert RSA.seal(b"\xff\r\nno header", here) == b""
+    assert SIGNER.seal(mail, here) == b""  # Ed25519
+
+
 def test_a_damaged_chain_is_none() -> None:
     for damage in (
         b"ARC-Seal: i=1\r\n",
