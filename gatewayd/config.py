@@ -60,7 +60,8 @@ class Relay(_Section, frozen=True, kw_only=True):
 
 class Limits(_Section, frozen=True, kw_only=True):
     message_size: int = 52_428_800  # octets
-    recipients: int = 1000  # RFC 5321 §4.5.3.1.8: at least 100
+    recipients: int = 1000  # of one transaction, RFC 5321 §4.5.3.1.8: at least 100
+    transactions: int = 10_000  # of one SMTP connection
     connections: int = 10_000
     connections_per_address: int = 100
 

@@ -6,7 +6,7 @@ in the tests. Times are seconds since the epoch unless a name ends in `_ms`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -223,6 +223,42 @@ class IStore(Interface):
     async def remember_peer(peer: Peer) -> None: ...
 
 
+# -- envelopes ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the sender asked to be told of one recipient (RFC 3461 §4.1, §4.2)."""
+
+    notify: frozenset[str] = frozenset()  # NEVER; or some of SUCCESS, FAILURE, DELAY; empty: left to the servers
+    orcpt: str = ""  # "rfc822;bob@example.org", decoded; "": not said
+
+    def wants(self, event: str) -> bool:
+        """Of SUCCESS, FAILURE, DELAY. What is left to us: failures and long delays."""
+        return event in self.notify if self.notify else event != "SUCCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """RFC 5321 §2.3.1, with what the sender asked of the way."""
+
+    reverse_path: Address | None  # None is <>, RFC 5321 §4.5.5
+    recipients: tuple[Address, ...]
+    options: frozenset[str] = frozenset()  # "SMTPUTF8", "REQUIRETLS": what every hop has to keep to
+    ret: str = ""  # FULL or HDRS: how much of the message a report brings back (RFC 3461 §4.3)
+    envid: str = ""  # the sender's own name for this envelope, decoded (RFC 3461 §4.4)
+    asked: Mapping[Address, Asked] = field(default_factory=dict)
+    not_before: float = 0.0  # seconds since the epoch: held until then (RFC 4865)
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """What recipients of one message must have in common to share a transaction."""
+        return self.reverse_path, self.options, self.ret, self.envid
+
+    def asked_of(self, recipient: Address) -> Asked:
+        return self.asked.get(recipient) or Asked()
+
+
 # -- the outbound queue ---------------------------------------------------------------------------------------------
 
 
@@ -232,7 +268,7 @@ class Leased:
 
     queue_id: int
     recipient: Address
-    reverse_path: Address | None  # None is <>, RFC 5321 §4.5.5
+    envelope: Envelope  # with this recipient alone
     message_key: int  # the same for all recipients of one queued message: read it once
     attempts: int  # that have failed so far
     accepted: float
@@ -255,9 +291,7 @@ class Queued:
 class IQueue(Interface):
     """The outbound spool. Legal states: gatewayd/queue/states.py. A return means committed; raises StoreError."""
 
-    async def enqueue(
-        content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]:
+    async def enqueue(content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
         """Idempotent by (object id, recipient): a repeat is answered with what is known of the first: queued or
         delivered as Delivered, refused as Refused."""
 
@@ -356,15 +390,6 @@ class Bridged:
 
 
 Route = Local | Parley | Mail | Bridged | Outcome  # an Outcome: no route, and why
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """RFC 5321 §2.3.1, with what the sender asked of the way."""
-
-    reverse_path: Address | None
-    recipients: tuple[Address, ...]
-    options: frozenset[str] = field(default_factory=frozenset)  # "SMTPUTF8", "8BITMIME", ...
 
 
 @dataclass(frozen=True, slots=True)

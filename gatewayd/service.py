@@ -219,6 +219,7 @@ class Gateway(Service):
         return SMTPServer(limits.message_size), SMTPServerSession(
             self.config.hostname, self.post_office, self.authenticator, self._reactor.seconds,
             submission=submission, starttls=True, max_size=limits.message_size, max_recipients=limits.recipients,
+            max_transactions=limits.transactions,
         )  # fmt: skip
 
     def _imap(self) -> tuple[Engine, Session]:

@@ -99,7 +99,7 @@ class House(Queues):
             self.clock.advance(0.01)
 
     def send(self, *recipients: Address, reverse_path: Address | None = ALICE) -> None:
-        self.one(self.queue.enqueue(content(), b"", reverse_path, recipients))
+        self.one(self.queue.enqueue(content(), b"", Envelope(reverse_path, recipients)))
         self.work()
 
     def inbox(self) -> list[bytes]:

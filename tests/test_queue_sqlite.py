@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
+from gatewayd.interfaces import Asked, Envelope
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue.sqlite import ENDED_FOR, SQLiteQueue
 from gatewayd.queue.states import DELIVERED, LEASED, REFUSED, TRANSITIONS, WAITING
@@ -43,7 +44,7 @@ class Queues:
 
     def enqueue(self, *recipients: Address, letter: object = None) -> object:
         letter = letter or content()
-        self.one(self.queue.enqueue(letter, b"Received: x\r\n", ALICE, recipients))  # type: ignore[arg-type]
+        self.one(self.queue.enqueue(letter, b"Received: x\r\n", Envelope(ALICE, recipients)))  # type: ignore[arg-type]
         return letter
 
     def lease(self, limit: int = 100, seconds: float = 60.0) -> list[str]:
@@ -57,11 +58,31 @@ def queues(tmp_path: Path) -> Iterator[Queues]:
     made.database.close()
 
 
+def test_what_the_sender_asked_stays_with_the_envelope(queues: Queues) -> None:
+    asked = {BOB: Asked(frozenset({"SUCCESS", "DELAY"}), "rfc822;bob+tag@beta.test")}
+    options = frozenset({"SMTPUTF8", "REQUIRETLS"})
+    envelope = Envelope(ALICE, (BOB, CAROL), options, "FULL", "QQ 314", asked)
+    queues.one(queues.queue.enqueue(content(), b"", envelope))
+    bob, carol = queues.one(queues.queue.lease(10, 60.0))
+    assert bob.envelope == replace(envelope, recipients=(BOB,))
+    assert carol.envelope == replace(envelope, recipients=(CAROL,), asked={})
+    assert bob.envelope.terms == carol.envelope.terms
+
+
+def test_what_is_held_is_let_go_in_its_time_and_not_by_contact(queues: Queues) -> None:
+    later = queues.clock.seconds() + 3600
+    queues.one(queues.queue.enqueue(content(), b"", Envelope(ALICE, (BOB,), not_before=later)))
+    assert queues.one(queues.queue.wake(BOB.domain)) == 0
+    assert queues.lease() == []
+    queues.clock.advance(3601)
+    assert queues.lease() == ["bob@beta.test"]
+
+
 def test_a_message_is_leased_to_one_and_ends(queues: Queues) -> None:
     letter = queues.enqueue(BOB, CAROL)
     rows = queues.one(queues.queue.lease(10, 60.0))
     assert {str(row.recipient) for row in rows} == {"bob@beta.test", "carol@gamma.test"}
-    assert {row.reverse_path for row in rows} == {ALICE}
+    assert {row.envelope.reverse_path for row in rows} == {ALICE}
     assert queues.lease() == []
     found, trace = queues.one(queues.queue.message(rows[0].message_key))
     assert (found.id, found.bodies, trace) == (letter.id, letter.bodies, b"Received: x\r\n")  # type: ignore[attr-defined]
@@ -98,11 +119,11 @@ def test_a_late_answer_does_not_undo_what_is_settled(queues: Queues) -> None:
 def test_a_repeat_is_answered_from_what_is_known(queues: Queues) -> None:
     letter = queues.enqueue(BOB)
     (row,) = queues.one(queues.queue.lease(1, 60.0))
-    answers = queues.one(queues.queue.enqueue(letter, b"", ALICE, [BOB, CAROL]))  # type: ignore[arg-type]
+    answers = queues.one(queues.queue.enqueue(letter, b"", Envelope(ALICE, (BOB, CAROL))))  # type: ignore[arg-type]
     assert {str(a): o.ok for a, o in answers.items()} == {"bob@beta.test": True, "carol@gamma.test": True}
     assert queues.lease() == ["carol@gamma.test"]  # bob is under way already
     queues.one(queues.queue.settle(row.queue_id, Refused("5.1.1", "nobody")))
-    answers = queues.one(queues.queue.enqueue(letter, b"", ALICE, [BOB]))  # type: ignore[arg-type]
+    answers = queues.one(queues.queue.enqueue(letter, b"", Envelope(ALICE, (BOB,))))  # type: ignore[arg-type]
     assert answers[BOB] == Refused("5.1.1", "nobody")
     assert queues.lease() == []
 
@@ -289,7 +310,7 @@ class Model(RuleBasedStateMachine):
     )
     def enqueue(self, number: int, to: list[Address], path: Address | None) -> None:
         letter, calls = LETTERS[number], self.calls
-        answers = self.one(self.queue.enqueue(letter, b"", path, to))
+        answers = self.one(self.queue.enqueue(letter, b"", Envelope(path, tuple(to))))
         assert self.calls > calls
         for address in to:
             row = self.rows.setdefault((letter.id, address), Row(WAITING, self.now, address, path))
@@ -306,7 +327,7 @@ class Model(RuleBasedStateMachine):
             key = (self.one(self.queue.message(found.message_key))[0].id, found.recipient)
             row = self.rows[key]
             assert any(row is each for each in due)
-            assert (found.reverse_path, found.attempts) == (row.reverse_path, row.attempts)
+            assert (found.envelope.reverse_path, found.attempts) == (row.reverse_path, row.attempts)
             longest = min(each.due for each in due if each.recipient.domain == found.recipient.domain)
             assert row.due == longest
             due = [each for each in due if each is not row]

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewayd.wire.smtp.server import (
-    ALLOWED,
+from gatewayd.wire.smtp.commands import (
     VERBS,
     Auth,
     AuthResponse,
     BadCommand,
+    Chunk,
     Event,
     Hello,
     MailFrom,
@@ -21,11 +21,12 @@ from gatewayd.wire.smtp.server import (
     RcptTo,
     RefusedMessage,
     Simple,
-    SMTPServer,
     StartData,
     State,
     reply,
 )
+from gatewayd.wire.smtp.parameters import MailParameters
+from gatewayd.wire.smtp.server import ALLOWED, SMTPServer
 
 
 def answer(event: Event) -> tuple[int, State | None]:
@@ -43,6 +44,8 @@ def answer(event: Event) -> tuple[int, State | None]:
             return 334, State.AUTH
         case AuthResponse():
             return 235, State.READY
+        case Chunk():
+            return 250, State.CHUNKS
         case Simple("QUIT"):
             return 221, State.OVER
         case Simple("RSET"):
@@ -90,8 +93,9 @@ def test_the_session() -> None:
         "AuthResponse", "Simple", "BadCommand", "MailFrom", "RcptTo", "StartData", "RefusedMessage", "Simple",
     ]  # fmt: skip
     assert events[5] == Message(b"Subject: x\r\n\r\n.dot\r\n")
-    assert events[1].parameters == {"SIZE": "10", "BODY": "8BITMIME"}  # type: ignore[union-attr]
-    assert events[3] == RcptTo(None, {})
+    said = MailParameters(frozenset({"SIZE", "BODY"}), size=10, body="8BITMIME")
+    assert events[1].parameters == said  # type: ignore[union-attr]
+    assert events[3] == RcptTo(None)
     assert events[8] == AuthResponse(b"\0a\0b")
     assert events[10] == AuthResponse(None)
     assert isinstance(events[16], RefusedMessage)
@@ -107,7 +111,14 @@ def test_random_octets_are_bad_commands(chunks: list[bytes]) -> None:
 @pytest.mark.parametrize("state", list(ALLOWED))
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_what_is_allowed_when(state: State, verb: str) -> None:
-    arguments = {"EHLO": " x", "HELO": " x", "MAIL": " FROM:<a@b.test>", "RCPT": " TO:<a@b.test>", "AUTH": " PLAIN"}
+    arguments = {
+        "EHLO": " x",
+        "HELO": " x",
+        "MAIL": " FROM:<a@b.test>",
+        "RCPT": " TO:<a@b.test>",
+        "AUTH": " PLAIN",
+        "BDAT": " 0 LAST",
+    }
     engine = SMTPServer(100)
     engine.state = state
     (event,) = engine.receive(verb.encode() + arguments.get(verb, "").encode() + b"\r\n")
@@ -125,7 +136,7 @@ def test_what_is_allowed_when(state: State, verb: str) -> None:
         (b"MAIL FROM:a@b.test\r\n", 501), (b"MAIL <a@b.test>\r\n", 501),
         (b"MAIL FROM:<a@b.test> SIZE=1 SIZE=2\r\n", 501),
         (b"MAIL FROM:<a@b.test> =x\r\n", 501), (b"MAIL FROM:<a@b@c.test>\r\n", 501),
-        (b"MAIL FROM:<a b@c.test>\r\n", 501),
+        (b"MAIL FROM:<a b@c.test>\r\n", 501), (b"MAIL FROM:<a@b.test> X=1\r\n", 555),
         (b"MAIL FROM:<a@[127.0.0.1]>\r\n", 501), (b"MAIL FROM:<" + b"a" * 65 + b"@b.test>\r\n", 501),
         (b"AUTH\r\n", 501), (b"AUTH PLAIN !!!\r\n", 501),
         (b"X" * 3000 + b"\r\n", 500), (b"MAIL FROM:<" + b"a" * 9000 + b"\r\n", 500),
@@ -140,6 +151,61 @@ def test_bad_commands(line: bytes, code: int) -> None:
         found = [event for chunk in chunks for event in engine.receive(chunk)]
         assert [type(event) for event in found] == [BadCommand]
         assert found[0].code == code  # type: ignore[union-attr]
+
+
+# -- BDAT -----------------------------------------------------------------------------------------------------------
+
+BINARY = b"a\0b\rc\nd\r\n.\r\nQUIT\r\n"  # 18 octets, none of which is a command
+CHUNKED = (
+    b"EHLO client.test\r\nMAIL FROM:<a@b.test> BODY=BINARYMIME\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
+    b"BDAT 18\r\n" + BINARY + b"BDAT 0\r\nNOOP\r\nDATA\r\nBDAT 18 LAST\r\n" + BINARY + b"BDAT 18\r\n" + BINARY +
+    b"MAIL FROM:<a@b.test>\r\nBDAT 18 LAST\r\n" + BINARY + b"RCPT TO:<c@d.test>\r\nBDAT 18 LAST\r\n" + BINARY +
+    b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nbdat 9\r\nSubject: BDAT 0 last\r\nQUIT\r\n"
+)  # fmt: skip
+
+
+@given(st.lists(st.integers(0, len(CHUNKED)), max_size=40))
+def test_any_split_of_chunks_gives_the_same_events(cuts: list[int]) -> None:
+    points = [0, *sorted(cuts), len(CHUNKED)]
+    assert talk([CHUNKED[a:b] for a, b in itertools.pairwise(points)]) == talk([CHUNKED])
+
+
+def test_chunks_are_counted_and_never_commands() -> None:
+    events, _ = talk([CHUNKED])
+    assert events[3] == BadCommand(503, "5.5.1", "BODY=BINARYMIME comes by BDAT (RFC 3030 3)")
+    assert events[4:9] == [
+        Chunk(18), Chunk(0), Simple("NOOP"), BadCommand(503, "5.5.1", "DATA is not allowed now"), Message(BINARY * 2),
+    ]  # fmt: skip
+    refused = BadCommand(503, "5.5.1", "BDAT is not allowed now")
+    assert events[9] == events[11] == refused  # no transaction, no recipient: its octets are skipped all the same
+    assert events[13] == RefusedMessage(
+        550, "5.6.0", "A bare CR or LF in the message; lines end in CRLF (RFC 5321 2.3.8)"
+    )
+    assert events[16:] == [Chunk(9), Message(b"Subject: "), Simple("QUIT")]
+
+
+def test_chunks_that_are_too_much_are_skipped_and_end_the_transaction() -> None:
+    talk_to = b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
+    too_big = RefusedMessage(552, "5.3.4", "Message larger than 30 octets")
+    events, _ = talk([talk_to + b"BDAT 18\r\n" + BINARY + b"BDAT 18\r\n" + BINARY + b"BDAT 18 LAST\r\n" + BINARY], 30)
+    assert events[3:] == [Chunk(18), too_big, BadCommand(503, "5.5.1", "BDAT is not allowed now")]
+    engine = SMTPServer(30)
+    engine.state = State.RCPT
+    assert engine.receive(b"BDAT 99999999999999\r\n") == []
+    for _ in range(100):
+        assert engine.receive(b"x" * 10_000) == []
+    assert len(engine._buffer) == 0  # nothing is kept of it
+
+
+@pytest.mark.parametrize(
+    "line", [b"BDAT", b"BDAT x", b"BDAT -1", b"BDAT 1 2", b"BDAT 1 LASTS", b"BDAT 1e3", b"BDAT " + b"9" * 16]
+)
+def test_a_chunk_without_a_size_ends_the_connection(line: bytes) -> None:
+    engine = SMTPServer(100)
+    engine.state = State.RCPT
+    (event,) = engine.receive(line + b"\r\nQUIT\r\n")
+    assert isinstance(event, BadCommand)
+    assert (event.code, event.fatal) == (521, True)
 
 
 def test_source_routes_are_read_and_ignored() -> None:

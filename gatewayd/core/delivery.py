@@ -7,7 +7,7 @@ others queued. No protocol's reply codes are known here; outcomes are those of o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twisted.internet import defer
@@ -59,9 +59,12 @@ class _Letter:
     """One accepted message on its way to its recipients."""
 
     content: Content
-    reverse_path: Address | None
+    envelope: Envelope
     trace: bytes
     mailbox: str = "INBOX"
+
+    def to(self, recipients: Sequence[Address]) -> Envelope:
+        return replace(self.envelope, recipients=tuple(recipients))
 
 
 class PostOffice:
@@ -157,7 +160,7 @@ class PostOffice:
         except KeyError as domain:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
-        letter = _Letter(content, reverse_path, trace, mailbox)
+        letter = _Letter(content, envelope, trace, mailbox)
         return await self._one_fate(letter, await self._post(letter, recipients))
 
     async def submit_object(
@@ -184,7 +187,7 @@ class PostOffice:
         filed = await self._file(account, content, mailbox="\\Sent", seen=True)
         if not filed.ok:
             return dict.fromkeys(recipients, filed)
-        return await self._post(_Letter(content, account.address, b""), recipients)
+        return await self._post(_Letter(content, Envelope(account.address, tuple(recipients)), b""), recipients)
 
     async def accept_object(
         self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]
@@ -204,7 +207,7 @@ class PostOffice:
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
-        answers.update(await self._post(_Letter(content, reverse_path, trace), ours))
+        answers.update(await self._post(_Letter(content, Envelope(reverse_path, tuple(ours)), trace), ours))
         return answers
 
     def peer_contact(self, domain: Domain) -> None:
@@ -230,28 +233,31 @@ class PostOffice:
         return placed
 
     async def bounce(
-        self,
-        content: Content,
-        trace: bytes,
-        reverse_path: Address | None,
-        recipient: Address,
-        failed: Outcome,
-        accepted: float,
+        self, content: Content, trace: bytes, envelope: Envelope, failed: Mapping[Address, Outcome], accepted: float
     ) -> None:
-        """Tell the sender that a recipient will not get it. A bounce is never bounced (RFC 5321 §6.1)."""
-        if reverse_path is None:
-            self.log.warn("a bounce for {to} could not be delivered: {why}", to=str(recipient), why=failed.text)
+        """Tell the sender which recipients will not get it, unless he asked not to be told (RFC 3461 §4.1). A bounce is
+        never bounced (RFC 5321 §6.1)."""
+        told = {address: why for address, why in failed.items() if envelope.asked_of(address).wants("FAILURE")}
+        to = envelope.reverse_path
+        if to is None:
+            for address, why in told.items():
+                self.log.warn("a bounce for {to} could not be delivered: {why}", to=str(address), why=why.text)
+            return
+        if not told:
             return
         mail = bounce(
             reporting=self._hostname,
-            reverse_path=reverse_path,
-            failed={recipient: failed},
+            reverse_path=to,
+            failed=told,
             mail=bridge.as_mail(content, trace),
             arrival=accepted,
             now=self._now(),
             unique=self._random(12).hex(),
+            envid=envelope.envid,
+            orcpt={address: asked.orcpt for address, asked in envelope.asked.items()},
+            whole=envelope.ret == "FULL",
         )
-        answer = await self.notify(mail, reverse_path)
+        answer = await self.notify(mail, to)
         if isinstance(answer, Deferred):
             raise StoreError(answer.text)
 
@@ -259,14 +265,12 @@ class PostOffice:
         """Mail of the gateway's own, with a null reverse-path: nobody is told when it does not arrive."""
         domains = await self._store.domains()
         author = recipient.domain if recipient.domain in domains else min(domains, key=str)
-        letter = _Letter(self._bridged(mail, author, None), None, b"")
+        letter = _Letter(self._bridged(mail, author, None), Envelope(None, (recipient,)), b"")
         return (await self._post(letter, [recipient]))[recipient]
 
-    async def deliver_local(
-        self, content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]:
-        """Queued mail whose domain has become ours."""
-        return await self._post(_Letter(content, reverse_path, trace), recipients)
+    async def deliver_local(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
+        """Queued mail whose domain is ours: it has become so, or the mail was held."""
+        return await self._post(_Letter(content, envelope, trace), envelope.recipients)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -326,7 +330,7 @@ class PostOffice:
         answers = await self._post_quietly(letter, recipients)
         for address, answer in answers.items():
             name = letter.content.id.hex()[:16]
-            line = f"{name}: from <{letter.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
+            line = f"{name}: from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
             self.log.info("{line}", line=line)
         return answers
 
@@ -339,10 +343,9 @@ class PostOffice:
         try:
             deferred = [address for address, answer in answers.items() if isinstance(answer, Deferred)]
             if deferred:
-                await self._queue.enqueue(letter.content, letter.trace, letter.reverse_path, deferred)
-            for address, answer in answers.items():
-                if isinstance(answer, Refused):
-                    await self.bounce(letter.content, letter.trace, letter.reverse_path, address, answer, self._now())
+                await self._queue.enqueue(letter.content, letter.trace, letter.to(deferred))
+            refused = {address: answer for address, answer in answers.items() if isinstance(answer, Refused)}
+            await self.bounce(letter.content, letter.trace, letter.envelope, refused, self._now())
         except StoreError as error:
             return dict.fromkeys(answers, self._failed(error))
         return dict.fromkeys(answers, Delivered("2.0.0", "Accepted"))
@@ -360,11 +363,11 @@ class PostOffice:
                 else:
                     answers[address] = NO_SUCH_USER
             if remote:
-                answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.reverse_path, remote))
+                answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.to(remote)))
         except StoreError as error:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
         if local:
-            trace = b"Return-Path: <%s>\r\n" % _path(letter.reverse_path) + letter.trace
+            trace = b"Return-Path: <%s>\r\n" % _path(letter.envelope.reverse_path) + letter.trace
             copies = [self._file(account, letter.content, trace, letter.mailbox) for account in local.values()]
             filed = await defer.gatherResults([defer.Deferred.fromCoroutine(copy) for copy in copies])
             answers.update(zip(local, filed, strict=True))

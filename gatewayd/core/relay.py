@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import defer
@@ -16,7 +17,7 @@ from twisted.logger import Logger
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice, Router
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Bridged, Envelope, ICourier, IQueue, Leased, Local, Mail, Parley
+from gatewayd.interfaces import Bridged, ICourier, IQueue, Leased, Local, Mail, Parley
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Delivered, Outcome, Refused
 
@@ -139,10 +140,10 @@ class Relay:
 
     async def _line_up(self, rows: list[Leased]) -> None:
         """Waits while all attempts that are allowed are under way."""
-        groups: dict[tuple[int, Domain, Address | None], list[Leased]] = defaultdict(list)
+        groups: dict[tuple[int, Domain, tuple[object, ...]], list[Leased]] = defaultdict(list)
         for row in rows:
             self._held.add(row.queue_id)
-            groups[row.message_key, row.recipient.domain, row.reverse_path].append(row)
+            groups[row.message_key, row.recipient.domain, row.envelope.terms].append(row)
         for (_, domain, _), group in groups.items():
             self._lines.setdefault(domain, deque()).append(group)
         for _, domain, _ in groups:
@@ -212,15 +213,16 @@ class Relay:
         self, domain: Domain, group: list[Leased], content: Content, trace: bytes
     ) -> tuple[str, Mapping[Address, Outcome]]:
         recipients = tuple(row.recipient for row in group)
-        reverse_path = group[0].reverse_path
+        asked = {address: told for row in group for address, told in row.envelope.asked.items()}
+        envelope = replace(group[0].envelope, recipients=recipients, asked=asked)
         answers: Mapping[Address, Outcome]
         route = await self._router.route(domain)
         match route:
             case Local():  # the domain became ours while it waited
-                answers = await self._post_office.deliver_local(content, trace, reverse_path, recipients)
+                answers = await self._post_office.deliver_local(content, trace, envelope)
             case Parley() | Mail() | Bridged():
                 courier = self._couriers[type(route)]
-                answers = await courier.deliver(route, Envelope(reverse_path, recipients), content, trace)
+                answers = await courier.deliver(route, envelope, content, trace)
             case _:
                 answers = dict.fromkeys(recipients, route)
         return type(route).__name__, answers
@@ -248,5 +250,5 @@ class Relay:
             fate="delivered" if isinstance(outcome, Delivered) else "refused",
         )  # fmt: skip
         if isinstance(outcome, Refused):  # the bounce is durable first: a crash between the two may tell it twice
-            await self._post_office.bounce(content, trace, row.reverse_path, row.recipient, outcome, row.accepted)
+            await self._post_office.bounce(content, trace, row.envelope, {row.recipient: outcome}, row.accepted)
         await self._queue.settle(row.queue_id, outcome)

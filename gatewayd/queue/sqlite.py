@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import cbor2
@@ -13,7 +13,7 @@ from zope.interface import implementer
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import IQueue, Leased, Queued
+from gatewayd.interfaces import Asked, Envelope, IQueue, Leased, Queued
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue.states import DELIVERED, LEASED, REFUSED, WAITING
@@ -37,7 +37,15 @@ STEPS = [
     CREATE INDEX queue_due ON queue_recipient (state, next_attempt);
     CREATE INDEX queue_domain ON queue_recipient (domain, state)
     """,
+    """
+    ALTER TABLE queue_recipient ADD COLUMN options TEXT NOT NULL DEFAULT '';
+    ALTER TABLE queue_recipient ADD COLUMN ret TEXT NOT NULL DEFAULT '';
+    ALTER TABLE queue_recipient ADD COLUMN envid TEXT NOT NULL DEFAULT '';
+    ALTER TABLE queue_recipient ADD COLUMN notify TEXT NOT NULL DEFAULT '';
+    ALTER TABLE queue_recipient ADD COLUMN orcpt TEXT NOT NULL DEFAULT ''
+    """,
 ]
+ENVELOPE = "recipient, reverse_path, options, ret, envid, notify, orcpt"
 
 
 @implementer(IQueue)
@@ -48,10 +56,9 @@ class SQLiteQueue:
         self._callbacks: list[Callable[[], None]] = []
         database.migrate("queue", STEPS)
 
-    async def enqueue(
-        self, content: Content, trace: bytes, reverse_path: Address | None, recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]:
-        now = self._clock.seconds()
+    async def enqueue(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
+        # what is held is as good as accepted when it is let go: that is when the patience with its next hop begins
+        due = max(self._clock.seconds(), envelope.not_before)
 
         def put(db: sqlite3.Connection) -> dict[Address, Outcome]:
             db.execute(
@@ -62,7 +69,7 @@ class SQLiteQueue:
             )  # fmt: skip
             (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (content.id,)).fetchone()
             answers: dict[Address, Outcome] = {}
-            for address in recipients:
+            for address in envelope.recipients:
                 row = db.execute(
                     "SELECT state, last_code, last_text FROM queue_recipient WHERE message_key=? AND recipient=?",
                     (key, str(address)),
@@ -72,10 +79,9 @@ class SQLiteQueue:
                     answers[address] = Refused(row[1], row[2])
                 elif row is None:
                     db.execute(
-                        "INSERT INTO queue_recipient"
-                        " (message_key, recipient, domain, reverse_path, state, next_attempt, accepted)"
-                        " VALUES (?,?,?,?,?,?,?)",
-                        (key, str(address), address.domain.name, str(reverse_path or ""), WAITING, now, now),
+                        f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
+                        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                        (key, address.domain.name, WAITING, due, due, *_columns(envelope, address)),
                     )
             return answers
 
@@ -90,7 +96,7 @@ class SQLiteQueue:
 
         def take(db: sqlite3.Connection) -> list[Leased]:
             due = db.execute(
-                "SELECT queue_id, recipient, reverse_path, message_key, attempts, accepted FROM ("
+                f"SELECT queue_id, message_key, attempts, accepted, {ENVELOPE} FROM ("
                 " SELECT *, row_number() OVER (PARTITION BY domain ORDER BY next_attempt) AS turn FROM ("
                 "  SELECT * FROM queue_recipient WHERE state IN (?,?) AND next_attempt<=?"
                 f" AND domain NOT IN ({marks}) ORDER BY next_attempt LIMIT 5000)"
@@ -101,10 +107,7 @@ class SQLiteQueue:
                 "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=?",
                 [(LEASED, now + seconds, row[0]) for row in due],
             )
-            return [
-                Leased(i, Address.parse(to), Address.parse(path) if path else None, key, attempts, accepted)
-                for i, to, path, key, attempts, accepted in due
-            ]
+            return [_leased(*row) for row in due]
 
         if await self.next_due() is None:
             return []
@@ -136,15 +139,16 @@ class SQLiteQueue:
         )
 
     async def wake(self, domain: Domain) -> int:
-        """Asked at every contact of a peer, so looked up before anything is written."""
+        """Asked at every contact of a peer, so looked up before anything is written. What was never tried is held."""
         now = self._clock.seconds()
         key = (domain.name, WAITING, now)
-        query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt>?"
+        query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt>? AND attempts>0"
         (waiting,) = await self._database.read(lambda db: db.execute(query, key).fetchone())
         if waiting:
             await self._database.write(
                 lambda db: db.execute(
-                    "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=?", (now, domain.name, WAITING)
+                    "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=? AND attempts>0",
+                    (now, domain.name, WAITING),
                 )
             )
             self._call()
@@ -190,3 +194,21 @@ class SQLiteQueue:
     def _call(self) -> None:
         for callback in self._callbacks:
             callback()
+
+
+def _columns(envelope: Envelope, recipient: Address) -> tuple[str, ...]:
+    asked = envelope.asked_of(recipient)
+    words = " ".join(sorted(envelope.options)), envelope.ret, envelope.envid, " ".join(sorted(asked.notify))
+    return str(recipient), str(envelope.reverse_path or ""), *words, asked.orcpt
+
+
+def _leased(
+    queue_id: int, message_key: int, attempts: int, accepted: float,
+    to: str, path: str, options: str, ret: str, envid: str, notify: str, orcpt: str,
+) -> Leased:  # fmt: skip
+    recipient = Address.parse(to)
+    asked = {recipient: Asked(frozenset(notify.split()), orcpt)} if notify or orcpt else {}
+    envelope = Envelope(
+        Address.parse(path) if path else None, (recipient,), frozenset(options.split()), ret, envid, asked
+    )
+    return Leased(queue_id, recipient, envelope, message_key, attempts, accepted)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, AuthenticationFailed, Envelope, IAuthenticator, Origin
-from gatewayd.message.dates import internet_date
+from gatewayd.interfaces import Account, Asked, AuthenticationFailed, Envelope, IAuthenticator, Origin
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session import sasl
 from gatewayd.session.link import Link
-from gatewayd.wire.smtp import server as wire
-from gatewayd.wire.smtp.server import Reply, State, reply
+from gatewayd.session.received import goes_round, received
+from gatewayd.wire.smtp import commands as wire
+from gatewayd.wire.smtp.commands import Reply, State, reply
 
 IDLE = 300.0  # seconds, RFC 5321 §4.5.3.2.7
 MAX_ERRORS = 20
 MAX_AUTH_FAILURES = 3
-MAX_HOPS = 50  # Received fields: beyond is a loop (RFC 5321 §6.3)
-_RECEIVED = re.compile(rb"^Received:", re.IGNORECASE | re.MULTILINE)
+MAIL_PARAMETERS = frozenset({"SIZE", "BODY", "SMTPUTF8", "AUTH", "RET", "ENVID"})  # everywhere
 
 
 class MailAcceptor(Protocol):
@@ -50,7 +48,7 @@ class SMTPServerSession:
 
     def __init__(
         self, hostname: Domain, acceptor: MailAcceptor, authenticator: IAuthenticator, now: Callable[[], float], *,
-        submission: bool, starttls: bool, max_size: int, max_recipients: int = 1000,
+        submission: bool, starttls: bool, max_size: int, max_recipients: int = 1000, max_transactions: int = 10_000,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._acceptor = acceptor
@@ -60,15 +58,17 @@ class SMTPServerSession:
         self._starttls = starttls
         self._max_size = max_size
         self._max_recipients = max_recipients
+        self._max_transactions = max_transactions
         self._hello = wire.Hello("", False)
         self._account: Account | None = None
         self._mail: wire.MailFrom | None = None
-        self._recipients: dict[Address, None] = {}
+        self._recipients: dict[Address, Asked] = {}
+        self._asked = 0  # RCPT commands of this transaction
         self._mechanism = ""
         self._user: bytes | None = None
         self._errors = 0
         self._auth_failures = 0
-        self._count = 0
+        self._count = 0  # MAIL commands
 
     # -- Session ----------------------------------------------------------------------------------------------------
 
@@ -104,6 +104,8 @@ class SMTPServerSession:
                 await self._rcpt_to(event)
             case wire.StartData():
                 self._link.send(reply(354, "", "End with <CR><LF>.<CR><LF>", state=State.DATA))
+            case wire.Chunk():
+                self._link.send(reply(250, "2.0.0", f"{event.size} octets received", state=State.CHUNKS))
             case wire.Message():
                 await self._message(event.content)
             case wire.RefusedMessage():
@@ -113,6 +115,8 @@ class SMTPServerSession:
                 await self._auth(event)
             case wire.AuthResponse():
                 await self._auth_response(event.response)
+            case wire.BadCommand() if event.fatal:
+                self._bye(event.code, event.enhanced, event.text)
             case wire.BadCommand():
                 self._error(reply(event.code, event.enhanced, event.text))
             case wire.Simple():
@@ -127,8 +131,9 @@ class SMTPServerSession:
             self._link.send(reply(250, "", str(self._hostname), state=State.READY))
             return
         lines = [
-            f"{self._hostname} greets {event.name}", "PIPELINING", f"SIZE {self._max_size}", "8BITMIME", "SMTPUTF8",
-            "ENHANCEDSTATUSCODES",
+            f"{self._hostname} greets {event.name}", "PIPELINING", f"SIZE {self._max_size}", "8BITMIME", "BINARYMIME",
+            "CHUNKING", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES",
+            f"LIMITS RCPTMAX={self._max_recipients} MAILMAX={self._max_transactions}",  # RFC 9422
         ]  # fmt: skip
         if self._starttls and self._link.tls is None:
             lines.append("STARTTLS")
@@ -143,46 +148,58 @@ class SMTPServerSession:
             else:
                 self._error(reply(530, "5.7.0", "Authentication required"))
             return
-        for name, value in event.parameters.items():
-            if not _known(name, value):
-                self._error(reply(555, "5.5.4", f"Parameter {name} is not known, or has a bad value"))
-                return
-        if int(event.parameters.get("SIZE") or 0) > self._max_size:
+        self._count += 1
+        if self._count > self._max_transactions:
+            self._bye(421, "4.7.0", f"No more than {self._max_transactions} transactions; come again (LIMITS MAILMAX)")
+            return
+        said = event.parameters
+        unknown = sorted(said.given - MAIL_PARAMETERS)
+        if unknown:
+            self._error(reply(555, "5.5.4", f"Parameter {unknown[0]} is not offered here"))
+            return
+        if said.size > self._max_size:
             self._error(reply(552, "5.3.4", f"Message larger than {self._max_size} octets"))
             return
         address = event.reverse_path
-        if address is not None and not address.is_ascii and "SMTPUTF8" not in event.parameters:
+        if address is not None and not address.is_ascii and not said.smtputf8:
             self._error(reply(550, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
         outcome = await self._acceptor.reverse_path(address, self._account)
         if outcome.ok:
+            self._reset()
             self._mail = event
-            self._recipients.clear()
         self._answer(outcome, State.MAIL)
 
     async def _rcpt_to(self, event: wire.RcptTo) -> None:
         assert self._mail is not None
-        if event.parameters:
-            self._error(reply(555, "5.5.4", "No parameter of RCPT is known"))
+        self._asked += 1
+        if self._asked > 2 * self._max_recipients:
+            self._bye(421, "4.7.0", "Too many recipients, refused ones counted")
             return
-        if len(self._recipients) >= self._max_recipients:
+        if self._asked > self._max_recipients:  # RFC 5321 §4.5.3.1.10; all RCPT commands count (RFC 9422 §4.2)
             self._link.send(reply(452, "4.5.3", "Too many recipients; send the rest in another transaction"))
             return
         recipient = event.recipient or Address("postmaster", self._hostname)
-        if not recipient.is_ascii and "SMTPUTF8" not in self._mail.parameters:
+        if not recipient.is_ascii and not self._mail.parameters.smtputf8:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
         outcome = await self._acceptor.recipient(recipient, self._account)
         if outcome.ok:
-            self._recipients[recipient] = None
+            self._recipients[recipient] = Asked(event.parameters.notify, event.parameters.orcpt)
         self._answer(outcome, State.RCPT)
 
     async def _message(self, mail: bytes) -> None:
         assert self._mail is not None
-        envelope = Envelope(self._mail.reverse_path, tuple(self._recipients), frozenset(self._mail.parameters))
-        self._count += 1
-        head = mail.find(b"\r\n\r\n")
-        if len(_RECEIVED.findall(mail[: head if head >= 0 else len(mail)])) > MAX_HOPS:
+        said = self._mail.parameters
+        envelope = Envelope(
+            self._mail.reverse_path,
+            tuple(self._recipients),
+            frozenset({"SMTPUTF8"} if said.smtputf8 else ()),
+            said.ret,
+            said.envid,
+            {address: asked for address, asked in self._recipients.items() if asked != Asked()},
+        )
+        if goes_round(mail):
             self._reset()
             self._error(reply(554, "5.4.6", "Too many hops: the message goes round in a loop"))
             return
@@ -280,38 +297,16 @@ class SMTPServerSession:
     def _reset(self) -> None:
         self._mail = None
         self._recipients = {}
+        self._asked = 0
 
     def _trace(self, envelope: Envelope) -> bytes:
-        """RFC 5321 §4.4; the protocol names are those of RFC 3848 and RFC 6531 §4.3."""
+        """The protocol names are those of RFC 3848 and RFC 6531 §4.3."""
         utf8 = "SMTPUTF8" in envelope.options
         protocol = ("UTF8SMTP" if utf8 else "ESMTP") if self._hello.extended or utf8 else "SMTP"
-        tls = self._link.tls
         if protocol != "SMTP":
-            protocol += ("S" if tls else "") + ("A" if self._account else "")
-        name = re.sub(r"[^A-Za-z0-9.:\[\]_-]", "?", self._hello.name)
-        number = f"{int(self._now() * 1000):x}{self._count:02x}"
-        literal = (
-            f"[IPv6:{self._link.peer_address}]" if ":" in self._link.peer_address else f"[{self._link.peer_address}]"
-        )
-        lines = [f"Received: from {name} ({literal})"]
-        if tls:
-            lines.append(f"\t({tls.version} {tls.cipher})")
-        lines.append(f"\tby {self._hostname} with {protocol} id {number}")
-        if len(envelope.recipients) == 1:
-            lines.append(f"\tfor <{envelope.recipients[0]}>")
-        lines[-1] += ";"
-        lines.append(f"\t{internet_date(self._now())}")
-        return ("\r\n".join(lines) + "\r\n").encode("utf-8")
-
-
-def _known(name: str, value: str) -> bool:
-    match name:
-        case "SIZE":
-            return value.isascii() and value.isdigit() and len(value) <= 20
-        case "BODY":
-            return value.upper() in {"7BIT", "8BITMIME"}
-        case "SMTPUTF8":
-            return not value
-        case "AUTH":  # RFC 4954 §5: who the submitter was; we tell for ourselves
-            return True
-    return False
+            protocol += ("S" if self._link.tls else "") + ("A" if self._account else "")
+        now = self._now()
+        return received(
+            helo=self._hello.name, peer=self._link.peer_address, by=self._hostname, tls=self._link.tls,
+            protocol=protocol, number=f"{int(now * 1000):x}{self._count:02x}", envelope=envelope, now=now,
+        )  # fmt: skip

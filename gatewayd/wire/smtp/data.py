@@ -1,4 +1,5 @@
-"""The content after DATA: found, unstuffed and judged strictly (RFC 5321 §4.1.1.4, §4.5.2, §2.3.8).
+"""The content, after DATA found, unstuffed and judged strictly (RFC 5321 §4.1.1.4, §4.5.2, §2.3.8), or by BDAT counted
+(RFC 3030 §2).
 
 Only CRLF.CRLF ends it. A CR or LF that stands alone anywhere makes the whole message refused: no two servers agree what
 it means, and that disagreement is SMTP smuggling.
@@ -52,6 +53,43 @@ class DataReader:
         keep = len(_END) - 1
         del self._buffer[:-keep]
         self._searched = 0
+
+
+class ChunkReader:
+    """BDAT: `expect` so many octets, then `feed` until nothing is wanting. Beyond `limit` nothing is kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self.wanting = False
+        self._missing = 0  # octets of this chunk
+        self.size = 0  # of this chunk
+        self.last = False
+        self.too_big = False
+
+    def expect(self, size: int, last: bool) -> None:
+        self.size = self._missing = size
+        self.last = last
+        self.wanting = True
+        self.too_big = self.too_big or len(self._kept) + size > self._limit
+
+    def feed(self, data: bytes | bytearray) -> int:
+        """How many octets belong to the chunk."""
+        taken = min(self._missing, len(data))
+        if self.too_big:
+            self._kept.clear()
+        else:
+            self._kept += data[:taken]
+        self._missing -= taken
+        self.wanting = self._missing > 0
+        return taken
+
+    @property
+    def bare(self) -> bool:
+        return has_bare(self._kept)
+
+    def message(self) -> bytes:
+        return bytes(self._kept)
 
 
 def stuff(message: bytes) -> bytes:

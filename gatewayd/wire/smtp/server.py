@@ -2,119 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
 
-from gatewayd.address import Address, AddressError
-from gatewayd.wire.smtp import LocalProtocolError
-from gatewayd.wire.smtp.data import DataReader
+from gatewayd.wire.smtp import LocalProtocolError, commands
+from gatewayd.wire.smtp.commands import (
+    BadCommand,
+    Chunk,
+    Event,
+    MailFrom,
+    Message,
+    RefusedMessage,
+    Reply,
+    StartChunk,
+    StartData,
+    State,
+)
+from gatewayd.wire.smtp.data import ChunkReader, DataReader
 
 MAX_LINE = 2048  # octets of a command line: RFC 5321 §4.5.3.1.4 asks for 512, extensions add
 MAX_AUTH_LINE = 12288  # RFC 4954 §4
-
-
-class State(Enum):
-    NEW = auto()  # nothing said yet
-    READY = auto()  # greeted, no transaction
-    MAIL = auto()  # reverse-path given
-    RCPT = auto()  # at least one recipient accepted
-    AUTH = auto()  # in the middle of an exchange
-    DATA = auto()  # reading content
-    OVER = auto()  # QUIT or STARTTLS: nothing more is read
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    name: str
-    extended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MailFrom:
-    reverse_path: Address | None
-    parameters: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class RcptTo:
-    recipient: Address | None  # None: <postmaster>, who is named without a domain (RFC 5321 §4.5.1)
-    parameters: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class StartData:
-    """DATA was asked for: answer 354 and call go_ahead, or refuse."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedMessage:
-    """The content was read to its end and thrown away; answer with this."""
-
-    code: int
-    enhanced: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Auth:
-    mechanism: str
-    initial: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class AuthResponse:
-    response: bytes | None  # None: the client cancelled with "*"
-
-
-@dataclass(frozen=True, slots=True)
-class Simple:
-    """RSET, NOOP, VRFY, HELP, QUIT, STARTTLS."""
-
-    verb: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadCommand:
-    code: int
-    enhanced: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the session sends. `enhanced` is left out where RFC 2034 §4 says so: greeting, HELO, EHLO, 3xx."""
-
-    code: int
-    lines: tuple[str, ...]
-    enhanced: str = ""
-    state: State | None = None  # the state that this reply moves the engine to
-
-
-def reply(code: int, enhanced: str, *lines: str, state: State | None = None) -> Reply:
-    return Reply(code, lines, enhanced, state)
-
-
-Event = Hello | MailFrom | RcptTo | StartData | Message | RefusedMessage | Auth | AuthResponse | Simple | BadCommand
 
 # Which commands each state allows; all else is 503 (RFC 5321 §4.1.4).
 ALLOWED = {
     State.NEW: {"EHLO", "HELO", "NOOP", "HELP", "RSET", "VRFY", "QUIT"},
     State.READY: {"EHLO", "HELO", "MAIL", "AUTH", "STARTTLS", "NOOP", "HELP", "RSET", "VRFY", "QUIT"},
     State.MAIL: {"EHLO", "HELO", "RCPT", "NOOP", "HELP", "RSET", "VRFY", "QUIT"},
-    State.RCPT: {"EHLO", "HELO", "RCPT", "DATA", "NOOP", "HELP", "RSET", "VRFY", "QUIT"},
+    State.RCPT: {"EHLO", "HELO", "RCPT", "DATA", "BDAT", "NOOP", "HELP", "RSET", "VRFY", "QUIT"},
+    State.CHUNKS: {"EHLO", "HELO", "BDAT", "NOOP", "HELP", "RSET", "VRFY", "QUIT"},  # RFC 3030 §2: never DATA
 }
-VERBS = set().union(*ALLOWED.values())
-_PATH = re.compile(r"(?P<path><[^>]*>|<\"(?:[^\"\\]|\\.)*\"@[^>]*>)(?P<parameters>(?: +\S+)*) *\Z")
-_PARAMETER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*(=[!-<>-~]+)?\Z")
 
 
 class SMTPServer:
@@ -125,10 +40,16 @@ class SMTPServer:
     def __init__(self, max_size: int) -> None:
         self.state = State.NEW
         self._max_size = max_size
+        self._forget()
+
+    def _forget(self) -> None:
         self._buffer = bytearray()
         self._searched = 0
         self._overlong = False
         self._data: DataReader | None = None
+        self._chunks: ChunkReader | None = None  # of the transaction
+        self._refused_chunk: BadCommand | None = None  # the answer, once its octets are skipped
+        self._binary = False  # the last MAIL said BODY=BINARYMIME
         self._waiting = False  # for the reply to the last event
 
     def receive(self, data: bytes) -> list[Event]:
@@ -137,7 +58,7 @@ class SMTPServer:
         self._buffer += data
         if self._waiting or not self._buffer:
             return []
-        event = self._content() if self._data is not None else self._next()
+        event = self._next()
         self._waiting = event is not None
         return [] if event is None else [event]
 
@@ -150,6 +71,8 @@ class SMTPServer:
             self._data = DataReader(self._max_size)
         if event.state is not None:
             self.state = event.state
+            if event.state is not State.CHUNKS:
+                self._chunks = None
         enhanced = f"{event.enhanced} " if event.enhanced else ""
         last = len(event.lines) - 1
         lines = [
@@ -160,15 +83,47 @@ class SMTPServer:
     def tls_started(self) -> None:
         """Nothing said in the clear counts, least of all commands sent ahead of the handshake (RFC 3207 §4.2, §6)."""
         self.state = State.NEW
-        self._buffer.clear()
-        self._searched = 0
-        self._overlong = False
-        self._data = None
-        self._waiting = False
+        self._forget()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _next(self) -> Event | None:
+        if self._data is not None:
+            return self._content(self._data)
+        if self._chunks is not None and self._chunks.wanting:
+            return self._chunk(self._chunks)
+        line = self._line()
+        if not isinstance(line, bytes):
+            return line
+        if self.state is State.AUTH:
+            response = commands.auth_response(line)
+            if isinstance(response, BadCommand):
+                self.state = State.READY
+            return response
+        words = commands.split(line)
+        if isinstance(words, BadCommand):
+            return words
+        verb, rest = words
+        allowed = verb in ALLOWED[self.state]
+        bad = BadCommand(503, "5.5.1", f"{verb} is not allowed now")
+        if not allowed and verb != "BDAT":
+            return bad
+        event = commands.event(verb, rest)
+        if isinstance(event, MailFrom):
+            self._binary = event.parameters.body == "BINARYMIME"
+        if isinstance(event, StartData) and self._binary:
+            return BadCommand(503, "5.5.1", "BODY=BINARYMIME comes by BDAT (RFC 3030 3)")
+        if not isinstance(event, StartChunk):
+            return event
+        if not allowed:  # its octets come all the same, and are no commands (RFC 3030 §2)
+            self._refused_chunk = bad
+        if self._chunks is None:
+            self._chunks = ChunkReader(self._max_size)
+        self._chunks.expect(event.size, event.last)
+        return self._chunk(self._chunks)
+
+    def _line(self) -> bytes | BadCommand | None:
+        """The next line, its end included; None until it is there."""
         auth = self.state is State.AUTH
         limit = MAX_AUTH_LINE if auth or self._buffer[:4].upper() == b"AUTH" else MAX_LINE
         end = self._buffer.find(b"\n", self._searched)
@@ -183,109 +138,41 @@ class SMTPServer:
         self._searched = 0
         if self._overlong or len(line) > limit:
             self._overlong = False
-            self._end_auth()
+            if auth:
+                self.state = State.READY
             return BadCommand(500, "5.5.2", "Line too long")
-        return self._auth_line(line) if auth else self._command(line)
+        return line
 
-    def _content(self) -> Event | None:
-        assert self._data is not None
-        rest = self._data.feed(bytes(self._buffer))
+    def _content(self, data: DataReader) -> Event | None:
+        rest = data.feed(bytes(self._buffer))
         self._buffer.clear()
         if rest is None:
             return None
         self._buffer += rest
-        data, self._data = self._data, None
+        self._data = None
         self.state = State.READY
-        if data.too_big:
+        return self._judged(data)
+
+    def _chunk(self, chunks: ChunkReader) -> Event | None:
+        taken = chunks.feed(self._buffer)
+        del self._buffer[:taken]
+        if chunks.wanting:
+            return None
+        if self._refused_chunk is not None:
+            refused, self._refused_chunk, self._chunks = self._refused_chunk, None, None
+            return refused
+        if not chunks.too_big and not chunks.last:
+            return Chunk(chunks.size)
+        self._chunks = None  # a refused one ends the transaction: those that follow are 503 (RFC 3030 §2)
+        self.state = State.READY
+        return self._judged(chunks)
+
+    def _judged(self, content: DataReader | ChunkReader) -> Message | RefusedMessage:
+        if content.too_big:
             return RefusedMessage(552, "5.3.4", f"Message larger than {self._max_size} octets")
-        if data.bare:
+        if content.bare and not self._binary:
             return RefusedMessage(550, "5.6.0", "A bare CR or LF in the message; lines end in CRLF (RFC 5321 2.3.8)")
-        return Message(data.message())
-
-    def _auth_line(self, line: bytes) -> Event:
-        text = line[:-2]
-        if not line.endswith(b"\r\n"):
-            self._end_auth()
-            return BadCommand(500, "5.5.2", "Lines end in CRLF")
-        if text == b"*":
-            return AuthResponse(None)
-        try:
-            return AuthResponse(base64.b64decode(text, validate=True))
-        except binascii.Error:
-            self._end_auth()
-            return BadCommand(501, "5.5.2", "Not base64")
-
-    def _end_auth(self) -> None:
-        if self.state is State.AUTH:
-            self.state = State.READY
-
-    def _command(self, line: bytes) -> Event:
-        if not line.endswith(b"\r\n") or b"\r" in line[:-2] or b"\0" in line:
-            return BadCommand(500, "5.5.2", "Command lines end in CRLF and hold no CR, LF or NUL")
-        try:
-            text = line[:-2].decode("utf-8")
-        except UnicodeDecodeError:
-            return BadCommand(500, "5.5.2", "Commands are ASCII, or UTF-8 with SMTPUTF8")
-        verb, _, rest = text.partition(" ")
-        verb = verb.upper()
-        if verb not in VERBS:
-            return BadCommand(500, "5.5.1", "Command not recognized")
-        if verb not in ALLOWED[self.state]:
-            return BadCommand(503, "5.5.1", f"{verb} is not allowed now")
-        match verb:
-            case "EHLO" | "HELO":
-                if not rest.strip() or not rest.isascii():
-                    return BadCommand(501, "5.5.4", f"{verb} needs your name")
-                return Hello(rest.strip()[:255], verb == "EHLO")
-            case "MAIL":
-                return self._path(rest, "FROM:")
-            case "RCPT":
-                return self._path(rest, "TO:")
-            case "DATA":
-                return StartData() if not rest.strip() else BadCommand(501, "5.5.4", "DATA takes nothing")
-            case "AUTH":
-                return self._auth(rest)
-            case "STARTTLS" | "QUIT" if rest.strip():
-                return BadCommand(501, "5.5.4", f"{verb} takes nothing")
-        return Simple(verb)
-
-    def _auth(self, rest: str) -> Event:
-        mechanism, _, initial = rest.strip().partition(" ")
-        if not mechanism:
-            return BadCommand(501, "5.5.4", "AUTH needs a mechanism")
-        if not initial:
-            return Auth(mechanism.upper(), None)
-        try:
-            return Auth(mechanism.upper(), b"" if initial == "=" else base64.b64decode(initial.encode(), validate=True))
-        except binascii.Error:
-            return BadCommand(501, "5.5.2", "Not base64")
-
-    def _path(self, rest: str, keyword: str) -> Event:
-        if rest[: len(keyword)].upper() != keyword:
-            return BadCommand(501, "5.5.4", f"{keyword}<address> is expected")
-        found = _PATH.match(rest[len(keyword) :].lstrip(" "))
-        if found is None:
-            return BadCommand(501, "5.5.4", f"{keyword}<address> is expected")
-        parameters: dict[str, str] = {}
-        for word in found["parameters"].split():
-            if not _PARAMETER.match(word):
-                return BadCommand(501, "5.5.4", "Bad parameter")
-            key, _, value = word.partition("=")
-            if key.upper() in parameters:
-                return BadCommand(501, "5.5.4", "A parameter twice")
-            parameters[key.upper()] = value
-        path = found["path"][1:-1]
-        if not path and keyword == "FROM:":
-            return MailFrom(None, parameters)
-        if keyword == "TO:" and path.lower() == "postmaster":
-            return RcptTo(None, parameters)
-        if path.startswith("@"):  # a source route is read and ignored (RFC 5321 §4.1.1.3, appendix C)
-            path = path.partition(":")[2]
-        try:
-            address = Address.parse(path)
-        except AddressError as error:
-            return BadCommand(553 if keyword == "TO:" else 501, "5.1.3" if keyword == "TO:" else "5.1.7", str(error))
-        return MailFrom(address, parameters) if keyword == "FROM:" else RcptTo(address, parameters)
+        return Message(content.message())
 
 
 def _clean(text: str) -> str:
