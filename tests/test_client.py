@@ -1,4 +1,4 @@
-"""gatewayd/client.py against a gateway, over real sockets."""
+"""gatewayd/client against a gateway, over real sockets."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 from twisted.internet import defer
+from twisted.internet.task import Clock
 
-from gatewayd import client
 from gatewayd.address import AddressError, Domain
-from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect
+from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect, connection
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.crypto.scram import ScramServer
 from gatewayd.interfaces import Answer, Delivery, Endpoint
 from gatewayd.message import bridge
 from gatewayd.message.model import Content, Payload
-from gatewayd.wire.parley.schema import Changes
+from gatewayd.session import parley_server
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
 
 
@@ -115,10 +115,10 @@ def test_where_the_dns_says_that_a_server_is(alpha: House, monkeypatch: pytest.M
             asked.append(name)
             return Answer((here(alpha),) if name == "_parley._tcp.alpha.test" else (), exists=True)
 
-    monkeypatch.setattr(client, "Resolver", Resolver)
-    assert alpha.wait(client.locate(alpha.reactor, ALPHA)) == [here(alpha)]
+    monkeypatch.setattr(connection, "Resolver", Resolver)
+    assert alpha.wait(connection.locate(alpha.reactor, ALPHA)) == [here(alpha)]
     with pytest.raises(OSError, match=r"beta\.test publishes no Parley service"):
-        alpha.wait(client.locate(alpha.reactor, Domain.parse("beta.test")))
+        alpha.wait(connection.locate(alpha.reactor, Domain.parse("beta.test")))
     assert asked == ["start", "_parley._tcp.alpha.test", "stop", "start", "_parley._tcp.beta.test", "stop"]
 
 
@@ -129,7 +129,7 @@ def test_the_servers_of_the_dns_are_tried_in_turn(alpha: House, monkeypatch: pyt
         asked.append(domain)
         return [Endpoint("127.0.0.1", 1), here(alpha)]
 
-    monkeypatch.setattr(client, "locate", locate)
+    monkeypatch.setattr(connection, "locate", locate)
     assert sign_in(alpha, server=None).user == str(ALICE)
     assert asked == [ALPHA]
 
@@ -212,7 +212,7 @@ def test_a_message_that_was_born_as_mail(alpha: House) -> None:
 
 
 def test_the_whole_log_page_by_page(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAGE", 3)
+    monkeypatch.setattr(connection, "PAGE", 3)
     made = alpha.fill(BOB, 10)
     bob = sign_in(alpha, BOB)
     assert [message.id for message in inbox(alpha, bob)] == [content.id for content in made]
@@ -235,7 +235,7 @@ def test_mark_and_what_is_gone(alpha: House) -> None:
 
 def test_the_live_tail(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was there, and what comes afterwards, each once and in order."""
-    monkeypatch.setattr(client, "PAGE", 2)
+    monkeypatch.setattr(connection, "PAGE", 2)
     before = alpha.fill(BOB, 5)
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
 
@@ -272,41 +272,200 @@ def test_a_bot_answers(alpha: House) -> None:
     assert [message.text for message in alpha.wait(talk())] == ["You said: a", "You said: b", "You said: c"]
 
 
-# -- the end --------------------------------------------------------------------------------------------------------
-
-
-def test_a_connection_that_breaks_wakes_who_waits(alpha: House) -> None:
+def test_a_mark_tells_where_it_stands_in_the_log(alpha: House) -> None:
+    alpha.fill(BOB, 2)
     bob = sign_in(alpha, BOB)
-
-    async def read() -> None:
-        await taken(bob.changes(live=True), 2)
-
-    async def run() -> None:
-        reading = defer.Deferred.fromCoroutine(read())
-        await defer.Deferred.fromCoroutine(bob.mark("INBOX", [], add=["x"]))  # the page came before this
-        alpha.sessions[-1]._link.abort()
-        await reading
-
-    with pytest.raises(ConnectionGone):
-        alpha.wait(run())
-    with pytest.raises(ConnectionGone):
-        alpha.wait(bob.send([str(ALICE)], "after"))
-    bob.close()
+    for mark in ({"add": ["\\Seen"]}, {"move": "Archive"}):
+        modseq = alpha.wait(bob.mark("INBOX", [1], **mark))
+        (*_, last) = alpha.wait(all_of(bob.changes()))
+        assert modseq == last.modseq
 
 
-def test_what_came_before_the_end_is_still_read(alpha: House) -> None:
-    bob = sign_in(alpha, BOB)
-    bob._on_changes(Changes((), 7))
-    bob._on_closed(ConnectionGone("over"))
+def test_two_live_loops_on_one_connection(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sees all, whichever of them had the tail pushed."""
+    monkeypatch.setattr(connection, "PAGE", 2)
+    alpha.fill(BOB, 5)
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
 
-    async def read() -> list[Changes]:
-        got: list[Changes] = []
-        with pytest.raises(ConnectionGone, match="over"):
-            async for page in bob.changes(live=True):
-                got.append(page)
+    async def talk() -> list[list[Message]]:
+        readers = [taken(bob.messages(live=True), 8) for _ in range(3)]
+        reading = [defer.Deferred.fromCoroutine(reader) for reader in readers[:2]]
+        await alice.send([str(BOB)], "one")
+        await alice.send([str(BOB)], "two")
+        reading.append(defer.Deferred.fromCoroutine(readers[2]))
+        await alice.send([str(BOB)], "three")
+        return [await reader for reader in reading]
+
+    for got in alpha.wait(talk()):
+        assert [message.uid for message in got] == list(range(1, 9))
+        assert [message.text for message in got[5:]] == ["one", "two", "three"]
+    assert bob._tails == set()
+    assert len(alpha.sessions) == 2
+
+
+def test_a_reader_that_is_slow_is_pushed_no_heap(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is dropped and asked for again: nothing is missing, nothing comes twice."""
+    monkeypatch.setattr(connection, "TAIL", 1000)
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    heaps = []
+
+    async def talk() -> list[int]:
+        pages = bob.changes(live=True)
+        await anext(pages)
+        for _ in range(20):
+            await alice.send([str(BOB)], "x" * 100)
+        await bob.mark("INBOX", [], add=["x"])  # what was pushed came before this
+        (tail,) = bob._tails
+        heaps.append(tail._octets)
+        got: list[int] = []
+        while len(got) < 20:
+            got += [change.uid for change in (await anext(pages)).changes]
         return got
 
-    assert [page.modseq for page in alpha.wait(read())][1:] == [7]
+    assert alpha.wait(talk()) == list(range(1, 21))
+    assert heaps[0] <= 1000
+
+
+def test_an_idle_connection_says_a_word_now_and_then(alpha: House) -> None:
+    """On a clock of our own, so that nothing waits."""
+    asked: list[str] = []
+
+    class Session:
+        usable = idle = True
+
+        async def request(self, method: str, body: Any) -> dict[str, Any]:
+            asked.append(method)
+            return {"keys": b""}
+
+        def close(self) -> None:
+            self.usable = False
+
+    clock = Clock()
+    parley = ParleyClient(clock, str(ALICE), PASSWORD)
+    session: Any = Session()
+    parley._session = session
+    parley._keeping_alive.start(connection.KEEP_ALIVE, now=False)
+    clock.pump([connection.KEEP_ALIVE] * 3)
+    assert asked == ["keys"] * 3
+    session.idle = False
+    clock.advance(connection.KEEP_ALIVE)
+    assert asked == ["keys"] * 3
+    parley.close()
+    assert not clock.getDelayedCalls()
+    assert (connection.KEEP_ALIVE + 120) * 2 < parley_server.IDLE
+
+
+def test_the_word_is_one_that_the_server_takes(alpha: House) -> None:
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob._keep_alive())
+    assert bob._session is not None
+    alpha.hush()
+    wait_until(alpha, lambda: bob._session is None)
+    alpha.wait(bob._keep_alive())  # nothing to keep
+    alpha.listen()
+
+
+# -- lost and found again -------------------------------------------------------------------------------------------
+
+
+def moved(house: House, parley: ParleyClient) -> None:
+    """The server listens again, at another port."""
+    house.listen()
+    parley._where = (here(house), *parley._where[1:])
+
+
+def test_the_live_tail_goes_on_where_it_was(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server goes away and comes back, twice; what came meanwhile is read, each once."""
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    states: list[bool] = []
+    bob.on_state = lambda why: states.append(why is None)
+    got: list[str] = []
+
+    async def read() -> None:
+        async for message in bob.messages(live=True):
+            got.append(message.text)
+
+    def say(text: str) -> None:
+        (result,) = alpha.wait(alice.send([str(BOB)], text))
+        assert result.code == "2.0.0"
+
+    alpha.call(lambda: alpha.spawn(read()))
+    for name in ("a", "b", "c"):
+        say(name)
+        wait_until(alpha, lambda name=name: got[-1:] == [name])  # type: ignore[misc]
+        alpha.hush()
+        wait_until(alpha, lambda: bob._session is None)
+        alpha.listen()
+        alice._where = (here(alpha), *alice._where[1:])
+        say(f"while away {name}")
+        bob._where = alice._where
+        wait_until(alpha, lambda name=name: got[-1:] == [f"while away {name}"])  # type: ignore[misc]
+    assert got == ["a", "while away a", "b", "while away b", "c", "while away c"]
+    assert states == [False, True] * 3
+    ended: list[Any] = []
+    alpha.begun.addErrback(lambda failure: ended.append(failure.trap(ConnectionGone)))
+    alpha.call(bob.close)
+    wait_until(alpha, lambda: bool(ended))
+
+
+def test_a_request_is_asked_again_on_a_new_connection(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server did it and was gone before the answer: it arrives once."""
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    (session,) = (s for s in alpha.sessions if s._log is not None and s._log.account.address == ALICE)
+    answer = session._answer
+
+    async def not_heard(request: Any) -> None:
+        monkeypatch.setattr(session, "_send", lambda event: session._link.abort())
+        await answer(request)
+
+    monkeypatch.setattr(session, "_answer", not_heard)
+    assert alpha.wait(alice.send([str(BOB)], "once"))[0].code == "2.0.0"
+    assert [message.text for message in inbox(alpha, bob)] == ["once"]
+    assert len(alpha.sessions) == 3
+
+
+def test_a_request_without_a_server(alpha: House) -> None:
+    alice = sign_in(alpha)
+    alpha.hush()
+    with pytest.raises(OSError, match=r"refused|closed|lost"):
+        alpha.wait(alice.send([str(BOB)], "nobody hears"))
+    moved(alpha, alice)
+    assert alpha.wait(alice.send([str(BOB)], "heard"))[0].code == "2.0.0"
+
+
+def test_a_password_that_is_good_no_more_ends_the_tail(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    bob = sign_in(alpha, BOB)
+    bob._password = "changed"
+
+    async def read() -> None:
+        pages = bob.changes(live=True)
+        await anext(pages)
+        alpha.sessions[-1]._link.abort()
+        await anext(pages)
+
+    with pytest.raises(RequestFailed, match="auth-failed"):
+        alpha.wait(read())
+
+
+def test_a_frame_that_the_server_does_not_take(alpha: House) -> None:
+    alice = sign_in(alpha)
+    assert alice._session is not None
+    alice._session._engine._peer_frame = 2000
+    with pytest.raises(RequestFailed, match="too-big"):
+        alpha.wait(alice.send([str(BOB)], "x" * 3000))
+    assert alpha.wait(alice.send([str(BOB)], "short"))[0].code == "2.0.0"
+
+
+def test_more_recipients_than_one_send_takes(alpha: House) -> None:
+    alice = sign_in(alpha)
+    assert alice._session is not None
+    alice._session.recipients = 2
+    to = [str(BOB), "no1@alpha.test", "no2@alpha.test", str(ALICE), "no3@alpha.test"]
+    results = alpha.wait(alice.send(to, "Hello"))
+    assert [(result.to, result.code[0]) for result in results] == list(zip(to, "25525", strict=True))
+    assert len(inbox(alpha, alice, mailbox="Sent")) == 1
 
 
 def test_leaving_the_block_signs_out(alpha: House) -> None:

@@ -110,4 +110,4 @@ class Log:
             await self._store.expunge(*where)
         elif body.move:
             await self._store.copy(*where, body.move, True)
-        return Changes((), mailbox.highest_modseq)
+        return Changes((), (await self._store.mailbox(self.account.account_id, body.mailbox)).highest_modseq)

@@ -1,0 +1,15 @@
+"""The Parley client as a library: sign in as a user, send, read the log, stay on its live tail (docs/parley.rst).
+
+A bot is ten lines::
+
+    async def main(reactor):
+        async with await connect(reactor, "alice@alpha.test", "parley-demo") as parley:
+            async for message in parley.messages(since=0, live=True):
+                await parley.send([message.sender], f"You said: {message.text}")
+"""
+
+from gatewayd.client.connection import ParleyClient, connect, locate
+from gatewayd.client.message import Draft, Message, compose
+from gatewayd.session.parley_client import ConnectionGone, RequestFailed
+
+__all__ = ["ConnectionGone", "Draft", "Message", "ParleyClient", "RequestFailed", "compose", "connect", "locate"]

@@ -1,0 +1,349 @@
+"""A user's connection: it dials, signs in, asks, follows the log's live tail, and dials again when it was lost."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import LoopingCall, deferLater
+
+from gatewayd.address import Address, Domain
+from gatewayd.client.message import Draft, Message, compose
+from gatewayd.dns.resolver import Resolver
+from gatewayd.interfaces import Endpoint, ResolutionFailed
+from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT
+from gatewayd.net.dial import dial_parley
+from gatewayd.net.tls import Trust
+from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
+from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
+from gatewayd.wire.parley.connection import ParleyConnection
+from gatewayd.wire.parley.schema import Body, Changes, Keys, KeysReply, Mark, Result, Send, SendReply, Sync, read
+
+T = TypeVar("T", bound=Body)
+
+PAGE = 100  # changes asked for at once
+TAIL = 8 * 1024 * 1024  # octets of pushes kept for a reader; when more come it asks the log instead
+KEEP_ALIVE = 120.0  # seconds; finds a network that was lost in silence, and keeps the listener from hanging up
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a lost connection is dialled again; doubled each time
+_random = SystemRandom()
+
+
+async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
+    """Where the domain's server listens: SRV `_parley._tcp`. Raises OSError when there is none, or no answer."""
+    resolver = Resolver(reactor)
+    resolver.start()
+    try:
+        found = await resolver.srv(f"_parley._tcp.{domain}")
+    except ResolutionFailed as error:
+        raise ConnectionError(str(error)) from None
+    finally:
+        resolver.stop()
+    endpoints = [record for record in found.records if isinstance(record, Endpoint)]
+    if not endpoints:
+        raise ConnectionError(f"{domain} publishes no Parley service (SRV _parley._tcp.{domain})")
+    return endpoints
+
+
+async def dial(
+    reactor: Any, domain: Domain, server: Endpoint | None, authorities: Path | None,
+    engine: Callable[[], ParleyConnection],
+) -> ParleyClientSession:  # fmt: skip
+    """To the first of the domain's servers that answers and proves to be it. Raises OSError."""
+    failed: OSError = ConnectionError(f"no server of {domain}")
+    for endpoint in [server] if server else await locate(reactor, domain):
+        made = engine()
+        session = ParleyClientSession("gatewayd.client", made)
+        try:
+            await dial_parley(reactor, endpoint.host, endpoint.port, domain, Trust(authorities), made, session)
+        except OSError as error:
+            failed = error
+            continue
+        return session
+    raise failed
+
+
+async def connect(
+    reactor: Any, user: str, password: str, *, server: Endpoint | None = None, authorities: Path | None = None,
+    engine: Callable[[], ParleyConnection] = ParleyConnection,
+) -> ParleyClient:  # fmt: skip
+    """Signs in at the user's own domain, which the server must prove to be; `server` instead of what the DNS says,
+    `authorities` a PEM file instead of the system's. Raises OSError (no connection, not that domain), RequestFailed
+    (not signed in), AddressError."""
+    parley = ParleyClient(reactor, user, password, server=server, authorities=authorities, engine=engine)
+    try:
+        await parley.online()
+    except BaseException:
+        parley.close()
+        raise
+    return parley
+
+
+class ParleyClient:
+    """A user's connection, made when something is asked, and made anew when it was lost.
+
+    What is asked is asked once more if the connection ended before the answer; every request may be repeated. Then, or
+    when nothing can be dialled, the method raises OSError (ConnectionGone is one). A live loop does not: it dials again
+    and again, each time a little later, and goes on in the log where it was. Every method may raise RequestFailed.
+    """
+
+    def __init__(
+        self, reactor: Any, user: str, password: str, *, server: Endpoint | None = None,
+        authorities: Path | None = None, engine: Callable[[], ParleyConnection] = ParleyConnection,
+    ) -> None:  # fmt: skip
+        """Does not dial yet. Raises AddressError."""
+        self.user = user
+        self.on_state: Callable[[Exception | None], None] = lambda why: None  # None: signed in; else why not any more
+        self._domain = Address.parse(user).domain
+        self._reactor = reactor
+        self._password = password
+        self._where = (server, authorities, engine)
+        self._session: ParleyClientSession | None = None
+        self._dialling = DeferredLock()
+        self._syncing = DeferredLock()
+        self._live_on: ParleyClientSession | None = None  # which session's server pushes the log's tail
+        self._tails: set[_Tail] = set()
+        self._closed = False
+        self._keeping_alive = LoopingCall(self._keep_alive)
+        self._keeping_alive.clock = reactor
+
+    async def __aenter__(self) -> ParleyClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def online(self) -> ParleyClientSession:
+        """The signed-in session, dialled where there is none. Raises OSError, RequestFailed."""
+        await self._dialling.acquire()
+        try:
+            if self._closed:
+                raise ConnectionGone("closed by us")
+            if self._session is not None and not self._session.usable:
+                self._lose(self._session, ConnectionGone("connection lost"))  # it is not closed yet
+            if self._session is None:
+                self._session = await self._sign_in()
+                self.on_state(None)
+            return self._session
+        finally:
+            self._dialling.release()
+
+    async def send(
+        self, to: Sequence[str], text: str = "", *, subject: str = "", files: Sequence[Path] = (),
+        parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE,
+        replaces: bytes | None = None,
+    ) -> tuple[Result, ...]:  # fmt: skip
+        """One message; a result for each recipient, in their order."""
+        draft = compose(
+            self.user, to, text, now=self._reactor.seconds(), subject=subject, files=files, parents=parents,
+            answers=answers, type=type, replaces=replaces,
+        )  # fmt: skip
+        return await self.send_draft(to, draft)
+
+    async def edit(
+        self, original: Message, text: str, *, subject: str = "", files: Sequence[Path] = ()
+    ) -> tuple[Result, ...]:
+        """Another text for a message of ours, to those whom it names. Always of the first version: edits replace no
+        edits."""
+        to = original.content.fields.to
+        return await self.send(to, text, subject=subject, files=files, type=EDIT, replaces=original.id)
+
+    async def retract(self, original: Message) -> tuple[Result, ...]:
+        """Asks those whom it names to show a message, an edit or a reaction of ours no more."""
+        return await self.send(original.content.fields.to, type=RETRACT, replaces=original.id)
+
+    async def react(self, original: Message, text: str) -> tuple[Result, ...]:
+        """With an emoji, or a few, to everybody whom the message names but ourselves."""
+        fields = original.content.fields
+        everybody = [to for to in dict.fromkeys((fields.from_, *fields.to)) if to != self.user]
+        return await self.send(everybody or [self.user], text, type=REACTION, answers=original)
+
+    async def send_draft(self, to: Sequence[str], draft: Draft) -> tuple[Result, ...]:
+        """Safe to repeat, whatever it raised: the same draft arrives once."""
+        most = max(1, (await self.online()).recipients)
+        results: tuple[Result, ...] = ()
+        for begin in range(0, len(to), most):
+            send = Send(tuple(to[begin : begin + most]), draft.bodies, payload=draft.payload)
+            results += (await self._ask("send", send, SendReply)).results
+        return results
+
+    async def changes(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Changes]:
+        """The account's log after modseq `since`, page by page; with `live`, on and on as it grows, until `close`.
+        Several such loops may run."""
+        tail = _Tail()
+        if live:
+            self._tails.add(tail)
+        try:
+            while True:
+                tail.restart()  # before the log is asked: nothing falls in between
+                more = True
+                while more:
+                    page = await self._patient_page(since) if live else await self._page(since)
+                    more, since = page.more, page.modseq
+                    yield page
+                if not live:
+                    return
+                while (pushed := await tail.next()) is not None:
+                    if pushed.modseq > since:  # else the log had it already
+                        yield replace(pushed, changes=tuple(c for c in pushed.changes if c.modseq > since))
+                        since = pushed.modseq
+        finally:
+            self._tails.discard(tail)
+
+    async def messages(self, since: int = 0, *, live: bool = False, mailbox: str = "INBOX") -> AsyncIterator[Message]:
+        """The messages of one mailbox that are new or changed after modseq `since`."""
+        async for page in self.changes(since, live=live):
+            for change in page.changes:
+                if change.mailbox == mailbox and change.signed:  # else gone, or one of a group too large for a page
+                    yield Message.of(change)
+
+    async def mark(
+        self, mailbox: str, uids: Sequence[int], *, add: Sequence[str] = (), remove: Sequence[str] = (),
+        move: str = "", delete: bool = False,
+    ) -> int:  # fmt: skip
+        """Flags (IMAP's names), another mailbox, or gone. Returns the modseq up to which the log has it."""
+        mark = Mark(mailbox, tuple(uids), tuple(add), tuple(remove), move, delete)
+        return (await self._ask("mark", mark, Changes)).modseq
+
+    def close(self) -> None:
+        """Signs out; live loops end with ConnectionGone."""
+        self._closed = True
+        if self._keeping_alive.running:
+            self._keeping_alive.stop()
+        if self._session is not None:
+            self._session.close()
+            self._lose(self._session, ConnectionGone("closed by us"))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _sign_in(self) -> ParleyClientSession:
+        session = await dial(self._reactor, self._domain, *self._where)
+        await session.sign_in_user(self.user, self._password, secrets.token_hex(16))
+        if self._closed:
+            session.close()
+            raise ConnectionGone("closed by us")
+        session.on_changes = self._on_changes
+        session.on_closed = lambda error: self._lose(session, error)
+        if not self._keeping_alive.running:
+            self._keeping_alive.start(KEEP_ALIVE, now=False)
+        return session
+
+    async def _ask(self, method: str, body: Body, kind: type[T]) -> T:
+        session = await self.online()
+        try:
+            return await self._ask_on(session, method, body, kind)
+        except ConnectionGone:
+            if self._closed:
+                raise
+        return await self._ask_on(await self.online(), method, body, kind)
+
+    async def _ask_on(self, session: ParleyClientSession, method: str, body: Body, kind: type[T]) -> T:
+        try:
+            return read(kind, await session.request(method, body))
+        except LocalProtocolError as error:
+            raise RequestFailed("too-big", str(error)) from None
+        except RemoteProtocolError as error:
+            raise RequestFailed(error.code, f"the server's answer makes no sense: {error}") from None
+
+    async def _page(self, since: int) -> Changes:
+        return await self._ask("sync", Sync(since, PAGE), Changes)
+
+    async def _patient_page(self, since: int) -> Changes:
+        """Also has the tail pushed on this connection, if it is not already."""
+        wait = FIRST_WAIT
+        while True:
+            await self._syncing.acquire()  # two loops must not both ask for the tail
+            try:
+                session = await self.online()
+                live = self._live_on is not session
+                page = await self._ask_on(session, "sync", Sync(since, PAGE, live), Changes)
+                if live and not page.more:
+                    self._live_on = session
+                return page
+            except OSError:
+                if self._closed:
+                    raise
+            except RequestFailed as failed:
+                if failed.error != "unavailable" or self._closed:
+                    raise
+            finally:
+                self._syncing.release()
+            await deferLater(self._reactor, _random.uniform(0, wait))  # all of a server's clients come back at once
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    async def _keep_alive(self) -> None:
+        """The cheapest question; if no answer comes the session finds that it is gone."""
+        if self._session is not None and self._session.usable and self._session.idle:
+            try:
+                await self._ask_on(self._session, "keys", Keys(self._domain.name), KeysReply)
+            except (OSError, RequestFailed):
+                return
+
+    def _on_changes(self, changes: Changes) -> None:
+        for tail in list(self._tails):
+            tail.push(changes)
+
+    def _lose(self, session: ParleyClientSession, error: Exception) -> None:
+        if session is self._session:
+            self._session = None
+            for tail in list(self._tails):
+                tail.stop()
+            self.on_state(error)
+
+
+class _Tail:
+    """What was pushed and one live loop has not read yet. When too much waits, or the connection is lost, all of it is
+    dropped, and the loop asks the log: so a slow reader costs no memory."""
+
+    def __init__(self) -> None:
+        self._pages: deque[Changes] = deque()
+        self._octets = 0
+        self._whole = False  # every push since `restart` is here
+        self._waiter: Deferred[None] | None = None
+
+    def restart(self) -> None:
+        self.stop()
+        self._whole = True
+
+    def push(self, page: Changes) -> None:
+        if not self._whole:
+            return
+        self._pages.append(page)
+        self._octets += _octets(page)
+        if self._octets > TAIL:
+            self.stop()
+        self._wake()
+
+    def stop(self) -> None:
+        self._pages.clear()
+        self._octets = 0
+        self._whole = False
+        self._wake()
+
+    async def next(self) -> Changes | None:
+        """Waits for a page; None: ask the log."""
+        while self._whole:
+            if self._pages:
+                page = self._pages.popleft()
+                self._octets -= _octets(page)
+                return page
+            self._waiter = Deferred()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return None
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(None)
+
+
+def _octets(page: Changes) -> int:
+    return sum(200 + len(change.signed) + sum(map(len, change.bodies)) for change in page.changes)

@@ -1,0 +1,147 @@
+"""A message as a client sees it, and one that is to be sent."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from gatewayd.address import Domain
+from gatewayd.crypto.cose import signer
+from gatewayd.message.model import MAIL, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, Part, Payload
+from gatewayd.message.object_types import REPLACEABLE, emoji
+from gatewayd.message.render import references, rendered_id
+from gatewayd.wire.parley.schema import Change
+
+TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it stands in a mailbox."""
+
+    mailbox: str
+    uid: int
+    modseq: int
+    flags: tuple[str, ...]
+    content: Content
+
+    @classmethod
+    def of(cls, change: Change) -> Message:
+        """Of a change that brings the whole message. Raises ObjectError."""
+        bodies = {sha256(body).digest(): body for body in change.bodies}
+        content = Content.from_signed(change.signed, bodies)
+        return cls(change.mailbox, change.uid, change.modseq, change.flags, content)
+
+    @property
+    def id(self) -> bytes:
+        return self.content.id
+
+    @property
+    def sender(self) -> str:
+        return self.content.fields.from_
+
+    @property
+    def subject(self) -> str:
+        return self.content.fields.subject
+
+    @property
+    def type(self) -> str:
+        """message, edit, retract, reaction, receipt, mail; or one that this library does not know."""
+        return self.content.fields.type
+
+    @property
+    def bridged(self) -> bool:
+        """It was born as mail: its sender is what the mail says, not what a domain signed."""
+        return self.type == MAIL
+
+    @property
+    def signer(self) -> Domain:
+        """The domain that signed: the sender's, or, bridged, the one that took the mail in."""
+        return signer(self.content.protected)[0]
+
+    @property
+    def results(self) -> dict[str, str]:
+        """Of a bridged message, what its domain found of the sender: "spf", "dkim" and "dmarc", where it looked."""
+        found = _bridged(self.content)
+        return {k: str(found[k]) for k in ("spf", "dkim", "dmarc") if k in found}
+
+    @property
+    def reaction(self) -> str | None:
+        """What a reaction says of the message that is its first parent; by mail too (RFC 9078)."""
+        said = _bridged(self.content).get("reaction") if self.bridged else emoji(self.content)
+        return said if isinstance(said, str) else None
+
+    def replaces(self, original: Message) -> bool:
+        """Whether this edits or retracts that one, and may: only its author can, by the same domain's signature."""
+        mine, theirs = self.content.fields, original.content.fields
+        return (
+            mine.replaces == original.id
+            and theirs.type in REPLACEABLE.get(mine.type, ())
+            and mine.from_ == theirs.from_
+            and self.signer == original.signer
+        )
+
+    @property
+    def text(self) -> str:
+        """The first text/plain part, or "" when there is none."""
+        for part in self.content.fields.parts:
+            if part.type.startswith("text/plain"):
+                return self.content.bodies[part.hash].decode("utf-8", "replace")
+        return ""
+
+    @property
+    def mail(self) -> bytes | None:
+        """The original octets of a message that was born as mail."""
+        return self.content.bodies[self.content.fields.parts[0].hash] if self.bridged else None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A composed message. Sending the same draft again is the same message: it arrives once."""
+
+    payload: bytes
+    bodies: tuple[bytes, ...]
+
+    @property
+    def id(self) -> bytes:
+        return sha256(self.payload).digest()
+
+
+def compose(
+    sender: str, to: Sequence[str], text: str = "", *, now: float, subject: str = "", files: Sequence[Path] = (),
+    parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE, replaces: bytes | None = None,
+) -> Draft:  # fmt: skip
+    """`now` in seconds since the epoch; `answers` goes before `parents`. Raises OSError for a file that cannot be
+    read."""
+    parts: list[Part] = []
+    bodies: list[bytes] = []
+
+    def add(media_type: str, body: bytes, name: str | None = None) -> None:
+        parts.append(Part(sha256(body).digest(), media_type, len(body), name))
+        bodies.append(body)
+
+    if text or not (files or type == RETRACT):
+        add(TEXT, text.encode("utf-8"))
+    for path in files:
+        add(mimetypes.guess_type(path.name)[0] or "application/octet-stream", path.read_bytes(), path.name)
+    ext: dict[str, Any] = {}
+    if answers is not None:
+        fields = answers.content.fields
+        most = 1 if type == REACTION else MAX_PARENTS
+        parents = [answers.id, *parents, *fields.parents][:most]
+        ext["references"] = [rendered_id(answers.content), *references(fields)][:most]
+    payload = Payload(
+        from_=sender, to=tuple(to), date=int(now * 1000), nonce=os.urandom(16), type=type, subject=subject,
+        parts=tuple(parts), parents=tuple(parents), replaces=replaces, ext=ext,
+    )  # fmt: skip
+    return Draft(payload.encode(), tuple(dict.fromkeys(bodies)))
+
+
+def _bridged(content: Content) -> dict[str, Any]:
+    found = content.fields.ext.get("bridged")
+    return found if isinstance(found, dict) else {}
