@@ -55,6 +55,7 @@ class Relay(_Section, frozen=True, kw_only=True):
     helo: Domain | None = None  # None: hostname
     retry: tuple[float, ...] = (60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0)  # seconds; the last repeats
     give_up: float = 5 * DAY  # RFC 5321 §4.5.4.1: at least 4-5 days
+    delay_notice: float = 4 * 3600.0  # seconds until the sender is told that it takes longer; 0: never
     concurrency: int = 50
 
 

@@ -272,6 +272,8 @@ class Leased:
     message_key: int  # the same for all recipients of one queued message: read it once
     attempts: int  # that have failed so far
     accepted: float
+    warned: bool = False  # the sender was told of the delay
+    failures: int = 0  # times in a row that the domain could not be reached: this is a probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,21 @@ class Queued:
     next_attempt: float
     last_status: str
     accepted: float
+    message_key: int
+    envelope: Envelope  # with this recipient alone
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Which rows of the queue the operator means: all that fit everything that is said here."""
+
+    queue_ids: tuple[int, ...] = ()
+    address: str = ""  # recipient or sender
+    domain: str = ""  # the recipient's
+    message: bytes = b""  # the first octets of the object's id
+
+
+EVERYTHING = Picked()
 
 
 class IQueue(Interface):
@@ -295,14 +312,32 @@ class IQueue(Interface):
         """Idempotent by (object id, recipient): a repeat is answered with what is known of the first: queued or
         delivered as Delivered, refused as Refused."""
 
-    async def lease(limit: int, seconds: float, exclude: Collection[Domain] = ()) -> list[Leased]:
-        """Takes due rows; a lease that runs out (a killed process) makes its row due again."""
+    async def lease(
+        limit: int, seconds: float, exclude: Collection[Domain] = (), probes: int | None = None
+    ) -> list[Leased]:
+        """Takes due rows, domains in turns; a lease that runs out (a killed process) makes its row due again. Of a
+        domain that could not be reached comes one row, a probe: at most `probes` such (None: no bound)."""
 
     async def message(message_key: int) -> tuple[Content, bytes]:
         """The content and the trace."""
 
-    async def settle(queue_id: int, outcome: Outcome, next_attempt: float | None = None) -> None:
-        """Delivered and Refused end the row; Deferred needs `next_attempt`."""
+    async def settle(
+        queue_id: int, outcome: Outcome, next_attempt: float | None = None, failures: int | None = None
+    ) -> None:
+        """Delivered and Refused end the row; Deferred needs `next_attempt`. `failures` None: the domain was reached.
+        Else it was not, for that many times in a row, and all its rows wait until `next_attempt`."""
+
+    async def give_back(queue_ids: Sequence[int]) -> None:
+        """Leased, and not tried."""
+
+    async def overdue(domain: Domain, accepted_before: float, seconds: float, limit: int) -> list[Leased]:
+        """Leases waiting rows of that age, due or not."""
+
+    async def unwarned(domain: Domain, accepted_before: float, limit: int) -> list[Leased]:
+        """Rows of that age whose senders know of no delay. They are not leased."""
+
+    async def warned(queue_id: int) -> None:
+        """The sender knows."""
 
     async def wake(domain: Domain) -> int:
         """Makes the domain's waiting rows due now; returns how many."""
@@ -311,10 +346,24 @@ class IQueue(Interface):
         """At the start of the one process that owns the queue: leases of a killed one end now. Returns how many."""
 
     async def next_due() -> float | None: ...
-    async def listing(limit: int = 1000) -> list[Queued]: ...
+    async def listing(limit: int = 1000, picked: Picked = ...) -> list[Queued]:
+        """What is in the queue, soonest first."""
+
+    async def hold(picked: Picked) -> int:
+        """Stops waiting rows; one that is tried just now is not touched. Returns how many, as the next three do."""
+
+    async def release(picked: Picked) -> int:
+        """Lets held rows go on, now."""
+
+    async def retry(picked: Picked) -> int:
+        """Waiting rows are due now, and their domains are taken for reachable."""
+
+    async def drop(picked: Picked) -> int:
+        """Takes waiting and held rows out. Nobody is told."""
 
     def watch(callback: Callable[[], None]) -> None:
-        """Call back on the reactor's thread when rows became due (enqueue, wake)."""
+        """Call back on the reactor's thread when rows became due: by enqueue, wake, release or retry here, and after
+        commits of other processes."""
 
 
 # -- DNS ------------------------------------------------------------------------------------------------------------

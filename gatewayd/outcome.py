@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """Durable here, or accepted durably by the next hop."""
+    """Durable here, or accepted durably by the next hop. `reports`: that hop tells the sender, as was asked."""
 
     code: str = "2.0.0"
     text: str = "Message accepted"
+    reports: bool = False
     ok = True
 
 

@@ -207,6 +207,7 @@ class Gateway(Service):
             retry=config.relay.retry,
             give_up=config.relay.give_up,
             concurrency=config.relay.concurrency,
+            delay_notice=config.relay.delay_notice,
             observed=self.metrics.relayed,
         )
         self._locks: set[int] = set()
@@ -258,6 +259,7 @@ class Gateway(Service):
         self._passwords.start()
         self._examiners.start()
         self.resolver.start()
+        self.queue.follow()
         self.relay.start()
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = self._reactor
@@ -293,6 +295,7 @@ class Gateway(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._sweeper.stop()
         await defer.DeferredList([defer.maybeDeferred(port.stopListening) for port in self._ports])
+        self.queue.stop()
         await self.relay.stop()
         try:
             await self.dmarc_reporter.flush()

@@ -19,7 +19,17 @@ from gatewayd.core.relay import Relay
 from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Endpoint, Envelope, Local, Mail, Origin, Parley, Route, ScramCredentials
+from gatewayd.interfaces import (
+    Asked,
+    Endpoint,
+    Envelope,
+    Local,
+    Mail,
+    Origin,
+    Parley,
+    Route,
+    ScramCredentials,
+)
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.store.blobs import BlobStore
@@ -33,6 +43,7 @@ BOB, CAROL = Address.parse("bob@beta.test"), Address.parse("carol@gamma.test")
 PEER = Origin("192.0.2.1", "peer.test")
 RETRY = (10.0, 100.0)
 GIVE_UP = 1000.0
+DELAY_NOTICE = 400.0
 
 
 class Signer:
@@ -84,7 +95,7 @@ class House(Queues):
         )
         self.relay = Relay(
             self.queue, self, {Parley: self.parley, Mail: self.mail}, self.office, self.clock,
-            retry=RETRY, give_up=GIVE_UP, concurrency=2,
+            retry=RETRY, give_up=GIVE_UP, concurrency=2, delay_notice=DELAY_NOTICE,
         )  # fmt: skip
 
     async def route(self, domain: Domain) -> Route:
@@ -98,8 +109,12 @@ class House(Queues):
             self.loop.all(*nothing)  # whatever the threads were at is done
             self.clock.advance(0.01)
 
-    def send(self, *recipients: Address, reverse_path: Address | None = ALICE) -> None:
-        self.one(self.queue.enqueue(content(), b"", Envelope(reverse_path, recipients)))
+    def send(
+        self, *recipients: Address, reverse_path: Address | None = ALICE, notify: str = "",
+        mail: bytes = b"Subject: x\r\n\r\n",
+    ) -> None:  # fmt: skip
+        envelope = Envelope(reverse_path, recipients, asked=dict.fromkeys(recipients, Asked(frozenset(notify.split()))))
+        self.one(self.queue.enqueue(content(mail), b"", envelope))
         self.work()
 
     def inbox(self) -> list[bytes]:
@@ -164,7 +179,7 @@ def test_given_up_the_sender_is_told_in_words(house: House) -> None:
     house.send(BOB)
     for _ in range(15):
         house.work(100)
-    (octets,) = house.inbox()
+    _, octets = house.inbox()  # after the warning
     report = email.message_from_bytes(octets)
     assert report["Return-Path"] == "<>"
     assert report["To"] == "<alice@alpha.test>"
@@ -173,6 +188,91 @@ def test_given_up_the_sender_is_told_in_words(house: House) -> None:
     assert "bob@beta.test" in human.get_payload()  # type: ignore[union-attr]
     assert "Connection refused" in human.get_payload()  # type: ignore[union-attr]
     assert "Status: 5.4.7" in str(status)
+    assert house.waiting() == 0
+
+
+def reports(house: House) -> list[str]:
+    found = [re.search(rb"Action: (\w+)", mail) for mail in house.inbox()]
+    return [match[1].decode() for match in found if match]
+
+
+def test_a_delay_is_told_once(house: House) -> None:
+    house.mail.default = Deferred("4.2.1", "greylisted")
+    house.send(BOB)
+    for _ in range(8):
+        house.work(100)
+    assert reports(house) == ["delayed"]
+    assert b"Will-Retry-Until" in house.inbox()[0]
+
+
+def test_only_people_who_wait_are_told_of_a_delay(house: House) -> None:
+    house.mail.default = Deferred("4.4.1", "no answer")
+    house.send(BOB, reverse_path=None)
+    house.send(BOB, mail=b"List-Id: <x.test>\r\n\r\n")
+    house.send(BOB, mail=b"Auto-Submitted: auto-generated\r\n\r\n")
+    house.send(BOB, notify="FAILURE")
+    for _ in range(7):
+        house.work(100)
+    assert reports(house) == []
+    assert house.waiting() == 4
+
+
+def test_the_sender_says_what_to_tell(house: House) -> None:
+    house.mail.default = Refused("5.1.1", "no such user")
+    house.send(BOB, notify="NEVER")
+    house.send(BOB, notify="SUCCESS DELAY")
+    assert reports(house) == []
+    house.mail.default = Delivered()
+    house.send(BOB, notify="SUCCESS")
+    assert reports(house) == ["relayed"]
+    house.mail.default = Delivered(reports=True)
+    house.send(BOB, notify="SUCCESS")
+    assert reports(house) == ["relayed"]
+
+
+def test_a_domain_that_cannot_be_reached_is_tried_once_for_all(house: House) -> None:
+    house.mail.answers[BOB.domain] = [Deferred("4.4.1", "no answer")] * 2
+    house.send(BOB)
+    for number in range(20):
+        house.send(Address.parse(f"{number}@beta.test"))
+    house.send(CAROL)
+    assert [recipients for _, recipients in house.mail.attempts] == [(BOB,), (CAROL,)]
+    house.work(11)
+    assert len(house.mail.attempts) == 3
+    house.work(101)
+    for _ in range(5):
+        house.work(2)
+    assert len(house.mail.attempts) == 24
+    assert house.waiting() == 0
+
+
+def test_what_waits_for_a_dead_domain_is_told_and_given_up(house: House) -> None:
+    house.mail.default = Deferred("4.4.1", "no answer")
+    for number in range(5):
+        house.send(Address.parse(f"{number}@beta.test"))
+    for _ in range(14):
+        house.work(100)
+    assert sorted(reports(house)) == ["delayed"] * 5 + ["failed"] * 5
+    assert house.waiting() == 0
+    assert len(house.mail.attempts) < 15
+
+
+def test_dead_domains_leave_room_for_the_living(house: House) -> None:
+    """Half of the attempts at most are probes, though a hundred dead domains are due."""
+    dead = [Address.parse(f"bob@dead{number}.test") for number in range(20)]
+    for address in dead:
+        house.mail.answers[address.domain] = [Deferred("4.4.1", "no answer")]
+        house.send(address)
+    hanging: list[Later[Outcome]] = [Later() for _ in dead]
+    for address, later in zip(dead, hanging, strict=True):
+        house.mail.answers[address.domain] = [later]
+    house.work(20)
+    assert len(house.mail.attempts) == 21
+    house.send(CAROL)
+    assert house.mail.attempts[-1] == (ALICE, (CAROL,))
+    for later in hanging:
+        later.callback(Delivered())
+        house.work(2)
     assert house.waiting() == 0
 
 

@@ -8,20 +8,18 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from twisted.internet import defer, task
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.cli import importing, init
+from gatewayd.cli import importing, init, queue
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dkim import DKIMSigner
-from gatewayd.crypto.domain_keys import KeySet, KeyStore
+from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
@@ -120,34 +118,11 @@ async def _account(gateway: Gateway, options: argparse.Namespace) -> None:
             print(account.address)
 
 
-async def _queue(gateway: Gateway, options: argparse.Namespace) -> None:
-    if options.action == "retry":
-        print(f"{await gateway.queue.wake(Domain.parse(options.domain))} due now")
-        return
-    table = Table("Id", "Recipient", "Sender", "State", "Tries", "Next", "Last status")
-    for row in await gateway.queue.listing():
-        when = datetime.fromtimestamp(row.next_attempt, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if row.next_attempt else ""
-        sender = row.reverse_path or "<>"
-        table.add_row(str(row.queue_id), row.recipient, sender, row.state, str(row.attempts), when, row.last_status)
-    Console().print(table)
-
-
-class _NoPeers:
-    """Import verifies nothing that others signed."""
-
-    async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
-        raise LookupError(f"no keys of {domain} at hand")
-
-
 async def _import(gateway: Gateway, options: argparse.Namespace) -> None:
-    from gatewayd.core.delivery import PostOffice
-    from gatewayd.core.signing import DomainSigner
-
     account = await gateway.account(options.account)
     if options.mailbox not in {m.name for m in await gateway.store.mailboxes(account.account_id)}:
         await gateway.store.create_mailbox(account.account_id, options.mailbox)
-    signer = DomainSigner(gateway.keys, _NoPeers(), gateway.store, gateway.now)
-    office = PostOffice(gateway.store, gateway.queue, signer, gateway.config.hostname, gateway.now, os.urandom)
+    office = queue.post_office(gateway)
     done = 0
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task(str(options.path), total=sum(1 for _ in importing.read(options.path)))
@@ -225,8 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("add", "password"):
         command(accounts, name, _account, "address").add_argument("--password-stdin", action="store_true")
     command(accounts, "list", _account)
-    queue = command(commands, "queue", _queue).add_subparsers()
-    command(queue, "retry", _queue, "domain")
+    queue.add_commands(command(commands, "queue", queue.listing), command)
     imports = command(commands, "import", _import, "account")
     imports.add_argument("path", type=Path)
     imports.add_argument("--mailbox", default="INBOX")

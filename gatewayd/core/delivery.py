@@ -16,11 +16,11 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
 from gatewayd.core.examination import Examined
+from gatewayd.core.reports import Fate, Reporter
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
-from gatewayd.message.dsn import bounce
 from gatewayd.message.model import MAIL, RECEIPT, Content, ObjectError
 from gatewayd.outcome import (
     NO_SUCH_USER,
@@ -91,6 +91,7 @@ class PostOffice:
         self._hostname = hostname
         self._now = now
         self._random = random
+        self._reporter = Reporter(hostname, now, random)
         self._postmaster = postmaster
         self._examine = examine
         self._contacted: dict[Domain, float] = {}
@@ -232,31 +233,15 @@ class PostOffice:
             raise placed
         return placed
 
-    async def bounce(
-        self, content: Content, trace: bytes, envelope: Envelope, failed: Mapping[Address, Outcome], accepted: float
-    ) -> None:
-        """Tell the sender which recipients will not get it, unless he asked not to be told (RFC 3461 §4.1). A bounce is
-        never bounced (RFC 5321 §6.1)."""
-        told = {address: why for address, why in failed.items() if envelope.asked_of(address).wants("FAILURE")}
-        to = envelope.reverse_path
-        if to is None:
-            for address, why in told.items():
-                self.log.warn("a bounce for {to} could not be delivered: {why}", to=str(address), why=why.text)
+    async def report(self, fate: Fate) -> None:
+        """Tell the sender what became of recipients' copies, as far as that is wanted. Raises StoreError when it cannot
+        be told now."""
+        mail, to = self._reporter.report(fate), fate.envelope.reverse_path
+        if mail is None or to is None:
+            if fate.action == "failed":
+                for address, why in fate.results.items():
+                    self.log.warn("nobody is told that {to} failed: {why}", to=str(address), why=why.text)
             return
-        if not told:
-            return
-        mail = bounce(
-            reporting=self._hostname,
-            reverse_path=to,
-            failed=told,
-            mail=bridge.as_mail(content, trace),
-            arrival=accepted,
-            now=self._now(),
-            unique=self._random(12).hex(),
-            envid=envelope.envid,
-            orcpt={address: asked.orcpt for address, asked in envelope.asked.items()},
-            whole=envelope.ret == "FULL",
-        )
         answer = await self.notify(mail, to)
         if isinstance(answer, Deferred):
             raise StoreError(answer.text)
@@ -345,7 +330,9 @@ class PostOffice:
             if deferred:
                 await self._queue.enqueue(letter.content, letter.trace, letter.to(deferred))
             refused = {address: answer for address, answer in answers.items() if isinstance(answer, Refused)}
-            await self.bounce(letter.content, letter.trace, letter.envelope, refused, self._now())
+            if refused:
+                fate = Fate("failed", letter.content, letter.trace, letter.envelope, refused, self._now())
+                await self.report(fate)
         except StoreError as error:
             return dict.fromkeys(answers, self._failed(error))
         return dict.fromkeys(answers, Delivered("2.0.0", "Accepted"))

@@ -16,15 +16,19 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice, Router
+from gatewayd.core.reports import Fate
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Bridged, ICourier, IQueue, Leased, Local, Mail, Parley
+from gatewayd.message.dsn import Action
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Delivered, Outcome, Refused
 
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash
 BATCH = 200  # rows leased at once
 SHARE = 4  # one domain has at most a quarter of all attempts: one that hangs leaves room for the others
-BREATH = 1.0  # seconds between looks while a domain has a line
+BREATH = 1.0  # seconds between looks while what is due has to wait for others
+PROBES = 2  # half of all attempts at most go to domains that could not be reached the last time
+PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
 POLL = 60.0  # seconds between looks at the queue when nothing calls
 
 Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
@@ -34,6 +38,7 @@ class Relay:
     """Runs attempts, at most `concurrency` at a time and one group a domain and message.
 
     Leased groups stand in a line for each domain. While a line is not empty nothing more is leased for its domain.
+    A domain that cannot be reached is tried for one message at a time; what it says then goes for all that wait.
     """
 
     log = Logger()
@@ -49,6 +54,7 @@ class Relay:
         retry: Sequence[float],
         give_up: float,
         concurrency: int,
+        delay_notice: float = 0.0,
         observed: Hook = lambda domain, carrier, outcome: None,
     ) -> None:
         self._queue = queue
@@ -60,6 +66,8 @@ class Relay:
         self._give_up = give_up
         self._concurrency = defer.DeferredSemaphore(concurrency)
         self._share = max(1, concurrency // SHARE)
+        self._free_probes = max(1, concurrency // PROBES)
+        self._delay_notice = delay_notice or float("inf")
         self._lines: dict[Domain, deque[list[Leased]]] = {}
         self._crowded: set[Domain] = set()  # had a line when something was last leased
         self._workers: Counter[Domain] = Counter()
@@ -120,7 +128,8 @@ class Relay:
             while not self._stopped:
                 self._again = False
                 self._crowded = {domain for domain, line in self._lines.items() if line}
-                leased = await self._queue.lease(BATCH, LEASE, self._crowded)
+                leased = await self._queue.lease(BATCH, LEASE, self._crowded, self._free_probes)
+                self._free_probes -= sum(1 for row in leased if row.failures)
                 await self._line_up([row for row in leased if row.queue_id not in self._held])
                 if leased:
                     continue
@@ -134,8 +143,8 @@ class Relay:
         finally:
             self._busy = False
         now = self._clock.seconds()
-        if due is not None and self._crowded:
-            due = max(due, now + BREATH)  # it may be due in a domain with a line, whose end pokes
+        if due is not None and due <= now:
+            due = now + BREATH  # in a domain with a line, or a probe too many; the end of either pokes
         self._look_at(now + POLL if due is None else min(now + POLL, due))
 
     async def _line_up(self, rows: list[Leased]) -> None:
@@ -166,6 +175,9 @@ class Relay:
                     self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
                 finally:
                     self._held.difference_update(row.queue_id for row in group)
+                    if group[0].failures:
+                        self._free_probes += len(group)
+                        self.poke()
         finally:
             self._workers[domain] -= 1
             if not self._workers[domain]:
@@ -199,15 +211,35 @@ class Relay:
             self.log.failure("queue {id}: an attempt failed", id=group[0].queue_id)
             missing = Deferred("4.3.0", "Internal error")
 
+        why = _unreachable(answers)
+
         async def record(row: Leased) -> None:
             outcome = answers.get(row.recipient, missing)
             self._observed(domain, carrier, outcome)
             try:
-                await self._record(row, outcome, carrier, content, trace)
+                await self._record(row, outcome, carrier, content, trace, why is not None)
             except StoreError as error:  # tried again then: twice is better than never
                 self.log.error("queue {id}: not recorded; its lease will run out: {e}", id=row.queue_id, e=error)
 
         await defer.gatherResults([defer.Deferred.fromCoroutine(record(row)) for row in group])
+        if why is not None:
+            await self._unreached(domain, why)
+
+    async def _unreached(self, domain: Domain, why: Outcome) -> None:
+        """What stands in line for the domain waits for the next probe; senders of old messages are told."""
+        line = self._lines.get(domain, deque())
+        waiting = [row.queue_id for group in line for row in group]
+        line.clear()
+        if waiting:
+            await self._queue.give_back(waiting)
+            self._held.difference_update(waiting)
+        now = self._clock.seconds()
+        while rows := await self._queue.overdue(domain, now - self._give_up, LEASE, BATCH):
+            for row in rows:
+                content, trace = await self._queue.message(row.message_key)
+                await self._record(row, why, "nothing", content, trace, True)
+        for row in await self._queue.unwarned(domain, now - self._delay_notice, BATCH):
+            await self._warn(row, why, *await self._queue.message(row.message_key))
 
     async def _carry(
         self, domain: Domain, group: list[Leased], content: Content, trace: bytes
@@ -227,11 +259,16 @@ class Relay:
                 answers = dict.fromkeys(recipients, route)
         return type(route).__name__, answers
 
-    async def _record(self, row: Leased, outcome: Outcome, carrier: str, content: Content, trace: bytes) -> None:
+    async def _record(
+        self, row: Leased, outcome: Outcome, carrier: str, content: Content, trace: bytes, unreached: bool
+    ) -> None:
         now = self._clock.seconds()
+        failures = row.failures + unreached or None
         if isinstance(outcome, Deferred):
-            wait = self._retry[min(row.attempts, len(self._retry) - 1)]
+            wait = self._retry[min(max(row.attempts, row.failures), len(self._retry) - 1)]
             left = row.accepted + self._give_up - now
+            if unreached:
+                wait = min(wait, PROBE)
             if wait < left:
                 if outcome.retry_after is not None:  # a long one does not shorten the time that the sender was promised
                     wait = min(max(wait, outcome.retry_after), left)
@@ -240,8 +277,10 @@ class Relay:
                     id=row.queue_id, to=str(row.recipient), carrier=carrier,
                     code=outcome.code, text=outcome.text, wait=wait,
                 )  # fmt: skip
-                await self._queue.settle(row.queue_id, outcome, now + wait)
+                await self._queue.settle(row.queue_id, outcome, now + wait, failures)
                 self._look_at(now + wait)
+                if now - row.accepted >= self._delay_notice and not row.warned:
+                    await self._warn(row, outcome, content, trace)
                 return
             outcome = Refused("5.4.7", f"Given up after {self._give_up / 86400:.1f} days; last: {outcome.text}")
         self.log.info(
@@ -249,6 +288,27 @@ class Relay:
             id=row.queue_id, to=str(row.recipient), carrier=carrier, code=outcome.code, text=outcome.text,
             fate="delivered" if isinstance(outcome, Delivered) else "refused",
         )  # fmt: skip
-        if isinstance(outcome, Refused):  # the bounce is durable first: a crash between the two may tell it twice
-            await self._post_office.bounce(content, trace, row.envelope, {row.recipient: outcome}, row.accepted)
-        await self._queue.settle(row.queue_id, outcome)
+        # the report is durable first: a crash between the two may tell it twice
+        if isinstance(outcome, Refused):
+            await self._tell("failed", row, outcome, content, trace)
+        elif not outcome.reports and carrier != Local.__name__:
+            await self._tell("relayed", row, outcome, content, trace)
+        await self._queue.settle(row.queue_id, outcome, failures=failures)
+
+    async def _warn(self, row: Leased, outcome: Outcome, content: Content, trace: bytes) -> None:
+        await self._tell("delayed", row, outcome, content, trace, row.accepted + self._give_up)
+        await self._queue.warned(row.queue_id)
+
+    async def _tell(
+        self, action: Action, row: Leased, outcome: Outcome, content: Content, trace: bytes, until: float | None = None
+    ) -> None:
+        fate = Fate(action, content, trace, row.envelope, {row.recipient: outcome}, row.accepted, until)
+        await self._post_office.report(fate)
+
+
+def _unreachable(answers: Mapping[Address, Outcome]) -> Outcome | None:
+    """Why no host of the domain could be talked to (RFC 3463 §3.5: X.4.x is the network's status), if it is so."""
+    outcomes = list(answers.values())
+    if outcomes and all(isinstance(o, Deferred) and o.code.startswith("4.4.") for o in outcomes):
+        return outcomes[0]
+    return None

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import cbor2
+from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Asked, Envelope, IQueue, Leased, Queued
+from gatewayd.interfaces import EVERYTHING, Envelope, IQueue, Leased, Picked, Queued
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
-from gatewayd.queue.states import DELIVERED, LEASED, REFUSED, WAITING
-
-T = TypeVar("T")
+from gatewayd.queue import destinations, picking
+from gatewayd.queue.envelopes import ENVELOPE, columns, envelope
+from gatewayd.queue.schema import STEPS
+from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, LEASED, REFUSED, WAITING
 
 ENDED_FOR = 7 * 86400.0  # seconds that an ended row answers repeats
-
-STEPS = [
-    """
-    CREATE TABLE queue_message (
-        message_key INTEGER PRIMARY KEY AUTOINCREMENT, object_id BLOB NOT NULL UNIQUE,
-        protected BLOB NOT NULL, payload BLOB NOT NULL, signature BLOB NOT NULL, bodies BLOB NOT NULL,
-        trace BLOB NOT NULL);
-    CREATE TABLE queue_recipient (
-        queue_id INTEGER PRIMARY KEY AUTOINCREMENT, message_key INTEGER NOT NULL,
-        recipient TEXT NOT NULL, domain TEXT NOT NULL, reverse_path TEXT NOT NULL,
-        state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL NOT NULL,
-        accepted REAL NOT NULL, last_code TEXT NOT NULL DEFAULT '', last_text TEXT NOT NULL DEFAULT '',
-        UNIQUE (message_key, recipient));
-    CREATE INDEX queue_due ON queue_recipient (state, next_attempt);
-    CREATE INDEX queue_domain ON queue_recipient (domain, state)
-    """,
-    """
-    ALTER TABLE queue_recipient ADD COLUMN options TEXT NOT NULL DEFAULT '';
-    ALTER TABLE queue_recipient ADD COLUMN ret TEXT NOT NULL DEFAULT '';
-    ALTER TABLE queue_recipient ADD COLUMN envid TEXT NOT NULL DEFAULT '';
-    ALTER TABLE queue_recipient ADD COLUMN notify TEXT NOT NULL DEFAULT '';
-    ALTER TABLE queue_recipient ADD COLUMN orcpt TEXT NOT NULL DEFAULT ''
-    """,
-]
-ENVELOPE = "recipient, reverse_path, options, ret, envid, notify, orcpt"
+FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits (gatewayctl)
+DROPPED_HERE = Refused("5.7.1", "Taken out of the queue by the operator")
 
 
 @implementer(IQueue)
@@ -54,6 +34,8 @@ class SQLiteQueue:
         self._database = database
         self._clock = clock
         self._callbacks: list[Callable[[], None]] = []
+        self._foreign: int | None = None
+        self._poll = LoopingCall(self._look_for_foreign_commits)
         database.migrate("queue", STEPS)
 
     async def enqueue(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
@@ -77,41 +59,34 @@ class SQLiteQueue:
                 answers[address] = Delivered("2.0.0", "Queued")
                 if row is not None and row[0] == REFUSED:
                     answers[address] = Refused(row[1], row[2])
+                elif row is not None and row[0] == DROPPED:
+                    answers[address] = DROPPED_HERE
                 elif row is None:
                     db.execute(
                         f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
                         " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (key, address.domain.name, WAITING, due, due, *_columns(envelope, address)),
+                        (key, address.domain.name, WAITING, due, due, *columns(envelope, address)),
                     )
+            for name in {address.domain.name for address in envelope.recipients}:
+                destinations.reckon(db, name)
             return answers
 
         answers = await self._database.write(put)
         self._call()
         return answers
 
-    async def lease(self, limit: int, seconds: float, exclude: Collection[Domain] = ()) -> list[Leased]:
+    async def lease(
+        self, limit: int, seconds: float, exclude: Collection[Domain] = (), probes: int | None = None
+    ) -> list[Leased]:
         """Fair: within what is due, each domain's oldest first, then each domain's second, and so on."""
         now = self._clock.seconds()
-        marks = ",".join("?" * len(exclude))
-
-        def take(db: sqlite3.Connection) -> list[Leased]:
-            due = db.execute(
-                f"SELECT queue_id, message_key, attempts, accepted, {ENVELOPE} FROM ("
-                " SELECT *, row_number() OVER (PARTITION BY domain ORDER BY next_attempt) AS turn FROM ("
-                "  SELECT * FROM queue_recipient WHERE state IN (?,?) AND next_attempt<=?"
-                f" AND domain NOT IN ({marks}) ORDER BY next_attempt LIMIT 5000)"
-                ") ORDER BY turn, next_attempt LIMIT ?",
-                (WAITING, LEASED, now, *(domain.name for domain in exclude), limit),
-            ).fetchall()
-            db.executemany(
-                "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=?",
-                [(LEASED, now + seconds, row[0]) for row in due],
-            )
-            return [_leased(*row) for row in due]
-
-        if await self.next_due() is None:
+        due = await self.next_due()
+        if due is None or due > now:
             return []
-        return await self._database.write(take)
+        names = [domain.name for domain in exclude]
+        most = limit if probes is None else probes
+        taken = await self._database.write(lambda db: destinations.lease(db, now, now + seconds, limit, names, most))
+        return [_leased(row) for row in taken]
 
     async def message(self, message_key: int) -> tuple[Content, bytes]:
         query = "SELECT protected, payload, signature, bodies, trace FROM queue_message WHERE message_key=?"
@@ -120,7 +95,9 @@ class SQLiteQueue:
             raise StoreError(f"queued message {message_key} is gone")
         return Content(row[0], row[1], row[2], cbor2.loads(row[3])), row[4]
 
-    async def settle(self, queue_id: int, outcome: Outcome, next_attempt: float | None = None) -> None:
+    async def settle(
+        self, queue_id: int, outcome: Outcome, next_attempt: float | None = None, failures: int | None = None
+    ) -> None:
         match outcome:
             case Delivered():
                 state, when, tried = DELIVERED, self._clock.seconds(), 0
@@ -129,52 +106,127 @@ class SQLiteQueue:
             case Deferred():
                 assert next_attempt is not None
                 state, when, tried = WAITING, next_attempt, 1
-        values = (state, when, tried, outcome.code, outcome.text[:1000], queue_id, LEASED)
-        await self._database.write(
-            lambda db: db.execute(
+
+        def settle(db: sqlite3.Connection) -> bool:
+            row = db.execute(
                 "UPDATE queue_recipient SET state=?, next_attempt=?, attempts=attempts+?, last_code=?, last_text=?"
-                " WHERE queue_id=? AND state=?",
-                values,
-            )
+                " WHERE queue_id=? AND state=? RETURNING domain",
+                (state, when, tried, outcome.code, outcome.text[:1000], queue_id, LEASED),
+            ).fetchall()
+            if not row:
+                return False
+            ((name,),) = row
+            if failures is not None:
+                destinations.failing(db, name, failures, when)
+            news = failures is None and destinations.living(db, name)
+            destinations.reckon(db, name)
+            return news
+
+        if await self._database.write(settle):
+            self._call()
+
+    async def give_back(self, queue_ids: Sequence[int]) -> None:
+        now = self._clock.seconds()
+
+        def give_back(db: sqlite3.Connection) -> None:
+            update = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=? AND state=? RETURNING domain"
+            for name in {n for i in queue_ids for (n,) in db.execute(update, (WAITING, now, i, LEASED)).fetchall()}:
+                destinations.reckon(db, name)
+
+        await self._database.write(give_back)
+
+    async def overdue(self, domain: Domain, accepted_before: float, seconds: float, limit: int) -> list[Leased]:
+        until = self._clock.seconds() + seconds
+        found = await self._old(domain, accepted_before, limit, "")
+
+        def take(db: sqlite3.Connection) -> list[Leased]:
+            update = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=? AND state=?"
+            taken = [r for r in found if db.execute(update, (LEASED, until, r.queue_id, WAITING)).rowcount]
+            destinations.reckon(db, domain.name)
+            return taken
+
+        return await self._database.write(take) if found else []
+
+    async def unwarned(self, domain: Domain, accepted_before: float, limit: int) -> list[Leased]:
+        return await self._old(domain, accepted_before, limit, " AND warned=0")
+
+    async def _old(self, domain: Domain, accepted_before: float, limit: int, and_: str) -> list[Leased]:
+        query = (
+            f"SELECT {destinations.COLUMNS}, 0 FROM queue_recipient"
+            f" WHERE domain=? AND state=? AND accepted<?{and_} LIMIT ?"
         )
+        key = (domain.name, WAITING, accepted_before, limit)
+        return [_leased(row) for row in await self._database.read(lambda db: db.execute(query, key).fetchall())]
+
+    async def warned(self, queue_id: int) -> None:
+        update = "UPDATE queue_recipient SET warned=1 WHERE queue_id=?"
+        await self._database.write(lambda db: db.execute(update, (queue_id,)))
 
     async def wake(self, domain: Domain) -> int:
-        """Asked at every contact of a peer, so looked up before anything is written. What was never tried is held."""
+        """Asked at every contact of a peer, so looked up before anything is written. What its sender holds back
+        (RFC 4865) was never tried, and goes in its time."""
         now = self._clock.seconds()
-        key = (domain.name, WAITING, now)
-        query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt>? AND attempts>0"
-        (waiting,) = await self._database.read(lambda db: db.execute(query, key).fetchone())
-        if waiting:
-            await self._database.write(
-                lambda db: db.execute(
-                    "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=? AND attempts>0",
-                    (now, domain.name, WAITING),
-                )
+
+        def waiting(db: sqlite3.Connection) -> int:
+            query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt"
+            key = (domain.name, WAITING, now)
+            (count,) = db.execute(f"{query}>? AND attempts>0", key).fetchone()
+            if db.execute("SELECT 1 FROM queue_destination WHERE domain=? AND failing=1", key[:1]).fetchone():
+                count += db.execute(f"{query}<=?", key).fetchone()[0]
+            return int(count)
+
+        def wake(db: sqlite3.Connection) -> None:
+            update = (
+                "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=? AND next_attempt>? AND attempts>0"
             )
+            db.execute(update, (now, domain.name, WAITING, now))
+            destinations.living(db, domain.name)
+            destinations.reckon(db, domain.name)
+
+        count = await self._database.read(waiting)
+        if count:
+            await self._database.write(wake)
             self._call()
-        return int(waiting)
+        return count
 
     async def recover(self) -> int:
-        values = (WAITING, self._clock.seconds(), LEASED)
-        query = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE state=?"
-        found: int = await self._database.write(lambda db: db.execute(query, values).rowcount)
-        return found
+        now = self._clock.seconds()
+
+        def recover(db: sqlite3.Connection) -> int:
+            query = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE state=? RETURNING domain"
+            found = db.execute(query, (WAITING, now, LEASED)).fetchall()
+            for name in {name for (name,) in found}:
+                destinations.reckon(db, name)
+            return len(found)
+
+        return await self._database.write(recover)
 
     async def next_due(self) -> float | None:
-        query = "SELECT min(next_attempt) FROM queue_recipient WHERE state=?"
-        found = await self._database.read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in (WAITING, LEASED)])
+        query = "SELECT min(due) FROM queue_destination WHERE failing=?"
+        found = await self._database.read(lambda db: [db.execute(query, (f,)).fetchone()[0] for f in (0, 1)])
         return min((when for when in found if when is not None), default=None)
 
-    async def listing(self, limit: int = 1000) -> list[Queued]:
-        query = (
-            "SELECT queue_id, recipient, reverse_path, state, attempts, next_attempt,"
-            " last_code||' '||last_text, accepted FROM queue_recipient"
-            " WHERE state IN (?,?) ORDER BY next_attempt LIMIT ?"
-        )
-        return [
-            Queued(*row)
-            for row in await self._database.read(lambda db: db.execute(query, (WAITING, LEASED, limit)).fetchall())
-        ]
+    async def listing(self, limit: int = 1000, picked: Picked = EVERYTHING) -> list[Queued]:
+        return await self._database.read(lambda db: picking.listing(db, limit, picked))
+
+    async def hold(self, picked: Picked) -> int:
+        return await self._move(picked, (WAITING,), HELD)
+
+    async def release(self, picked: Picked) -> int:
+        return await self._move(picked, (HELD,), WAITING)
+
+    async def retry(self, picked: Picked) -> int:
+        return await self._move(picked, (WAITING,), WAITING)
+
+    async def drop(self, picked: Picked) -> int:
+        return await self._move(picked, (WAITING, HELD), DROPPED)
+
+    async def _move(self, picked: Picked, states: Iterable[str], state: str) -> int:
+        now = self._clock.seconds()
+        count = await self._database.write(lambda db: picking.move(db, picked, tuple(states), state, now))
+        if state == WAITING and count:
+            self._call()
+        return count
 
     def watch(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
@@ -184,31 +236,39 @@ class SQLiteQueue:
         before = self._clock.seconds() - ENDED_FOR
 
         def sweep(db: sqlite3.Connection) -> None:
-            db.execute(
-                "DELETE FROM queue_recipient WHERE state IN (?,?) AND next_attempt<?", (DELIVERED, REFUSED, before)
-            )
+            marks = ",".join("?" * len(ENDED))
+            db.execute(f"DELETE FROM queue_recipient WHERE state IN ({marks}) AND next_attempt<?", (*ENDED, before))
             db.execute("DELETE FROM queue_message WHERE message_key NOT IN (SELECT message_key FROM queue_recipient)")
 
         await self._database.write(sweep)
+
+    def follow(self) -> None:
+        """From now on see what other processes commit: the operator's gatewayctl."""
+        self._poll.clock = self._clock
+        self._poll.start(FOREIGN_POLL)
+
+    def stop(self) -> None:
+        if self._poll.running:
+            self._poll.stop()
+
+    def _look_for_foreign_commits(self) -> defer.Deferred[None]:
+        async def look() -> None:
+            try:
+                version = await self._database.data_version()
+            except StoreError:  # closed, or for now unreadable: the next look tells
+                return
+            if self._foreign is not None and version != self._foreign:
+                self._call()
+            self._foreign = version
+
+        return defer.Deferred.fromCoroutine(look())
 
     def _call(self) -> None:
         for callback in self._callbacks:
             callback()
 
 
-def _columns(envelope: Envelope, recipient: Address) -> tuple[str, ...]:
-    asked = envelope.asked_of(recipient)
-    words = " ".join(sorted(envelope.options)), envelope.ret, envelope.envid, " ".join(sorted(asked.notify))
-    return str(recipient), str(envelope.reverse_path or ""), *words, asked.orcpt
-
-
-def _leased(
-    queue_id: int, message_key: int, attempts: int, accepted: float,
-    to: str, path: str, options: str, ret: str, envid: str, notify: str, orcpt: str,
-) -> Leased:  # fmt: skip
-    recipient = Address.parse(to)
-    asked = {recipient: Asked(frozenset(notify.split()), orcpt)} if notify or orcpt else {}
-    envelope = Envelope(
-        Address.parse(path) if path else None, (recipient,), frozenset(options.split()), ret, envid, asked
-    )
-    return Leased(queue_id, recipient, envelope, message_key, attempts, accepted)
+def _leased(row: Sequence[Any]) -> Leased:
+    queue_id, message_key, attempts, accepted, warned, *said, failures = row
+    found = envelope(*said)
+    return Leased(queue_id, found.recipients[0], found, message_key, attempts, accepted, bool(warned), failures)

@@ -1,0 +1,149 @@
+"""gatewayctl queue: what waits to go out, and what the operator does to it. The gateway sees it within a second."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import string
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gatewayd.address import Address, Domain
+from gatewayd.core.delivery import PostOffice
+from gatewayd.core.reports import Fate
+from gatewayd.core.signing import DomainSigner
+from gatewayd.crypto.domain_keys import KeySet
+from gatewayd.interfaces import EVERYTHING, Picked, Queued
+from gatewayd.message import mime
+from gatewayd.message.bridge import as_mail
+from gatewayd.outcome import Refused
+
+WHAT = "a number of the list, an address (sender or recipient), a domain, a message id (16 hex digits), or all"
+PIPED = 200  # columns where no terminal says how many
+MESSAGE_ID = 16  # hex digits
+
+
+class NoPeers:
+    """A directory for work that verifies nothing that others signed."""
+
+    async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
+        raise LookupError(f"no keys of {domain} at hand")
+
+
+def post_office(gateway: Any) -> PostOffice:
+    """As the running gateway's, for what a command sends or files."""
+    signer = DomainSigner(gateway.keys, NoPeers(), gateway.store, gateway.now)
+    return PostOffice(gateway.store, gateway.queue, signer, gateway.config.hostname, gateway.now, os.urandom)
+
+
+def picked(words: list[str]) -> list[Picked]:
+    """Raises AddressError for what is none of them."""
+    found = [Picked(queue_ids=tuple(int(word) for word in words if _is_number(word)))]
+    for word in words:
+        if word == "all":
+            return [EVERYTHING]
+        if "@" in word:
+            found.append(Picked(address=str(Address.parse(word))))
+        elif len(word) == MESSAGE_ID and set(word) <= set(string.hexdigits):
+            found.append(Picked(message=bytes.fromhex(word)))
+        elif not _is_number(word):
+            found.append(Picked(domain=Domain.parse(word).name))
+    return found if found[0] != EVERYTHING else found[1:]
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < MESSAGE_ID
+
+
+def time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+async def listing(gateway: Any, options: argparse.Namespace) -> None:
+    rows = {row.queue_id: row for one in _meant(options) for row in await gateway.queue.listing(options.limit, one)}
+    table = Table()
+    for name in ("Id", "Recipient", "Sender", "State", "Tries", "Next", "Last status"):
+        table.add_column(name, overflow="fold")  # nothing is cut off
+    for row in rows.values():
+        when = "" if row.state == "held" else time(row.next_attempt)
+        sender = row.reverse_path or "<>"
+        table.add_row(str(row.queue_id), row.recipient, sender, row.state, str(row.attempts), when, row.last_status)
+    Console(width=None if sys.stdout.isatty() else PIPED).print(table)
+
+
+async def show(gateway: Any, options: argparse.Namespace) -> None:
+    """Everything of some rows, and the header of their message."""
+    for one in picked(options.what):
+        for row in await gateway.queue.listing(options.limit, one):
+            content, trace = await gateway.queue.message(row.message_key)
+            mail = as_mail(content, trace)
+            lines = [
+                f"Queue id:   {row.queue_id}",
+                f"Message:    {content.id.hex()[:MESSAGE_ID]}, {len(mail)} octets",
+                f"From:       <{row.reverse_path}>",
+                f"To:         <{row.recipient}>",
+                f"Accepted:   {time(row.accepted)}",
+                f"State:      {row.state}, tried {row.attempts} times",
+                f"Next try:   {'when it is released' if row.state == 'held' else time(row.next_attempt)}",
+                f"Last said:  {row.last_status.strip() or 'nothing yet'}",
+                "",
+            ]
+            header = (mime.section(mail, (), "HEADER") or b"").decode("utf-8", "replace")
+            print("\n".join(lines))
+            print("".join(c for c in header if c.isprintable() or c == "\n"))
+
+
+async def change(gateway: Any, options: argparse.Namespace) -> None:
+    """hold, release, retry."""
+    act: Callable[[Picked], Any] = getattr(gateway.queue, options.action)
+    said = {"hold": "held", "release": "released", "retry": "due now"}[options.action]
+    print(f"{sum([await act(one) for one in picked(options.what)])} {said}")
+
+
+async def drop(gateway: Any, options: argparse.Namespace) -> None:
+    count = 0
+    for one in picked(options.what):
+        if options.bounce:
+            await gateway.queue.hold(one)  # nothing goes out of what senders are told is not delivered
+            rows = await gateway.queue.listing(2**31, one)
+            for row in rows:
+                if row.state == "held":
+                    await _bounce(gateway, row)
+                    count += await gateway.queue.drop(replace(EVERYTHING, queue_ids=(row.queue_id,)))
+        else:
+            count += await gateway.queue.drop(one)
+    print(f"{count} dropped")
+
+
+async def _bounce(gateway: Any, row: Queued) -> None:
+    content, trace = await gateway.queue.message(row.message_key)
+    result = Refused("5.7.1", f"Taken out of the queue by the operator; last: {row.last_status.strip() or 'not tried'}")
+    (to,) = row.envelope.recipients
+    fate = Fate("failed", content, trace, row.envelope, {to: result}, row.accepted)
+    await post_office(gateway).report(fate)
+
+
+def _meant(options: argparse.Namespace) -> list[Picked]:
+    return picked(getattr(options, "what", [])) or [EVERYTHING]
+
+
+def add_commands(parser: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """`gatewayctl queue` alone lists."""
+    parser.set_defaults(limit=1000)
+    actions = parser.add_subparsers(metavar="ACTION")
+    for name, run, nargs in (
+        ("list", listing, "*"), ("show", show, "+"), ("hold", change, "+"), ("release", change, "+"),
+        ("retry", change, "+"), ("drop", drop, "+"),
+    ):  # fmt: skip
+        made = command(actions, name, run)
+        made.add_argument("what", nargs=nargs, metavar="WHAT", help=WHAT)
+        if run in {listing, show}:
+            made.add_argument("--limit", type=int, default=1000)
+        if name == "drop":
+            made.add_argument("--bounce", action="store_true", help="tell the senders")

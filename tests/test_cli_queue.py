@@ -1,0 +1,76 @@
+"""gatewayctl queue over a directory in which a gateway may run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import defer
+from twisted.internet.threads import blockingCallFromThread
+
+from gatewayd.address import Address, AddressError
+from gatewayd.cli.gatewayctl import Gateway
+from gatewayd.cli.queue import picked
+from gatewayd.config import load
+from gatewayd.interfaces import EVERYTHING, Asked, Envelope, Picked
+from tests.test_cli_gatewayctl import ctl
+from tests.test_store_sqlite import content
+
+BOB, CAROL = Address.parse("bob@beta.test"), Address.parse("carol@gamma.test")
+ALICE = Address.parse("alice@alpha.test")
+
+
+def test_words_of_the_operator() -> None:
+    assert picked([]) == []
+    assert picked(["3", "all"]) == [EVERYTHING]
+    assert picked(["3", "14", "beta.test", "Bob@beta.test"]) == [
+        Picked(queue_ids=(3, 14)), Picked(domain="beta.test"), Picked(address="Bob@beta.test"),
+    ]  # fmt: skip
+    assert picked(["0123456789abcdef"]) == [Picked(message=bytes.fromhex("0123456789abcdef"))]
+    with pytest.raises(AddressError):
+        picked(["what?"])
+
+
+def test_the_queue_in_the_operators_hands(tmp_path: Path, reactor: Any) -> None:
+    where = tmp_path / "alpha"
+    made = ["init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback"]
+    assert ctl(*made, "--account", "alice:one").returncode == 0
+    config = ["--config", str(where / "gatewayd.toml"), "queue"]
+
+    def inside(work: Any) -> Any:
+        async def run() -> Any:
+            gateway = Gateway(load(where / "gatewayd.toml"), reactor)
+            try:
+                return await work(gateway)
+            finally:
+                gateway.database.close()
+
+        return blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(run()))
+
+    async def fill(gateway: Gateway) -> None:
+        letter = content(b"Subject: what is queued\r\n\r\nbody")
+        silent = {CAROL: Asked(frozenset({"NEVER"}))}
+        await gateway.queue.enqueue(letter, b"Received: here\r\n", Envelope(ALICE, (BOB, CAROL), asked=silent))
+
+    async def inbox(gateway: Gateway) -> list[bytes]:
+        account = await gateway.account(str(ALICE))
+        box = await gateway.store.mailbox(account.account_id, "INBOX")
+        entries = await gateway.store.entries(account.account_id, box.mailbox_id)
+        return list((await gateway.store.mails(account.account_id, [e.message_id for e in entries])).values())
+
+    inside(fill)
+    assert "carol@gamma.test" in ctl(*config).stdout
+    assert "carol@gamma.test" not in ctl(*config, "list", "beta.test").stdout
+    shown = ctl(*config, "show", "bob@beta.test").stdout
+    assert "To:         <bob@beta.test>" in shown and "Subject: what is queued" in shown and "nothing yet" in shown
+    assert ctl(*config, "hold", "beta.test").stdout == "1 held\n"
+    assert "when it is released" in ctl(*config, "show", "1").stdout
+    assert ctl(*config, "retry", "all").stdout == "1 due now\n"
+    assert ctl(*config, "release", "1", "2").stdout == "1 released\n"
+    assert ctl(*config, "drop", "--bounce", "alice@alpha.test").stdout == "2 dropped\n"
+    assert ctl(*config, "drop", "all").stdout == "0 dropped\n"
+    (told,) = inside(inbox)
+    assert b"bob@beta.test" in told and b"Taken out of the queue by the operator" in told
+    assert ctl(*config, "drop").returncode == 2
+    assert "bad label" in ctl(*config, "hold", "no domain").stderr
