@@ -85,6 +85,7 @@ class Config(_Section, frozen=True, kw_only=True):
     hostname: Domain
     state_dir: Path
     postmaster: Address | None = None  # who reads postmaster's mail where no account has that name
+    trace_days: float = 30.0  # that what became of each message is remembered; 0: not at all
     tls: TLS
     listen: Listen = Listen()
     dns: DNS = DNS()

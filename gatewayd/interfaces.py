@@ -366,6 +366,21 @@ class IQueue(Interface):
         commits of other processes."""
 
 
+# -- what the operator is told ---------------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """One step in a message's story."""
+
+    trace_id: str  # Content.trace_id; "" for what was refused before it was ours
+    at: float
+    address: str  # whom it is about, a sender or a recipient; "" for neither
+    text: str  # plain words
+
+
+Record = Callable[[Event], None]  # costs next to nothing and never fails
+
+
 # -- DNS ------------------------------------------------------------------------------------------------------------
 
 
@@ -443,10 +458,11 @@ Route = Local | Parley | Mail | Bridged | Outcome  # an Outcome: no route, and w
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where mail came from: the client's IP address, and what it called itself."""
+    """Where mail came from: the client's IP address, what it called itself, and how it spoke."""
 
     address: str
     helo: str
+    protocol: str = "SMTP"  # as in the Received field: "ESMTPSA"
 
     def __str__(self) -> str:
         return f"{self.helo} [{self.address}]"

@@ -25,7 +25,7 @@ from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 
 from gatewayd.address import Address, Domain
-from gatewayd.config import Config, ConfigError, load
+from gatewayd.config import DAY, Config, ConfigError, load
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc_reports import DMARCReporter
@@ -33,6 +33,7 @@ from gatewayd.core.examination import Examined, examine
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
+from gatewayd.core.story import Story
 from gatewayd.crypto import cose
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
@@ -60,6 +61,7 @@ from gatewayd.session.smtp_server import SMTPServerSession
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.dmarc import SQLiteSightings
 from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.store.trace import TraceLog
 from gatewayd.wire.imap.connection import IMAPConnection
 from gatewayd.wire.parley.connection import ParleyConnection
 from gatewayd.wire.pop3.connection import POP3Connection
@@ -123,6 +125,8 @@ class Gateway(Service):
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
         self.queue = SQLiteQueue(self.database, reactor)
+        self.trace = TraceLog(self.database, reactor)
+        story = Story(now, self.trace.record if config.trace_days else lambda event: None)
         self.resolver = Resolver(
             reactor, config.dns.nameservers, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
         )
@@ -187,6 +191,7 @@ class Gateway(Service):
             secrets.token_bytes,
             postmaster=config.postmaster,
             examine=examined if config.incoming.examine else None,
+            story=story,
         )
         self.signer = signer
 
@@ -209,6 +214,7 @@ class Gateway(Service):
             concurrency=config.relay.concurrency,
             delay_notice=config.relay.delay_notice,
             observed=self.metrics.relayed,
+            story=story,
         )
         self._locks: set[int] = set()
 
@@ -304,6 +310,7 @@ class Gateway(Service):
         self.resolver.stop()
         self._passwords.stop()
         self._examiners.stop()
+        await self.trace.flush()
         await threads.deferToThread(self.database.close)
         self._lock.close()
         log.info("gatewayd has stopped")
@@ -318,13 +325,16 @@ class Gateway(Service):
 
     def _sweep(self) -> defer.Deferred[None]:
         async def sweep() -> None:
-            for work in (self.store.sweep, self.queue.sweep, self._report):
+            for work in (self.store.sweep, self.queue.sweep, self._sweep_trace, self._report):
                 try:
                     await work()
                 except StoreError as error:
                     log.error("could not sweep: {error}", error=error)
 
         return defer.Deferred.fromCoroutine(sweep())
+
+    async def _sweep_trace(self) -> None:
+        await self.trace.sweep(self._reactor.seconds() - self.config.trace_days * DAY)
 
     async def _report(self) -> None:
         await self.dmarc_reporter.flush()

@@ -13,7 +13,7 @@ from gatewayd.address import Address, AddressError
 from gatewayd.cli.gatewayctl import Gateway
 from gatewayd.cli.queue import picked
 from gatewayd.config import load
-from gatewayd.interfaces import EVERYTHING, Asked, Envelope, Picked
+from gatewayd.interfaces import EVERYTHING, Asked, Envelope, Event, Picked
 from tests.test_cli_gatewayctl import ctl
 from tests.test_store_sqlite import content
 
@@ -73,4 +73,22 @@ def test_the_queue_in_the_operators_hands(tmp_path: Path, reactor: Any) -> None:
     (told,) = inside(inbox)
     assert b"bob@beta.test" in told and b"Taken out of the queue by the operator" in told
     assert ctl(*config, "drop").returncode == 2
+    assert ctl(*config[:2], "trace", "bob@beta.test").stdout == "nothing is known of bob@beta.test\n"
+
+    async def happens(gateway: Gateway) -> None:
+        for event in (
+            Event("0123456789abcdef", 0.0, "bob@beta.test", "waits in the queue"),
+            Event("0123456789abcdef", 60.0, "bob@beta.test", "attempt 1, said: \x1b[2J"),
+            Event("", 61.0, "bob@beta.test", "mail from <x@y.test> was not taken"),
+        ):
+            gateway.trace.record(event)
+        await gateway.trace.flush()
+
+    inside(happens)
+    story = "0123456789abcdef\n  1970-01-01 00:00:00Z  <bob@beta.test> waits in the queue\n"
+    story += "  1970-01-01 00:01:00Z  <bob@beta.test> attempt 1, said: ?[2J\n"
+    assert ctl(*config[:2], "trace", "0123456789ABCDEF").stdout == story.replace("abcdef", "ABCDEF", 1)
+    told = ctl(*config[:2], "trace", "BOB@beta.test").stdout
+    assert told.startswith(story) and "not taken\n" in told
+    assert ctl(*config[:2], "trace", "17").returncode == 1
     assert "bad label" in ctl(*config, "hold", "no domain").stderr

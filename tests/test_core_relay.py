@@ -16,6 +16,7 @@ from twisted.internet.defer import maybeDeferred
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.relay import Relay
+from gatewayd.core.story import Story
 from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.errors import StoreError
@@ -23,6 +24,7 @@ from gatewayd.interfaces import (
     Asked,
     Endpoint,
     Envelope,
+    Event,
     Local,
     Mail,
     Origin,
@@ -85,17 +87,20 @@ class House(Queues):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root / "test.sqlite")
+        self.events: list[Event] = []
+        self.story = Story(self.clock.seconds, self.events.append)
         self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), self.clock, maybeDeferred)
         self.one(self.store.add_domain(ALPHA))
         self.one(self.store.add_account(ALICE, ScramCredentials(b"", 1, b"", b"")))
         self.routes: dict[Domain, Route] = {}
         self.mail, self.parley = Courier(), Courier()
         self.office = PostOffice(
-            self.store, self.queue, Signer(), Domain.parse("mx.alpha.test"), self.clock.seconds, bytes
+            self.store, self.queue, Signer(), Domain.parse("mx.alpha.test"), self.clock.seconds, bytes, story=self.story
         )
         self.relay = Relay(
             self.queue, self, {Parley: self.parley, Mail: self.mail}, self.office, self.clock,
             retry=RETRY, give_up=GIVE_UP, concurrency=2, delay_notice=DELAY_NOTICE,
+            story=self.story,
         )  # fmt: skip
 
     async def route(self, domain: Domain) -> Route:
@@ -351,9 +356,13 @@ def test_a_domain_that_hangs_leaves_room_for_the_others(house: House) -> None:
 MAIL = b"From: alice@alpha.test\r\nSubject: x\r\n\r\nbody\r\n"
 
 
+def stamp(trace_id: str) -> bytes:
+    return b"Received: id %s\r\n" % trace_id.encode()
+
+
 def accept(house: House, mail: bytes, *recipients: Address, submitter: Any = None) -> list[str]:
     sender = ALICE if submitter else CAROL
-    answers = house.one(house.office.accept_mail(Envelope(sender, recipients), mail, b"", submitter, PEER))
+    answers = house.one(house.office.accept_mail(Envelope(sender, recipients), mail, stamp, submitter, PEER))
     house.work()
     return [answers[recipient].code for recipient in recipients]
 
@@ -376,9 +385,33 @@ def test_mail_for_here_and_there(house: House) -> None:
     head, body = octets.removesuffix(MAIL), octets[-len(MAIL) :]
     assert body == MAIL
     assert re.fullmatch(  # what the program left out is there
-        rb"Return-Path: <alice@alpha\.test>\r\nDate: [^\r]* \+0000\r\nMessage-ID: <0{24}@alpha\.test>\r\n", head
+        rb"Return-Path: <alice@alpha\.test>\r\nReceived: id [0-9a-f]{16}\r\n"
+        rb"Date: [^\r]* \+0000\r\nMessage-ID: <0{24}@alpha\.test>\r\n",
+        head,
     )
     assert house.mail.attempts == [(ALICE, (BOB,))]
+
+
+def test_the_whole_story_of_a_message(house: House) -> None:
+    alice = house.one(house.store.account(ALICE))
+    house.mail.answers[BOB.domain] = [Deferred("4.2.1", "greylisted"), Refused("5.1.1", "no such user")]
+    assert accept(house, MAIL, ALICE, BOB, submitter=alice) == ["2.0.0", "2.0.0"]
+    house.work(11)
+    (name,) = {event.trace_id for event in house.events if event.address == "bob@beta.test"}
+    assert b"Received: id " + name.encode() in house.inbox()[0]
+    assert [(event.address, event.text) for event in house.events if event.trace_id == name] == [
+        ("alice@alpha.test", "received by SMTP from peer.test [192.0.2.1], sender <alice@alpha.test>, signed in as "
+                             f"alice@alpha.test, {len(MAIL)} octets"),
+        ("bob@beta.test", "waits in the queue"),
+        ("alice@alpha.test", "in the mailbox INBOX"),
+        ("bob@beta.test", "attempt 1, by SMTP to beta.test (192.0.2.1): put off for 10 s; said: 4.2.1 greylisted"),
+        ("bob@beta.test", "attempt 2, by SMTP to beta.test (192.0.2.1): refused for good; said: 5.1.1 no such user"),
+        ("alice@alpha.test", "<alice@alpha.test> was told that it could not be delivered"),
+    ]  # fmt: skip
+    report = {event.trace_id for event in house.events} - {name}
+    assert [event.text for event in house.events if event.trace_id in report] == [
+        "written by this gateway itself", "in the mailbox INBOX",
+    ]  # fmt: skip
 
 
 def test_one_recipient_that_cannot_be_stored_is_not_forgotten(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +445,7 @@ def test_from_has_to_be_the_submitters_own(house: House) -> None:
 
 def test_a_store_that_cannot_is_a_temporary_error(house: House) -> None:
     house.database.close()
-    answers = house.one(house.office.accept_mail(Envelope(CAROL, (ALICE,)), MAIL, b"", None, PEER))
+    answers = house.one(house.office.accept_mail(Envelope(CAROL, (ALICE,)), MAIL, stamp, None, PEER))
     assert isinstance(answers[ALICE], Deferred)
     assert isinstance(house.one(house.office.recipient(Address.parse("new@alpha.test"), None)), Deferred)
 

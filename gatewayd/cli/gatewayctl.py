@@ -16,7 +16,7 @@ from rich.progress import Progress
 from twisted.internet import defer, task
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.cli import importing, init, queue
+from gatewayd.cli import importing, init, queue, trace
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
@@ -27,6 +27,7 @@ from gatewayd.interfaces import Account, ScramCredentials
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.store.trace import TraceLog
 
 ITERATIONS = 4096  # RFC 7677 §4
 
@@ -44,6 +45,7 @@ class Gateway:
         self.database = Database(config.database, reactor.callFromThread)
         self.store = SQLiteStore(self.database, BlobStore(config.blobs), reactor)
         self.queue = SQLiteQueue(self.database, reactor)
+        self.trace = TraceLog(self.database, reactor)
         self.keys = KeyStore(config.keys, reactor.seconds)
 
     async def add_domain(self, domain: Domain) -> None:
@@ -200,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("add", "password"):
         command(accounts, name, _account, "address").add_argument("--password-stdin", action="store_true")
     command(accounts, "list", _account)
+    trace.add_commands(command(commands, "trace", trace.trace))
     queue.add_commands(command(commands, "queue", queue.listing), command)
     imports = command(commands, "import", _import, "account")
     imports.add_argument("path", type=Path)

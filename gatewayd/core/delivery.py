@@ -17,6 +17,7 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
 from gatewayd.core.examination import Examined
 from gatewayd.core.reports import Fate, Reporter
+from gatewayd.core.story import Story
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
 from gatewayd.message import bridge, object_types
@@ -38,6 +39,7 @@ CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no mo
 MAX_CONTACTED = 10_000
 
 
+Stamp = Callable[[str], bytes]  # a message's id to the Received field that names it
 # None: the client is not examined (it is trusted)
 Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined | None]]
 
@@ -84,6 +86,7 @@ class PostOffice:
         postmaster: Address | None = None,
         examine: Examine | None = None,
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
+        story: Story | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -92,6 +95,7 @@ class PostOffice:
         self._now = now
         self._random = random
         self._reporter = Reporter(hostname, now, random)
+        self._story = story or Story(now)
         self._postmaster = postmaster
         self._examine = examine
         self._contacted: dict[Domain, float] = {}
@@ -126,14 +130,10 @@ class PostOffice:
     # -- acceptance -------------------------------------------------------------------------------------------------
 
     async def accept_mail(
-        self,
-        envelope: Envelope,
-        mail: bytes,
-        trace: bytes,
-        submitter: Account | None,
-        origin: Origin,
+        self, envelope: Envelope, mail: bytes, stamp: Stamp, submitter: Account | None, origin: Origin
     ) -> dict[Address, Outcome]:
         """Mail by SMTP. Comes back when every recipient's copy is durable or refused."""
+        size, trace = len(mail), b""
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         if submitter is not None and not _sends_as(mail, submitter.address):
             return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
@@ -144,11 +144,13 @@ class PostOffice:
             mail = bridge.without_results_of(mail, self._hostname)
             examined = await self._examine(mail, origin, reverse_path)
         if examined is not None:
-            trace = examined.field(self._hostname) + trace
+            trace = examined.field(self._hostname)
             if examined.dmarc == "fail" and examined.policy == "reject":
                 self.log.info("refused mail of {origin}: DMARC policy of {d}", origin=str(origin), d=examined.author)
                 text = f"{examined.author} asks that mail which fails DMARC be refused"
-                return dict.fromkeys(recipients, Refused("5.7.26", text))  # RFC 7372 §3.3: multiple checks failed
+                refused = Refused("5.7.26", text)  # RFC 7372 §3.3: multiple checks failed
+                self._story.turned_away(origin, reverse_path, recipients, refused)
+                return dict.fromkeys(recipients, refused)
             if examined.dmarc == "fail" and examined.policy == "quarantine":
                 mailbox = "\\Junk"
         try:
@@ -161,7 +163,10 @@ class PostOffice:
         except KeyError as domain:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
-        letter = _Letter(content, envelope, trace, mailbox)
+        self._story.mail(content, origin, reverse_path, submitter, size)
+        if examined is not None:
+            self._story.examined(content, examined, mailbox)
+        letter = _Letter(content, envelope, trace + stamp(content.trace_id), mailbox)
         return await self._one_fate(letter, await self._post(letter, recipients))
 
     async def submit_object(
@@ -188,6 +193,7 @@ class PostOffice:
         filed = await self._file(account, content, mailbox="\\Sent", seen=True)
         if not filed.ok:
             return dict.fromkeys(recipients, filed)
+        self._story.submitted(content, account)
         return await self._post(_Letter(content, Envelope(account.address, tuple(recipients)), b""), recipients)
 
     async def accept_object(
@@ -200,13 +206,14 @@ class PostOffice:
         except ObjectError as error:
             return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
         trace = (
-            f"Received: from {peer} by {self._hostname} with PARLEY id {content.id.hex()[:16]};\r\n"
+            f"Received: from {peer} by {self._hostname} with PARLEY id {content.trace_id};\r\n"
             f"\t{internet_date(self._now())}\r\n"
         ).encode("ascii")
         try:
             ours = [a for a in recipients if await self._is_ours(a)]
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
+        self._story.handed_over(content, peer, reverse_path)
         answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
         answers.update(await self._post(_Letter(content, Envelope(reverse_path, tuple(ours)), trace), ours))
         return answers
@@ -245,12 +252,14 @@ class PostOffice:
         answer = await self.notify(mail, to)
         if isinstance(answer, Deferred):
             raise StoreError(answer.text)
+        self._story.told(fate.content, fate.action, to)
 
     async def notify(self, mail: bytes, recipient: Address) -> Outcome:
         """Mail of the gateway's own, with a null reverse-path: nobody is told when it does not arrive."""
         domains = await self._store.domains()
         author = recipient.domain if recipient.domain in domains else min(domains, key=str)
         letter = _Letter(self._bridged(mail, author, None), Envelope(None, (recipient,)), b"")
+        self._story.made_here(letter.content)
         return (await self._post(letter, [recipient]))[recipient]
 
     async def deliver_local(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
@@ -314,9 +323,9 @@ class PostOffice:
         """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
         answers = await self._post_quietly(letter, recipients)
         for address, answer in answers.items():
-            name = letter.content.id.hex()[:16]
-            line = f"{name}: from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
-            self.log.info("{line}", line=line)
+            self._story.posted(letter.content, address, answer, letter.mailbox)
+            said = f"from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
+            self.log.info("{id}: {said}", id=letter.content.trace_id, said=said)
         return answers
 
     async def _one_fate(self, letter: _Letter, answers: dict[Address, Outcome]) -> dict[Address, Outcome]:

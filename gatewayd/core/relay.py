@@ -17,8 +17,9 @@ from twisted.logger import Logger
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice, Router
 from gatewayd.core.reports import Fate
+from gatewayd.core.story import Story
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Bridged, ICourier, IQueue, Leased, Local, Mail, Parley
+from gatewayd.interfaces import Bridged, ICourier, IQueue, Leased, Local, Mail, Parley, Route
 from gatewayd.message.dsn import Action
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Delivered, Outcome, Refused
@@ -56,6 +57,7 @@ class Relay:
         concurrency: int,
         delay_notice: float = 0.0,
         observed: Hook = lambda domain, carrier, outcome: None,
+        story: Story | None = None,
     ) -> None:
         self._queue = queue
         self._router = router
@@ -73,6 +75,7 @@ class Relay:
         self._workers: Counter[Domain] = Counter()
         self._held: set[int] = set()  # rows in a line or tried now: a lease that runs out is no second attempt
         self._observed = observed
+        self._story = story or Story(clock.seconds)
         self._call: IDelayedCall | None = None
         self._busy = False
         self._again = False
@@ -199,11 +202,12 @@ class Relay:
     async def _attempt(self, group: list[Leased]) -> None:
         content, trace = await self._queue.message(group[0].message_key)
         domain = group[0].recipient.domain
-        carrier = "nothing"
+        route: Route | None = None
         answers: Mapping[Address, Outcome] = {}
         missing: Outcome = Deferred("4.4.0", "The courier gave no answer")
         try:
-            carrier, answers = await self._carry(domain, group, content, trace)
+            route = await self._router.route(domain)
+            answers = await self._carry(route, group, content, trace)
         except StoreError as error:
             self.log.error("queue {id}: {error}", id=group[0].queue_id, error=error)
             missing = STORE_FAILED
@@ -215,9 +219,9 @@ class Relay:
 
         async def record(row: Leased) -> None:
             outcome = answers.get(row.recipient, missing)
-            self._observed(domain, carrier, outcome)
+            self._observed(domain, type(route).__name__, outcome)
             try:
-                await self._record(row, outcome, carrier, content, trace, why is not None)
+                await self._record(row, outcome, route, content, trace, why is not None)
             except StoreError as error:  # tried again then: twice is better than never
                 self.log.error("queue {id}: not recorded; its lease will run out: {e}", id=row.queue_id, e=error)
 
@@ -237,32 +241,29 @@ class Relay:
         while rows := await self._queue.overdue(domain, now - self._give_up, LEASE, BATCH):
             for row in rows:
                 content, trace = await self._queue.message(row.message_key)
-                await self._record(row, why, "nothing", content, trace, True)
+                await self._record(row, why, None, content, trace, True)
         for row in await self._queue.unwarned(domain, now - self._delay_notice, BATCH):
             await self._warn(row, why, *await self._queue.message(row.message_key))
 
     async def _carry(
-        self, domain: Domain, group: list[Leased], content: Content, trace: bytes
-    ) -> tuple[str, Mapping[Address, Outcome]]:
+        self, route: Route, group: list[Leased], content: Content, trace: bytes
+    ) -> Mapping[Address, Outcome]:
         recipients = tuple(row.recipient for row in group)
         asked = {address: told for row in group for address, told in row.envelope.asked.items()}
         envelope = replace(group[0].envelope, recipients=recipients, asked=asked)
-        answers: Mapping[Address, Outcome]
-        route = await self._router.route(domain)
         match route:
             case Local():  # the domain became ours while it waited
-                answers = await self._post_office.deliver_local(content, trace, envelope)
+                return await self._post_office.deliver_local(content, trace, envelope)
             case Parley() | Mail() | Bridged():
                 courier = self._couriers[type(route)]
-                answers = await courier.deliver(route, envelope, content, trace)
+                return await courier.deliver(route, envelope, content, trace)
             case _:
-                answers = dict.fromkeys(recipients, route)
-        return type(route).__name__, answers
+                return dict.fromkeys(recipients, route)
 
     async def _record(
-        self, row: Leased, outcome: Outcome, carrier: str, content: Content, trace: bytes, unreached: bool
+        self, row: Leased, outcome: Outcome, route: Route | None, content: Content, trace: bytes, unreached: bool
     ) -> None:
-        now = self._clock.seconds()
+        now, carrier, number = self._clock.seconds(), type(route).__name__, row.attempts + 1
         failures = row.failures + unreached or None
         if isinstance(outcome, Deferred):
             wait = self._retry[min(max(row.attempts, row.failures), len(self._retry) - 1)]
@@ -272,9 +273,10 @@ class Relay:
             if wait < left:
                 if outcome.retry_after is not None:  # a long one does not shorten the time that the sender was promised
                     wait = min(max(wait, outcome.retry_after), left)
+                self._story.attempted(content, row.recipient, number, route, outcome, wait)
                 self.log.info(
-                    "queue {id}: {to} deferred by {carrier}: {code} {text}; again in {wait:.0f} s",
-                    id=row.queue_id, to=str(row.recipient), carrier=carrier,
+                    "{name}, queue {id}: {to} deferred by {carrier}: {code} {text}; again in {wait:.0f} s",
+                    name=content.trace_id, id=row.queue_id, to=str(row.recipient), carrier=carrier,
                     code=outcome.code, text=outcome.text, wait=wait,
                 )  # fmt: skip
                 await self._queue.settle(row.queue_id, outcome, now + wait, failures)
@@ -283,15 +285,16 @@ class Relay:
                     await self._warn(row, outcome, content, trace)
                 return
             outcome = Refused("5.4.7", f"Given up after {self._give_up / 86400:.1f} days; last: {outcome.text}")
+        self._story.attempted(content, row.recipient, number, route, outcome)
         self.log.info(
-            "queue {id}: {to} {fate} by {carrier}: {code} {text}",
+            "{name}, queue {id}: {to} {fate} by {carrier}: {code} {text}",
             id=row.queue_id, to=str(row.recipient), carrier=carrier, code=outcome.code, text=outcome.text,
-            fate="delivered" if isinstance(outcome, Delivered) else "refused",
+            name=content.trace_id, fate="delivered" if isinstance(outcome, Delivered) else "refused",
         )  # fmt: skip
         # the report is durable first: a crash between the two may tell it twice
         if isinstance(outcome, Refused):
             await self._tell("failed", row, outcome, content, trace)
-        elif not outcome.reports and carrier != Local.__name__:
+        elif not outcome.reports and not isinstance(route, Local):
             await self._tell("relayed", row, outcome, content, trace)
         await self._queue.settle(row.queue_id, outcome, failures=failures)
 

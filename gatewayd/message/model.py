@@ -87,6 +87,11 @@ class Content:
         """The object id: SHA-256 of the payload."""
         return hashlib.sha256(self.payload).digest()
 
+    @property
+    def trace_id(self) -> str:
+        """What people find it by: in Received, in the log, on the command line."""
+        return self.id.hex()[:16]
+
     @cached_property
     def fields(self) -> Payload:
         """The payload, decoded. Raises ObjectError."""

@@ -20,15 +20,23 @@ def goes_round(mail: bytes) -> bool:
 
 
 def received(
-    *, helo: str, peer: str, by: Domain, tls: TLSInfo | None, protocol: str, number: str, envelope: Envelope, now: float
-) -> bytes:
-    """`protocol` is one of RFC 3848's names, without the S and A that it may end in. `number` is ours to find it by."""
+    trace_id: str,
+    *,
+    helo: str,
+    peer: str,
+    by: Domain,
+    tls: TLSInfo | None,
+    protocol: str,
+    envelope: Envelope,
+    now: float,
+) -> bytes:  # fmt: skip
+    """`protocol` is one of RFC 3848's names. `trace_id` is what the operator finds the message by."""
     name = re.sub(r"[^A-Za-z0-9.:\[\]_-]", "?", helo)
     literal = f"[IPv6:{peer}]" if ":" in peer else f"[{peer}]"
     lines = [f"Received: from {name} ({literal})"]
     if tls:
         lines.append(f"\t({tls.version} {tls.cipher})")
-    lines.append(f"\tby {by} with {protocol} id {number}")
+    lines.append(f"\tby {by} with {protocol} id {trace_id}")
     if len(envelope.recipients) == 1:
         lines.append(f"\tfor <{envelope.recipients[0]}>")
     lines[-1] += ";"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
@@ -27,7 +28,7 @@ class MailAcceptor(Protocol):
     async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome: ...
 
     async def accept_mail(
-        self, envelope: Envelope, mail: bytes, trace: bytes, submitter: Account | None, origin: Origin
+        self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin
     ) -> dict[Address, Outcome]: ...
 
 
@@ -203,11 +204,14 @@ class SMTPServerSession:
             self._reset()
             self._error(reply(554, "5.4.6", "Too many hops: the message goes round in a loop"))
             return
-        trace = self._trace(envelope)
+        protocol = self._protocol(envelope)
+        stamp = partial(
+            received, helo=self._hello.name, peer=self._link.peer_address, by=self._hostname, tls=self._link.tls,
+            protocol=protocol, envelope=envelope, now=self._now(),
+        )  # fmt: skip
+        origin = Origin(self._link.peer_address, self._hello.name, protocol)
         self._reset()
-        answers = await self._acceptor.accept_mail(
-            envelope, mail, trace, self._account, Origin(self._link.peer_address, self._hello.name)
-        )
+        answers = await self._acceptor.accept_mail(envelope, mail, stamp, self._account, origin)
         # one reply for all: it is ours as soon as one copy is, and the core tells the sender of the others
         outcomes = sorted(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
         self._answer(outcomes[0], None)
@@ -299,14 +303,10 @@ class SMTPServerSession:
         self._recipients = {}
         self._asked = 0
 
-    def _trace(self, envelope: Envelope) -> bytes:
-        """The protocol names are those of RFC 3848 and RFC 6531 §4.3."""
+    def _protocol(self, envelope: Envelope) -> str:
+        """The names of RFC 3848 and RFC 6531 §4.3."""
         utf8 = "SMTPUTF8" in envelope.options
         protocol = ("UTF8SMTP" if utf8 else "ESMTP") if self._hello.extended or utf8 else "SMTP"
         if protocol != "SMTP":
             protocol += ("S" if self._link.tls else "") + ("A" if self._account else "")
-        now = self._now()
-        return received(
-            helo=self._hello.name, peer=self._link.peer_address, by=self._hostname, tls=self._link.tls,
-            protocol=protocol, number=f"{int(now * 1000):x}{self._count:02x}", envelope=envelope, now=now,
-        )  # fmt: skip
+        return protocol
