@@ -5,6 +5,7 @@ What is done to mailboxes is in imap_folders.py, to the messages of the open one
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 
@@ -36,6 +37,7 @@ class IMAPSession:
         self._authenticator = authenticator
         self._append = append
         self._starttls = starttls
+        self._exchange: sasl.Exchange | None = None
         self._account: Account | None = None
         self._folders: Folders | None = None  # None: not signed in
         self._selected: Selected | None = None
@@ -117,7 +119,8 @@ class IMAPSession:
 
     def _capabilities(self) -> str:
         if self._link.tls is not None:
-            return CAPABILITIES + ("" if self._account else " AUTH=PLAIN")
+            offers = () if self._account else sasl.offered(self._link.tls)
+            return " ".join([CAPABILITIES, *(f"AUTH={name}" for name in offers)])
         return CAPABILITIES + (" STARTTLS" if self._starttls else "") + " LOGINDISABLED"
 
     async def _do_capability(self, command: Command) -> str:
@@ -160,44 +163,61 @@ class IMAPSession:
 
     async def _do_authenticate(self, command: Command) -> str | None:
         mechanism = command.arguments.word()
-        if mechanism != "PLAIN":
-            return "NO Mechanism not offered"
         if self._link.tls is None:
             return "NO [PRIVACYREQUIRED] Use STARTTLS first"
+        self._exchange = sasl.begin(mechanism, self._authenticator, self._link.tls)
+        if self._exchange is None or mechanism == sasl.LOGIN:
+            return "NO Mechanism not offered"
         if command.arguments.ended:
-            self._pending = command.tag
-            self._link.send(Continue(b"", State.RESPONSE))
+            self._challenge(command.tag, self._exchange.first)
             return None
         command.arguments.space()
-        return await self._plain(command.tag, command.arguments.atom().encode())
+        return await self._response(command.tag, command.arguments.atom().encode())
 
-    async def _plain(self, tag: bytes, response: bytes) -> str | None:
-        if response == b"*":
+    async def _response(self, tag: bytes, letters: bytes) -> str | None:
+        assert self._exchange is not None
+        if letters == b"*":
             return "BAD Cancelled"
         try:
-            user, password = sasl.plain_base64(response)
+            answer = await self._exchange.step(sasl.decoded(letters))
         except sasl.BadResponse as error:
             return f"NO [AUTHENTICATIONFAILED] {error}"
-        return await self._sign_in(tag, user, password)
+        except AuthenticationFailed:
+            return self._refused()
+        if isinstance(answer, bytes):
+            self._challenge(tag, answer)
+        else:
+            self._signed_in(tag, answer)
+        return None
+
+    def _challenge(self, tag: bytes, octets: bytes) -> None:
+        self._pending = tag
+        self._link.send(Continue(base64.b64encode(octets), State.RESPONSE))
 
     async def _sign_in(self, tag: bytes, user: str, password: str) -> str | None:
         if self._link.tls is None:
             return "NO [PRIVACYREQUIRED] Use STARTTLS first"
         try:
-            self._account = await self._authenticator.password(user, password)
+            self._signed_in(tag, await self._authenticator.password(user, password))
         except AuthenticationFailed:
-            self._failures += 1
-            if self._failures < MAX_AUTH_FAILURES:
-                return "NO [AUTHENTICATIONFAILED] Wrong user or password"
-            self._say("BYE Too many failed attempts")
-            self._link.close()
-            return None
+            return self._refused()
+        return None
+
+    def _refused(self) -> str | None:
+        self._failures += 1
+        if self._failures < MAX_AUTH_FAILURES:
+            return "NO [AUTHENTICATIONFAILED] Wrong user or password"
+        self._say("BYE Too many failed attempts")
+        self._link.close()
+        return None
+
+    def _signed_in(self, tag: bytes, account: Account) -> None:
+        self._account = account
         self._link.set_timeout(IDLE)
-        self._folders = Folders(self._account.account_id, self._store, lambda line: self._link.send(Untagged(line)))
-        self._stop_watching = self._store.watch(self._account.account_id, self._changed)
+        self._folders = Folders(account.account_id, self._store, lambda line: self._link.send(Untagged(line)))
+        self._stop_watching = self._store.watch(account.account_id, self._changed)
         text = f"OK [CAPABILITY {self._capabilities()}] Signed in"
         self._link.send(Tagged(tag, text.encode(), State.AUTHENTICATED))
-        return None
 
     # -- mailboxes --------------------------------------------------------------------------------------------------
 
@@ -281,7 +301,7 @@ class IMAPSession:
         tag, self._pending = self._pending or b"*", None
         if not self._idling:
             try:
-                answer = await self._plain(tag, text)
+                answer = await self._response(tag, text)
             except StoreError as error:
                 answer = failure(error, "AUTHENTICATE")
             if answer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
 from gatewayd.errors import StoreError
@@ -24,6 +25,7 @@ class POP3Session:
         self._locks = locks
         self._starttls = starttls
         self._user = ""
+        self._exchange: sasl.Exchange | None = None
         self._account: Account | None = None
         self._failures = 0
         self._entries: list[Entry] = []
@@ -60,7 +62,7 @@ class POP3Session:
                 case BadCommand():
                     self._no(event.text)
                 case AuthResponse():
-                    await self._plain(event.text)
+                    await self._auth_response(event.text)
                 case Command(verb) if verb in {"USER", "PASS", "AUTH", "CAPA", "STLS", "UTF8", "QUIT"}:
                     await self._authorization(verb, event.argument)
                 case Command():
@@ -76,7 +78,7 @@ class POP3Session:
             case "CAPA":
                 lines = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "UTF8", "IMPLEMENTATION gatewayd"]
                 if link.tls is not None:
-                    lines += ["USER", "SASL PLAIN"]
+                    lines += ["USER", f"SASL {' '.join(sasl.offered(link.tls))}"]
                 elif self._starttls:
                     lines.append("STLS")
                 link.send(Answer(True, "Capabilities", "".join(f"{line}\r\n" for line in lines).encode()))
@@ -97,33 +99,58 @@ class POP3Session:
             case "PASS":
                 await self._sign_in(self._user, argument)
             case "AUTH":
-                words = argument.split()
-                if not words:
-                    link.send(Answer(True, "Mechanisms", b"PLAIN\r\n"))
-                elif words[0].upper() != "PLAIN":
-                    self._no("Mechanism not offered")
-                elif len(words) > 1:
-                    await self._plain(words[1])
-                else:
-                    link.send(Answer(None, "", state=State.RESPONSE))
+                await self._auth(argument.split())
 
-    async def _plain(self, text: str) -> None:
+    async def _auth(self, words: list[str]) -> None:
+        """RFC 5034."""
+        link = self._link
+        assert link.tls is not None
+        if not words:
+            link.send(Answer(True, "Mechanisms", "".join(f"{name}\r\n" for name in sasl.offered(link.tls)).encode()))
+            return
+        self._exchange = sasl.begin(words[0].upper(), self._authenticator, link.tls)
+        if self._exchange is None:
+            self._no("Mechanism not offered")
+        elif len(words) > 1:
+            await self._auth_response(words[1])
+        else:
+            self._challenge(self._exchange.first)
+
+    async def _auth_response(self, text: str) -> None:
+        assert self._exchange is not None
+        if text == "*":
+            self._no("[AUTH] Cancelled")
+            return
         try:
-            user, password = sasl.plain_base64(text.encode())
+            answer = await self._exchange.step(sasl.decoded(text.encode()))
         except sasl.BadResponse as error:
             self._no(f"[AUTH] {error}")
-            return
-        await self._sign_in(user, password)
+        except AuthenticationFailed:
+            self._failed()
+        else:
+            if isinstance(answer, bytes):
+                self._challenge(answer)
+            else:
+                await self._open(answer)
+
+    def _challenge(self, octets: bytes) -> None:
+        self._link.send(Answer(None, base64.b64encode(octets).decode("ascii"), state=State.RESPONSE))
 
     async def _sign_in(self, user: str, password: str) -> None:
         try:
             account = await self._authenticator.password(user, password)
         except AuthenticationFailed:
-            self._failures += 1
-            self._no("[AUTH] Wrong user or password")
-            if self._failures >= MAX_AUTH_FAILURES:
-                self._link.close()
-            return
+            self._failed()
+        else:
+            await self._open(account)
+
+    def _failed(self) -> None:
+        self._failures += 1
+        self._no("[AUTH] Wrong user or password")
+        if self._failures >= MAX_AUTH_FAILURES:
+            self._link.close()
+
+    async def _open(self, account: Account) -> None:
         if account.account_id in self._locks:
             self._no("[IN-USE] The maildrop is open in another session")
             return

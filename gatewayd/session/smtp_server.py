@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -65,8 +66,7 @@ class SMTPServerSession:
         self._mail: wire.MailFrom | None = None
         self._recipients: dict[Address, Asked] = {}
         self._asked = 0  # RCPT commands of this transaction
-        self._mechanism = ""
-        self._user: bytes | None = None
+        self._exchange: sasl.Exchange | None = None
         self._errors = 0
         self._auth_failures = 0
         self._count = 0  # MAIL commands
@@ -139,7 +139,9 @@ class SMTPServerSession:
         if self._starttls and self._link.tls is None:
             lines.append("STARTTLS")
         if self._submission and self._link.tls is not None and self._account is None:
-            lines.append("AUTH PLAIN LOGIN")  # in the clear it is not even offered (RFC 4954 §4)
+            lines.append(
+                f"AUTH {' '.join(sasl.offered(self._link.tls))} LOGIN"
+            )  # in the clear it is not even offered (RFC 4954 §4)
         self._link.send(reply(250, "", *lines, state=State.READY))
 
     async def _mail_from(self, event: wire.MailFrom) -> None:
@@ -239,38 +241,30 @@ class SMTPServerSession:
     # -- authentication (RFC 4954) ----------------------------------------------------------------------------------
 
     async def _auth(self, event: wire.Auth) -> None:
-        self._mechanism, self._user = event.mechanism, None
         if not self._submission:
             self._error(reply(502, "5.5.1", "No AUTH here; use the submission port"))
         elif self._link.tls is None:
             self._error(reply(538, "5.7.11", "Encryption required for authentication"))
         elif self._account is not None:
             self._error(reply(503, "5.5.1", "Signed in already"))
-        elif event.mechanism not in {"PLAIN", "LOGIN"}:
+        elif (exchange := sasl.begin(event.mechanism, self._authenticator, self._link.tls)) is None:
             self._error(reply(504, "5.5.4", "Mechanism not offered"))
-        elif event.initial is not None:
-            await self._auth_response(event.initial)
         else:
-            self._link.send(reply(334, "", "VXNlcm5hbWU6" if event.mechanism == "LOGIN" else "", state=State.AUTH))
+            self._exchange = exchange
+            if event.initial is None:
+                self._challenge(exchange.first)
+            else:
+                await self._auth_response(event.initial)
 
     async def _auth_response(self, response: bytes | None) -> None:
+        assert self._exchange is not None
         if response is None:
             self._error(reply(501, "5.7.0", "Cancelled", state=State.READY))
             return
-        if self._mechanism == "LOGIN" and self._user is None:
-            self._user = response
-            self._link.send(reply(334, "", "UGFzc3dvcmQ6", state=State.AUTH))
-            return
         try:
-            if self._mechanism == "LOGIN":
-                user, password = (self._user or b"").decode("utf-8"), response.decode("utf-8")
-            else:
-                user, password = sasl.plain(response)
-        except ValueError:
-            self._error(reply(501, "5.5.2", f"Not a {self._mechanism} response", state=State.READY))
-            return
-        try:
-            self._account = await self._authenticator.password(user, password)
+            answer = await self._exchange.step(response)
+        except sasl.BadResponse as error:
+            self._error(reply(501, "5.5.2", str(error), state=State.READY))
         except AuthenticationFailed:
             self._auth_failures += 1
             if self._auth_failures >= MAX_AUTH_FAILURES:
@@ -280,7 +274,14 @@ class SMTPServerSession:
         except StoreError:
             self._error(reply(454, "4.7.0", "Temporary authentication failure", state=State.READY))
         else:
+            if isinstance(answer, bytes):
+                self._challenge(answer)
+                return
+            self._account = answer
             self._link.send(reply(235, "2.7.0", "Authentication successful", state=State.READY))
+
+    def _challenge(self, octets: bytes) -> None:
+        self._link.send(reply(334, "", base64.b64encode(octets).decode("ascii"), state=State.AUTH))
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
