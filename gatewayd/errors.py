@@ -9,3 +9,11 @@ class StoreError(Exception):
 
 class StoreFull(StoreError):
     """No space is left."""
+
+
+class QuotaExceeded(StoreError):
+    """The account's mail would be more than its quota. `never`: the message alone is."""
+
+    def __init__(self, *, never: bool) -> None:
+        super().__init__("over quota")
+        self.never = never

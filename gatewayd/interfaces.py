@@ -25,6 +25,7 @@ from gatewayd.outcome import Outcome
 class Account:
     account_id: int
     address: Address
+    limited: bool = field(default=False, compare=False)  # it has a quota: who delivers had better ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,22 @@ class Mailbox:
     uidnext: int
     highest_modseq: int
     subscribed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an account's mail takes, and may take (RFC 9208). Each message counts once, in however many mailboxes."""
+
+    octets: int
+    messages: int
+    max_octets: int | None = None  # None: as much as there is room for
+    max_messages: int | None = None
+
+    @property
+    def full(self) -> bool:
+        """Not even the smallest message fits."""
+        octets = self.max_octets is not None and self.octets >= self.max_octets
+        return octets or (self.max_messages is not None and self.messages >= self.max_messages)
 
 
 class Entry(NamedTuple):
@@ -152,8 +169,24 @@ class IStore(Interface):
     async def accounts() -> list[Account]: ...
     async def credentials(account_id: int) -> ScramCredentials | None: ...
 
+    async def quota(account_id: int) -> Quota: ...
+    async def set_quota(account_id: int, max_octets: int | None, max_messages: int | None) -> None: ...
+
+    async def aliased_domains() -> frozenset[Domain]:
+        """Those that have any alias."""
+
+    async def alias_targets(alias: Address) -> tuple[Address, ...]:
+        """An empty local part is the domain's catch-all."""
+
+    async def aliases() -> list[tuple[Address, Address]]:
+        """(alias, target), all of them."""
+
+    async def add_alias(alias: Address, target: Address) -> None: ...
+    async def remove_alias(alias: Address, target: Address | None) -> int:
+        """None: all its targets. Returns how many went."""
+
     async def deliver(deliveries: Sequence[Delivery]) -> list[Placed | StoreError]:
-        """Durable when it returns; each delivery stands or falls alone."""
+        """Durable when it returns; each delivery stands or falls alone. QuotaExceeded is one way to fall."""
 
     async def mailboxes(account_id: int) -> list[Mailbox]: ...
     async def mailbox(account_id: int, name: str) -> Mailbox:

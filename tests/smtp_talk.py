@@ -162,5 +162,13 @@ class NextHop:
                     return answer
         return b"500 what?\r\n"
 
+    def wait(self, count: int) -> list[bytes]:
+        """Until it has got so many."""
+        deadline = time.monotonic() + TIMEOUT
+        while len(self.mails) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(self.mails) == count
+        return self.mails
+
     def close(self) -> None:
         self._listener.close()

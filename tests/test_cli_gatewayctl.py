@@ -66,3 +66,30 @@ def test_import(tmp_path: Path, reactor: Any) -> None:
 
     mails = blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(stored()))
     assert mails == [b"From: a@b.test\r\nSubject: x\r\n\r\nFrom me\r\n"]
+
+
+def test_aliases_and_quota(tmp_path: Path) -> None:
+    where = tmp_path / "alpha"
+    made = ["init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback"]
+    assert ctl(*made, "--account", "alice:one").returncode == 0
+    config = ["--config", str(where / "gatewayd.toml")]
+    assert ctl(*config, "alias", "add", "Sales@alpha.test", "alice@alpha.test", "far@away.test").returncode == 0
+    assert ctl(*config, "alias", "add", "@alpha.test", "sales@alpha.test").returncode == 0
+    assert ctl(*config, "alias", "list").stdout.splitlines() == [
+        "@alpha.test sales@alpha.test", "Sales@alpha.test alice@alpha.test", "Sales@alpha.test far@away.test",
+    ]  # fmt: skip
+    for words in (
+        ["add", "x@beta.test", "alice@alpha.test"], ["add", "x@alpha.test", "nobody@alpha.test"],
+        ["add", "x@alpha.test", "nonsense"], ["remove", "x@alpha.test"],
+    ):  # fmt: skip
+        done = ctl(*config, "alias", *words)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert ctl(*config, "alias", "remove", "sales@alpha.test", "far@away.test").returncode == 0
+    assert ctl(*config, "alias", "remove", "@alpha.test").returncode == 0
+    assert ctl(*config, "alias", "list").stdout == "Sales@alpha.test alice@alpha.test\n"
+
+    quota = [*config, "quota", "alice@alpha.test"]
+    assert ctl(*quota).stdout == "octets: 0 of any number\nmessages: 0 of any number\n"
+    assert ctl(*quota, "--octets", "10M", "--messages", "7").stdout == "octets: 0 of 10485760\nmessages: 0 of 7\n"
+    assert ctl(*quota, "--octets", "none").stdout == "octets: 0 of any number\nmessages: 0 of 7\n"
+    assert ctl(*quota, "--messages", "many").returncode == 2

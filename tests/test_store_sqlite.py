@@ -23,7 +23,7 @@ from twisted.internet.task import Clock
 
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
-from gatewayd.errors import StoreError, StoreFull
+from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces import (
     ContactState,
     Delivery,
@@ -32,6 +32,7 @@ from gatewayd.interfaces import (
     NoSuchMailbox,
     Peer,
     Placed,
+    Quota,
     ScramCredentials,
 )
 from gatewayd.message.bridge import bridged_payload
@@ -99,6 +100,52 @@ def test_accounts(stores: Stores) -> None:
     other = stores.again()
     one(other.add_account(Address.parse("bob@alpha.test"), CREDENTIALS))
     assert one(stores.store.account(Address.parse("bob@alpha.test"))) is not None  # absence is never remembered
+
+
+def test_quota_counts_each_message_once_until_its_last_entry_is_gone(stores: Stores) -> None:
+    one, store, alice = stores.loop.one, stores.store, stores.alice
+    mail = b"Subject: x\r\n\r\nbody\r\n"
+    size = len(TRACE + mail)
+    inbox, junk = (one(store.mailbox(alice, name)).mailbox_id for name in ("INBOX", "Junk"))
+    assert one(store.quota(alice)) == Quota(0, 0)
+    one(store.set_quota(alice, 3 * size, None))
+    letter = content(mail)
+    for _ in range(2):  # the second is a repeat, and takes nothing
+        one(store.deliver([Delivery(alice, letter, TRACE)]))
+    stores.deliver(mail)
+    one(store.copy(alice, inbox, [1], "Junk"))
+    assert one(store.quota(alice)) == Quota(2 * size, 2, 3 * size)
+    one(store.set_quota(alice, 3 * size, 3))
+    assert stores.deliver(mail).uid == 3
+    assert one(store.quota(alice)).full
+    one(store.set_quota(alice, None, 3))
+    for octets, never in ((mail, False), (mail * 100, False)):
+        refused = stores.deliver(octets)
+        assert (type(refused), refused.never) == (QuotaExceeded, never)
+    one(store.set_quota(alice, size, None))
+    assert stores.deliver(mail).never is False
+    assert stores.deliver(mail + b"x").never is True
+    one(store.expunge(alice, inbox, [1, 2, 3]))
+    assert one(store.quota(alice)) == Quota(size, 1, size)  # one is still in Junk
+    one(store.expunge(alice, junk, [1]))
+    assert one(store.quota(alice)) == Quota(0, 0, size)
+    assert stores.deliver(mail).uid == 4
+
+
+def test_aliases_are_seen_by_other_processes(stores: Stores) -> None:
+    one, catch_all = stores.loop.one, Address("", ALICE.domain)
+    other = stores.again()
+    assert one(stores.store.aliased_domains()) == frozenset()
+    one(other.add_alias(BOB, ALICE))
+    one(other.add_alias(BOB, ALICE))
+    one(other.add_alias(catch_all, BOB))
+    stores.clock.advance(KNOWN_FOR)
+    assert one(stores.store.aliased_domains()) == {ALICE.domain}
+    assert one(stores.store.alias_targets(Address.parse("BOB@alpha.test"))) == (ALICE,)
+    assert one(stores.store.aliases()) == [(catch_all, BOB), (BOB, ALICE)]
+    assert one(stores.store.remove_alias(BOB, BOB)) == 0
+    assert one(stores.store.remove_alias(BOB, ALICE)) == one(stores.store.remove_alias(catch_all, None)) == 1
+    assert one(stores.store.aliased_domains()) == frozenset()
 
 
 def test_a_delivery_repeated_is_the_same_delivery(stores: Stores) -> None:

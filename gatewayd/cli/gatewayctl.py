@@ -16,7 +16,7 @@ from rich.progress import Progress
 from twisted.internet import defer, task
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.cli import importing, init, queue, trace
+from gatewayd.cli import addresses, importing, init, queue, trace
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
@@ -203,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         command(accounts, name, _account, "address").add_argument("--password-stdin", action="store_true")
     command(accounts, "list", _account)
     trace.add_commands(command(commands, "trace", trace.trace))
+    addresses.add_commands(commands, command)
     queue.add_commands(command(commands, "queue", queue.listing), command)
     imports = command(commands, "import", _import, "account")
     imports.add_argument("path", type=Path)

@@ -16,14 +16,18 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
 from gatewayd.core.examination import Examined
+from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.story import Story
-from gatewayd.errors import StoreError, StoreFull
+from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, RECEIPT, Content, ObjectError
 from gatewayd.outcome import (
+    ALIAS_LOOP,
+    MAILBOX_FULL,
+    MESSAGE_OVER_QUOTA,
     NO_SUCH_USER,
     NOT_YOUR_ADDRESS,
     RELAY_DENIED,
@@ -35,6 +39,7 @@ from gatewayd.outcome import (
     Refused,
 )
 
+MAX_HEAD = 64 * 1024  # octets within which a loop is looked for
 CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
 MAX_CONTACTED = 10_000
 
@@ -96,7 +101,7 @@ class PostOffice:
         self._random = random
         self._reporter = Reporter(hostname, now, random)
         self._story = story or Story(now)
-        self._postmaster = postmaster
+        self._recipients = Recipients(store, hostname, postmaster)
         self._examine = examine
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
@@ -106,25 +111,29 @@ class PostOffice:
     async def recipient(self, address: Address, submitter: Account | None) -> Outcome:
         """May this sender write to this address? Open to all for local users, to signed-in users for everyone."""
         try:
-            if await self._is_ours(address):
-                known = await self._account(address) is not None
-                return Delivered("2.1.5", "Recipient ok") if known else NO_SUCH_USER
+            if await self._recipients.is_ours(address):
+                found = await self._recipients.find(address)
+                if not found:
+                    return ALIAS_LOOP if found.circular else NO_SUCH_USER
+                if await self._recipients.full(found):
+                    return MAILBOX_FULL
+                return Delivered("2.1.5", "Recipient ok")
         except StoreError as error:
             return self._failed(error)
         return Delivered("2.1.5", "Recipient ok") if submitter else RELAY_DENIED
 
     async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome:
-        """A signed-in user sends as that account only; nobody else sends as one of ours (RFC 6409 §6.1)."""
-        if submitter is not None:
-            if address is None or address.key != submitter.address.key:
-                return NOT_YOUR_ADDRESS
-        elif address is not None:
-            try:
+        """A signed-in user sends as an address of that account; nobody else sends as one of ours (RFC 6409 §6.1)."""
+        try:
+            if submitter is not None:
+                if address is None or not await self._recipients.owns(submitter, address):
+                    return NOT_YOUR_ADDRESS
+            elif address is not None:
                 if address.domain in await self._store.domains():
                     return RELAY_DENIED
-            except StoreError as error:
-                return self._failed(error)
-            await self._contact(address.domain)
+                await self._contact(address.domain)
+        except StoreError as error:
+            return self._failed(error)
         return Delivered("2.1.0", "Sender ok")
 
     # -- acceptance -------------------------------------------------------------------------------------------------
@@ -135,9 +144,12 @@ class PostOffice:
         """Mail by SMTP. Comes back when every recipient's copy is durable or refused."""
         size, trace = len(mail), b""
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
-        if submitter is not None and not _sends_as(mail, submitter.address):
-            return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
         if submitter is not None:
+            try:
+                if not await self._sends_as(mail, submitter):
+                    return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+            except StoreError as error:
+                return dict.fromkeys(recipients, self._failed(error))
             mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
         examined, mailbox = None, "INBOX"
         if submitter is None and self._examine is not None:
@@ -210,7 +222,7 @@ class PostOffice:
             f"\t{internet_date(self._now())}\r\n"
         ).encode("ascii")
         try:
-            ours = [a for a in recipients if await self._is_ours(a)]
+            ours = [a for a in recipients if await self._recipients.is_ours(a)]
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         self._story.handed_over(content, peer, reverse_path)
@@ -277,14 +289,12 @@ class PostOffice:
         self._contacted[domain] = now
         await self._wake_peer(domain)
 
-    async def _is_ours(self, address: Address) -> bool:
-        return address.domain == self._hostname or address.domain in await self._store.domains()
-
-    async def _account(self, address: Address) -> Account | None:
-        account = await self._store.account(address)
-        if account is None and self._postmaster is not None and address.local.lower() == "postmaster":
-            return await self._store.account(self._postmaster)  # RFC 5321 §4.5.1: every domain has one
-        return account
+    async def _sends_as(self, mail: bytes, owner: Account) -> bool:
+        """Every address in From is the account's own (RFC 6409 §6.1); a missing From is not refused for that."""
+        for author in bridge.authors(mail):
+            if author is None or not await self._recipients.owns(owner, author):
+                return False
+        return True
 
     async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
         domains = await self._store.domains()
@@ -351,23 +361,50 @@ class PostOffice:
         try:
             remote: list[Address] = []
             local: dict[Address, Account] = {}
+            aliases: dict[Address, Found] = {}
             for address in recipients:
-                if not await self._is_ours(address):
+                if not await self._recipients.is_ours(address):
                     remote.append(address)
-                elif account := await self._account(address):
-                    local[address] = account
+                    continue
+                found = await self._recipients.find(address)
+                if len(found.accounts) == 1 and not found.elsewhere:
+                    local[address] = found.accounts[0]
+                elif found:
+                    aliases[address] = found
                 else:
-                    answers[address] = NO_SUCH_USER
+                    answers[address] = ALIAS_LOOP if found.circular else NO_SUCH_USER
             if remote:
                 answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.to(remote)))
         except StoreError as error:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
+        for alias, found in aliases.items():
+            answers[alias] = await self._post_alias(letter, alias, found)
         if local:
-            trace = b"Return-Path: <%s>\r\n" % _path(letter.envelope.reverse_path) + letter.trace
+            trace = _return_path(letter) + letter.trace
             copies = [self._file(account, letter.content, trace, letter.mailbox) for account in local.values()]
             filed = await defer.gatherResults([defer.Deferred.fromCoroutine(copy) for copy in copies])
             answers.update(zip(local, filed, strict=True))
         return answers
+
+    async def _post_alias(self, letter: _Letter, alias: Address, found: Found) -> Outcome:
+        """To all whom the alias names; who of them does not get it is no reason to send it to the others again."""
+        mark = b"Delivered-To: %s\r\n" % str(alias).encode("utf-8")
+        if found.elsewhere and mark.lower() in bridge.as_mail(letter.content)[:MAX_HEAD].lower():
+            return ALIAS_LOOP  # it was sent on from here before (RFC 5321 §6.3)
+        asked = letter.envelope.asked.get(alias)  # holds for all targets (RFC 3461 §5.2.7.1)
+        envelope = replace(letter.envelope, asked=dict.fromkeys(found.elsewhere, asked) if asked else {})
+        sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
+        answers: dict[Address, Outcome] = {}
+        for account in found.accounts:
+            trace = _return_path(letter) + letter.trace
+            answers[account.address] = await self._file(account, letter.content, trace, letter.mailbox)
+        if found.elsewhere:
+            try:
+                queued = await self._queue.enqueue(letter.content, sent_on.trace, sent_on.to(found.elsewhere))
+                answers.update(queued)
+            except StoreError as error:
+                answers.update(dict.fromkeys(found.elsewhere, self._failed(error)))
+        return next(iter((await self._one_fate(sent_on, answers)).values()))
 
     async def _file(
         self, account: Account, content: Content, trace: bytes = b"", mailbox: str = "INBOX", *, seen: bool = False
@@ -382,15 +419,12 @@ class PostOffice:
         return self._failed(placed) if isinstance(placed, StoreError) else Delivered("2.0.0", "Delivered")
 
     def _failed(self, error: StoreError) -> Outcome:
+        if isinstance(error, QuotaExceeded):
+            return MESSAGE_OVER_QUOTA if error.never else MAILBOX_FULL
         self.log.error("the store could not: {error}", error=error)
         return STORE_FULL if isinstance(error, StoreFull) else STORE_FAILED
 
 
-def _path(reverse_path: Address | None) -> bytes:
-    return str(reverse_path or "").encode("utf-8")
-
-
-def _sends_as(mail: bytes, owner: Address) -> bool:
-    """Every address in From is the account's own (RFC 6409 §6.1); a missing From is not refused for that."""
-    authors = bridge.authors(mail)
-    return all(author is not None and author.key == owner.key for author in authors)
+def _return_path(letter: _Letter) -> bytes:
+    """RFC 5321 §4.4."""
+    return b"Return-Path: <%s>\r\n" % str(letter.envelope.reverse_path or "").encode("utf-8")

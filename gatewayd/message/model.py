@@ -98,6 +98,12 @@ class Content:
         return Payload.decode(self.payload)
 
     @property
+    def size(self) -> int:
+        """Octets that it takes of a quota: a mail's own, without the view beside it; else those of all parts."""
+        parts = self.fields.parts
+        return parts[0].size if self.fields.type == MAIL else sum(part.size for part in parts)
+
+    @property
     def signed(self) -> bytes:
         """The COSE_Sign1 array, untagged (RFC 9052 §4.2): what goes on the wire and into Parley-Object."""
         return cbor2.dumps([self.protected, {}, self.payload, self.signature])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gatewayd.errors import StoreError, StoreFull
+from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces import MailboxExists, NoSuchMailbox
 
 
@@ -17,6 +17,8 @@ def failure(error: StoreError, command: str) -> str:
             return f"NO [{code}] No such mailbox"
         case MailboxExists():
             return "NO [ALREADYEXISTS] The mailbox exists"
+        case QuotaExceeded():
+            return "NO [OVERQUOTA] The quota does not allow it"
         case StoreFull():
             return "NO [OVERQUOTA] No space is left"
     return f"NO [UNAVAILABLE] {error}"

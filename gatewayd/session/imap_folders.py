@@ -1,4 +1,5 @@
-"""The account's mailboxes as IMAP shows and changes them: names, levels, subscriptions, STATUS (RFC 3501 §6.3)."""
+"""The account's mailboxes as IMAP shows and changes them: names, levels, subscriptions, STATUS (RFC 3501 §6.3), quota
+(RFC 9208)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ class Folders:
 
     COMMANDS = frozenset({
         "CREATE", "DELETE", "RENAME", "SUBSCRIBE", "UNSUBSCRIBE", "LIST", "LSUB", "STATUS", "NAMESPACE",
+        "GETQUOTA", "GETQUOTAROOT",
     })  # fmt: skip
 
     def __init__(self, account_id: int, store: IStore, say: Callable[[bytes], None]) -> None:
@@ -111,6 +113,32 @@ class Folders:
         items = " ".join(f"{item} {values[item]}" for item in wanted)
         self._say(b"STATUS " + encoded_name(name) + f" ({items})".encode())
         return "OK Done"
+
+    async def getquota(self, arguments: Reader) -> str:
+        """There is one quota root, named "" (RFC 9208 §4.1.1)."""
+        if arguments.astring() != b"":
+            raise No("[NONEXISTENT] No such quota root")
+        arguments.end()
+        await self._tell_quota()
+        return "OK Done"
+
+    async def getquotaroot(self, arguments: Reader) -> str:
+        name = arguments.mailbox()
+        arguments.end()
+        await self._store.mailbox(self._account_id, name)
+        self._say(b"QUOTAROOT " + encoded_name(name) + b' ""')
+        await self._tell_quota()
+        return "OK Done"
+
+    async def _tell_quota(self) -> None:
+        """Only resources that have a limit are named; STORAGE counts in units of 1024 octets (RFC 9208 §5.1)."""
+        quota = await self._store.quota(self._account_id)
+        shown = []
+        if quota.max_octets is not None:
+            shown.append(f"STORAGE {-(-quota.octets // 1024)} {quota.max_octets // 1024}")
+        if quota.max_messages is not None:
+            shown.append(f"MESSAGE {quota.messages} {quota.max_messages}")
+        self._say(f'QUOTA "" ({" ".join(shown)})'.encode())
 
     async def namespace(self, arguments: Reader) -> str:
         self._say(b'NAMESPACE (("" "/")) NIL NIL')

@@ -39,9 +39,9 @@ def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
         case Delivered():
             return reply(250, outcome.code, outcome.text, state=state)
         case Deferred():
-            return reply(452 if outcome.code == "4.3.1" else 451, outcome.code, outcome.text)
+            return reply(452 if outcome.code in {"4.3.1", "4.2.2"} else 451, outcome.code, outcome.text)
         case Refused():
-            codes = {"5.3.4": 552, "5.1.3": 553, "5.1.6": 551, "5.7.1": 550}
+            codes = {"5.3.4": 552, "5.2.2": 552, "5.1.3": 553, "5.1.6": 551, "5.4.6": 554}
             return reply(codes.get(outcome.code, 550), outcome.code, outcome.text)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import cbor2
 
-from gatewayd.errors import StoreError
-from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed
+from gatewayd.errors import QuotaExceeded, StoreError
+from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed, Quota
 from gatewayd.message.model import Content
 from gatewayd.store.schema import SPECIAL_USE
 
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
+QUOTA = "used_octets, used_messages, max_octets, max_messages"
 ENTRY = "mailbox_id, uid, message_id, modseq, flags, internal_date_ms"
 USUAL_NAMES = {special_use: name for name, special_use in SPECIAL_USE.items() if special_use}
 INLINE = 64 * 1024  # octets: a body up to here stands in the row
@@ -120,16 +121,21 @@ def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
             return Placed(uidvalidity, uid, modseq, True)
     modseq = next_modseq(db, account_id)
     uidvalidity, uid = new_uids(db, account_id, target.mailbox_id, 1, modseq)
-    (message_id,) = db.execute(
-        "UPDATE account SET next_message=next_message+1 WHERE account_id=? RETURNING next_message-1", (account_id,)
+    octets = len(delivery.trace) + content.size
+    message_id, *used = db.execute(
+        "UPDATE account SET next_message=next_message+1, used_octets=used_octets+?, used_messages=used_messages+1"
+        f" WHERE account_id=? RETURNING next_message-1, {QUOTA}",
+        (octets, account_id),
     ).fetchall()[0]
+    check_quota(Quota(*used), octets)
     inline, files = split(content)
     db.execute(
-        "INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, blobs)"
-        " VALUES (?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO message"
+        " (account_id, message_id, object_id, protected, payload, signature, trace, bodies, blobs, octets)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
         (
             account_id, message_id, content.id, content.protected, content.payload, content.signature,
-            delivery.trace, cbor2.dumps(inline), b"".join(files),
+            delivery.trace, cbor2.dumps(inline), b"".join(files), octets,
         ),
     )  # fmt: skip
     date = now_ms if delivery.internal_date_ms is None else delivery.internal_date_ms
@@ -139,6 +145,14 @@ def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
         row = (account_id, content.id, target.mailbox_id, uidvalidity, uid, modseq, now_ms)
         db.execute("INSERT INTO seen VALUES (?,?,?,?,?,?,?)", row)
     return Placed(uidvalidity, uid, modseq, False)
+
+
+def check_quota(used: Quota, octets: int) -> None:
+    """After a message of so many octets was added. Raises QuotaExceeded, which undoes it."""
+    if used.max_octets is not None and used.octets > used.max_octets:
+        raise QuotaExceeded(never=octets > used.max_octets)
+    if used.max_messages is not None and used.messages > used.max_messages:
+        raise QuotaExceeded(never=used.max_messages == 0)
 
 
 def joined(flags: Iterable[str]) -> str:
@@ -195,16 +209,22 @@ def expunge(
     if not gone:
         return []
     modseq = next_modseq(db, account_id)
+    freed: list[tuple[int]] = []
     for entry in gone:
         key = (account_id, mailbox_id, entry.uid)
         db.execute("DELETE FROM entry WHERE account_id=? AND mailbox_id=? AND uid=?", key)
         db.execute("INSERT INTO expunged VALUES (?,?,?,?)", (account_id, modseq, mailbox_id, entry.uid))
         if not keep_messages:
-            db.execute(
+            freed += db.execute(
                 "DELETE FROM message WHERE account_id=?1 AND message_id=?2 AND NOT EXISTS"
-                " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2)",
+                " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2) RETURNING octets",
                 (account_id, entry.message_id),
-            )
+            ).fetchall()
+    if freed:
+        db.execute(
+            "UPDATE account SET used_octets=used_octets-?, used_messages=used_messages-? WHERE account_id=?",
+            (sum(octets for (octets,) in freed), len(freed), account_id),
+        )
     touch(db, account_id, mailbox_id, modseq)
     return [entry.uid for entry in gone]
 

@@ -59,6 +59,19 @@ STEPS = [
     CREATE INDEX contact_log ON contact (account_id, modseq)
     """,
     "CREATE INDEX message_object ON message (account_id, object_id)",
+    """
+    CREATE TABLE alias (
+        domain TEXT NOT NULL, local TEXT NOT NULL, target TEXT NOT NULL, address TEXT NOT NULL,
+        PRIMARY KEY (domain, local, target)) WITHOUT ROWID;
+    ALTER TABLE message ADD COLUMN octets INTEGER NOT NULL DEFAULT 0;
+    UPDATE message SET octets = coalesce(size, length(trace) + length(bodies));
+    ALTER TABLE account ADD COLUMN used_octets INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE account ADD COLUMN used_messages INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE account ADD COLUMN max_octets INTEGER;
+    ALTER TABLE account ADD COLUMN max_messages INTEGER;
+    UPDATE account SET (used_octets, used_messages) =
+        (SELECT coalesce(sum(octets), 0), count(*) FROM message WHERE message.account_id = account.account_id)
+    """,
 ]
 
 SPECIAL_USE = {

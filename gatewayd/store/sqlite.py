@@ -30,13 +30,14 @@ from gatewayd.interfaces import (
     MailboxExists,
     Peer,
     Placed,
+    Quota,
     ScramCredentials,
     Summary,
 )
 from gatewayd.message.bridge import as_mail
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize
-from gatewayd.store import contacts, rows, schema
+from gatewayd.store import aliases, contacts, rows, schema
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.log import read_log
 
@@ -66,6 +67,7 @@ class SQLiteStore:
         self._watchers: dict[int, set[Callable[[], None]]] = defaultdict(set)
         self._foreign: int | None = None
         self._known_domains: frozenset[Domain] | None = None
+        self._aliased: frozenset[Domain] | None = None
         self._known_accounts: dict[tuple[str, str], Account] = {}
         self._known_contacts: dict[tuple[int, tuple[str, str]], Contact | None] = {}
         self._contacts_written = 0
@@ -90,7 +92,7 @@ class SQLiteStore:
         """They are asked for several times a message; another process's change is seen in KNOWN_FOR."""
         now = self._clock.seconds()
         if now >= self._known_until:
-            self._known_domains = None
+            self._known_domains = self._aliased = None
             self._known_accounts.clear()
             self._known_contacts.clear()
             self._known_until = now + KNOWN_FOR
@@ -123,11 +125,12 @@ class SQLiteStore:
         self._forget()
         known = self._known_accounts.get(address.key)
         if known is None:
-            query = "SELECT account_id, address FROM account WHERE local=? AND domain=?"
+            limited = "max_octets IS NOT NULL OR max_messages IS NOT NULL"
+            query = f"SELECT account_id, address, {limited} FROM account WHERE local=? AND domain=?"
             row = await self._database.read(lambda db: db.execute(query, address.key).fetchone())
             if row is None:
                 return None  # not remembered: it may be about to be made
-            known = self._known_accounts[address.key] = Account(row[0], Address.parse(row[1]))
+            known = self._known_accounts[address.key] = Account(row[0], Address.parse(row[1]), bool(row[2]))
         return known
 
     async def accounts(self) -> list[Account]:
@@ -140,6 +143,39 @@ class SQLiteStore:
         query = "SELECT salt, iterations, stored_key, server_key FROM account WHERE account_id=?"
         row = await self._database.read(lambda db: db.execute(query, (account_id,)).fetchone())
         return ScramCredentials(*row) if row else None
+
+    async def quota(self, account_id: int) -> Quota:
+        query = f"SELECT {rows.QUOTA} FROM account WHERE account_id=?"
+        row = await self._database.read(lambda db: db.execute(query, (account_id,)).fetchone())
+        return Quota(*row) if row else Quota(0, 0)
+
+    async def set_quota(self, account_id: int, max_octets: int | None, max_messages: int | None) -> None:
+        update = "UPDATE account SET max_octets=?, max_messages=? WHERE account_id=?"
+        await self._database.write(lambda db: db.execute(update, (max_octets, max_messages, account_id)))
+        self._known_until = 0.0
+
+    # -- aliases ----------------------------------------------------------------------------------------------------
+
+    async def aliased_domains(self) -> frozenset[Domain]:
+        self._forget()
+        if self._aliased is None:
+            self._aliased = await self._database.read(aliases.domains)
+        return self._aliased
+
+    async def alias_targets(self, alias: Address) -> tuple[Address, ...]:
+        return await self._database.read(lambda db: aliases.targets(db, alias))
+
+    async def aliases(self) -> list[tuple[Address, Address]]:
+        return await self._database.read(aliases.every)
+
+    async def add_alias(self, alias: Address, target: Address) -> None:
+        await self._database.write(lambda db: aliases.add(db, alias, target))
+        self._known_until = 0.0
+
+    async def remove_alias(self, alias: Address, target: Address | None) -> int:
+        gone = await self._database.write(lambda db: aliases.remove(db, alias, target))
+        self._known_until = 0.0
+        return gone
 
     # -- messages ---------------------------------------------------------------------------------------------------
 

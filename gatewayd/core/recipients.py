@@ -1,0 +1,108 @@
+"""Who reads what is sent to one of our addresses: accounts, aliases, plus-addresses, postmaster, catch-all.
+
+RFC 5321 §3.9.1 (aliases; the reverse-path stays), RFC 5233 §2 (alice+lists@ is alice@ where it is nothing itself),
+RFC 2142 and RFC 5321 §4.5.1 (postmaster).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gatewayd.address import Address, Domain
+from gatewayd.interfaces import Account, IStore
+
+MAX_TARGETS = 100  # that one address may have in the end
+SEPARATOR = "+"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Both empty: nobody. `circular`: its aliases lead nowhere but round."""
+
+    accounts: tuple[Account, ...] = ()
+    elsewhere: tuple[Address, ...] = ()
+    circular: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.accounts or self.elsewhere)
+
+
+class Recipients:
+    """Everything raises StoreError."""
+
+    def __init__(self, store: IStore, hostname: Domain, postmaster: Address | None) -> None:
+        self._store = store
+        self._hostname = hostname
+        self._postmaster = postmaster
+
+    async def is_ours(self, address: Address) -> bool:
+        return address.domain == self._hostname or address.domain in await self._store.domains()
+
+    async def owns(self, account: Account, address: Address) -> bool:
+        """Whether what is sent to the address reaches the account: then it may send as that address too."""
+        if address.key == account.address.key:
+            return True
+        return await self.is_ours(address) and account in (await self.find(address)).accounts
+
+    async def full(self, found: Found) -> bool:
+        """Whether nobody of them has room for anything."""
+        if found.elsewhere:
+            return False
+        for account in found.accounts:
+            if not account.limited or not (await self._store.quota(account.account_id)).full:
+                return False
+        return True
+
+    async def find(self, address: Address) -> Found:
+        """Of an address of ours. An alias goes before an account of its name, and may name that account."""
+        account = None if await self._aliased(address) else await self._store.account(address)
+        if account is not None:
+            return Found((account,))
+        accounts: dict[int, Account] = {}
+        elsewhere: dict[Address, None] = {}
+        seen = set()
+        waiting = [address]
+        while waiting and len(accounts) + len(elsewhere) < MAX_TARGETS:
+            one = waiting.pop(0)
+            if not await self.is_ours(one):
+                elsewhere[one] = None
+                continue
+            targets = () if one.key in seen else await self._targets(one)
+            if targets:
+                seen.add(one.key)
+                waiting += targets
+            elif account := await self._account(one):
+                accounts[account.account_id] = account
+        return Found(tuple(accounts.values()), tuple(elsewhere), bool(seen) and not accounts and not elsewhere)
+
+    async def _aliased(self, address: Address) -> bool:
+        """Most domains have no alias, and cost nothing."""
+        return address.domain in await self._store.aliased_domains()
+
+    async def _targets(self, address: Address) -> tuple[Address, ...]:
+        if not await self._aliased(address):
+            return ()
+        for name in self._names(address):
+            if targets := await self._store.alias_targets(name):
+                return targets
+            if await self._store.account(name) is not None:
+                return ()
+        if self._is_postmaster(address):
+            return ()
+        return await self._store.alias_targets(Address("", address.domain))
+
+    async def _account(self, address: Address) -> Account | None:
+        for name in self._names(address):
+            if account := await self._store.account(name):
+                return account
+        if self._postmaster is not None and self._is_postmaster(address):
+            return await self._store.account(self._postmaster)
+        return None
+
+    def _names(self, address: Address) -> tuple[Address, ...]:
+        """As it stands, then without its detail."""
+        user, separator, _ = address.local.partition(SEPARATOR)
+        return (address, Address(user, address.domain)) if separator and user else (address,)
+
+    def _is_postmaster(self, address: Address) -> bool:
+        return self._postmaster is not None and address.local.lower() == "postmaster"
