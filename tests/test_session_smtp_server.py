@@ -203,6 +203,19 @@ def test_a_bounce_as_it_was_asked_for(alpha: Gateway, legacy: NextHop, alice: Ma
     assert b"Original-" not in octets
 
 
+def test_success_is_told_when_asked_for(alpha: Gateway, alice: Mailbox, bob: Mailbox) -> None:
+    submit(alpha, " ENVID=one", " NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;B@alpha.test", "bob@alpha.test")
+    submit(alpha, "", " NOTIFY=FAILURE", "bob@alpha.test")
+    bob.wait(2)
+    (octets,) = alice.wait(1)
+    status = email.message_from_bytes(octets).get_payload()[1]  # type: ignore[index]
+    fields, recipient = status.get_payload()  # type: ignore[union-attr]
+    assert fields["Original-Envelope-Id"] == "one"  # type: ignore[index]
+    assert recipient["Action"] == "delivered"  # type: ignore[index]
+    assert recipient["Original-Recipient"] == "rfc822;B@alpha.test"  # type: ignore[index]
+    assert b"the body" not in octets
+
+
 def test_no_bounce_for_one_who_wants_none(alpha: Gateway, legacy: NextHop, alice: Mailbox) -> None:
     legacy.answers = {"RCPT TO:<gone@": b"550 5.1.1 gone\r\n"}
     submit(alpha, "", " NOTIFY=NEVER", "gone@legacy.test")

@@ -384,7 +384,18 @@ class PostOffice:
             copies = [self._file(account, letter.content, trace, letter.mailbox) for account in local.values()]
             filed = await defer.gatherResults([defer.Deferred.fromCoroutine(copy) for copy in copies])
             answers.update(zip(local, filed, strict=True))
+            if letter.envelope.asked:
+                await self._report_delivered(letter, {address: answers[address] for address in local})
         return answers
+
+    async def _report_delivered(self, letter: _Letter, answers: Mapping[Address, Outcome]) -> None:
+        """To a sender who asked for it (RFC 3461 §5.1)."""
+        delivered = {address: answer for address, answer in answers.items() if answer.ok}
+        fate = Fate("delivered", letter.content, letter.trace, letter.envelope, delivered, self._now())
+        try:
+            await self.report(fate)
+        except StoreError as error:  # the message is there, and that counts
+            self.log.error("a report of success could not be sent: {error}", error=error)
 
     async def _post_alias(self, letter: _Letter, alias: Address, found: Found) -> Outcome:
         """To all whom the alias names; who of them does not get it is no reason to send it to the others again."""
