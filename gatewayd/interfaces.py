@@ -18,6 +18,8 @@ from gatewayd.errors import StoreError
 from gatewayd.message.model import Content
 from gatewayd.outcome import Outcome
 
+RECEIPTS = "Receipts"  # the mailbox where receipts stand
+
 # -- records of the store -------------------------------------------------------------------------------------------
 
 
@@ -102,6 +104,24 @@ class Contact:
     state: ContactState
     since_ms: int  # when it came to this state
     modseq: int  # its place in the account's log
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """What a user asked one recipient of an object to be told."""
+
+    statuses: frozenset[str]  # message/receipts.py STATUSES
+    mail: bool  # of a mail: the answer is for a mail program
+
+
+class Owed(NamedTuple):
+    """A receipt that a user gives: once for each object and status."""
+
+    account_id: int
+    object_id: bytes
+    status: str
+    at_ms: int
+    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +265,23 @@ class IStore(Interface):
 
     async def set_contact(account_id: int, address: Address, state: ContactState) -> None:
         """Takes a place in the log; none if it is in that state already."""
+
+    async def expect_receipts(
+        account_id: int, object_id: bytes, recipients: Sequence[Address], awaited: Awaited
+    ) -> None:
+        """This user asks these recipients. Remembered for a year."""
+
+    async def expected_receipt(account_id: int, object_id: bytes, recipient: Address) -> Awaited | None:
+        """What this user asked of that recipient, if anything."""
+
+    async def owe_receipts(owed: Collection[Owed]) -> list[Owed]:
+        """Those that are not sent yet, each as it was first owed."""
+
+    async def unsent_receipts(limit: int) -> list[Owed]:
+        """The oldest, of all accounts."""
+
+    async def receipt_sent(owed: Owed) -> None:
+        """It is delivered, or in the queue, or will never be."""
 
     async def changes(account_id: int, since_modseq: int, limit: int = 1000) -> Changes: ...
 

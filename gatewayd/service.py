@@ -10,7 +10,7 @@ import fcntl
 import ipaddress
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,7 @@ class Gateway(Service):
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = self._reactor
         self._sweeper.start(SWEEP, now=False)
+        self._each_of(self.post_office.resume_receipts)
 
     def _listen(self) -> None:
         where = self.config.listen
@@ -324,14 +325,21 @@ class Gateway(Service):
         return {"store": "ok"}
 
     def _sweep(self) -> defer.Deferred[None]:
-        async def sweep() -> None:
-            for work in (self.store.sweep, self.queue.sweep, self._sweep_trace, self._report):
+        return self._each_of(
+            self.store.sweep, self.queue.sweep, self._sweep_trace, self._report, self.post_office.resume_receipts
+        )
+
+    def _each_of(self, *works: Callable[[], Awaitable[None]]) -> defer.Deferred[None]:
+        """What cannot be done now is done at the next sweep."""
+
+        async def run() -> None:
+            for work in works:
                 try:
                     await work()
                 except StoreError as error:
-                    log.error("could not sweep: {error}", error=error)
+                    log.error("not done for now: {error}", error=error)
 
-        return defer.Deferred.fromCoroutine(sweep())
+        return defer.Deferred.fromCoroutine(run())
 
     async def _sweep_trace(self) -> None:
         await self.trace.sweep(self._reactor.seconds() - self.config.trace_days * DAY)

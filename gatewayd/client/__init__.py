@@ -9,7 +9,17 @@ A bot is ten lines::
 """
 
 from gatewayd.client.connection import ParleyClient, connect, locate
-from gatewayd.client.message import Draft, Message, compose
+from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.session.parley_client import ConnectionGone, RequestFailed
 
-__all__ = ["ConnectionGone", "Draft", "Message", "ParleyClient", "RequestFailed", "compose", "connect", "locate"]
+__all__ = [
+    "ConnectionGone",
+    "Draft",
+    "Message",
+    "ParleyClient",
+    "Receipt",
+    "RequestFailed",
+    "compose",
+    "connect",
+    "locate",
+]

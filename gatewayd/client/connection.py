@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, TypeVar
@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall, deferLater
 
 from gatewayd.address import Address, Domain
-from gatewayd.client.message import Draft, Message, compose
+from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.dns.resolver import Resolver
-from gatewayd.interfaces import Endpoint, ResolutionFailed
+from gatewayd.interfaces import RECEIPTS, Endpoint, ResolutionFailed
 from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.tls import Trust
@@ -136,12 +136,12 @@ class ParleyClient:
     async def send(
         self, to: Sequence[str], text: str = "", *, subject: str = "", files: Sequence[Path] = (),
         parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE,
-        replaces: bytes | None = None,
+        replaces: bytes | None = None, receipts: Collection[str] = (),
     ) -> tuple[Result, ...]:  # fmt: skip
-        """One message; a result for each recipient, in their order."""
+        """One message, as `compose` makes it; a result for each recipient, in their order."""
         draft = compose(
             self.user, to, text, now=self._reactor.seconds(), subject=subject, files=files, parents=parents,
-            answers=answers, type=type, replaces=replaces,
+            answers=answers, type=type, replaces=replaces, receipts=receipts,
         )  # fmt: skip
         return await self.send_draft(to, draft)
 
@@ -202,12 +202,19 @@ class ParleyClient:
                 if change.mailbox == mailbox and change.signed:  # else gone, or one of a group too large for a page
                     yield Message.of(change)
 
+    async def receipts(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Receipt]:
+        """What became of our messages, where receipts were asked for."""
+        async for message in self.messages(since, live=live, mailbox=RECEIPTS):
+            if message.receipt is not None:
+                yield message.receipt
+
     async def mark(
         self, mailbox: str, uids: Sequence[int], *, add: Sequence[str] = (), remove: Sequence[str] = (),
-        move: str = "", delete: bool = False,
+        move: str = "", delete: bool = False, displayed: bool = False,
     ) -> int:  # fmt: skip
-        """Flags (IMAP's names), another mailbox, or gone. Returns the modseq up to which the log has it."""
-        mark = Mark(mailbox, tuple(uids), tuple(add), tuple(remove), move, delete)
+        """Flags (IMAP's names), another mailbox, or gone. With `displayed` the reader lets those authors know that they
+        were read who asked for that. Returns the modseq up to which the log has it."""
+        mark = Mark(mailbox, tuple(uids), tuple(add), tuple(remove), move, delete, displayed)
         return (await self._ask("mark", mark, Changes)).modseq
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,12 +12,24 @@ from typing import Any
 
 from gatewayd.address import Domain
 from gatewayd.crypto.cose import signer
+from gatewayd.message import receipts
 from gatewayd.message.model import MAIL, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, Part, Payload
 from gatewayd.message.object_types import REPLACEABLE, emoji
 from gatewayd.message.render import references, rendered_id
 from gatewayd.wire.parley.schema import Change
 
 TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a message of ours."""
+
+    of: bytes  # its id
+    status: str  # "stored", "delivered", "displayed"
+    by: str  # the recipient
+    at: float  # seconds since the epoch
+    signed: bool  # by the recipient's domain; else it is what a mail says
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,20 @@ class Message:
         said = _bridged(self.content).get("reaction") if self.bridged else emoji(self.content)
         return said if isinstance(said, str) else None
 
+    @property
+    def receipt(self) -> Receipt | None:
+        """What a receipt says, or a mail that reports on a message."""
+        fields, who = self.content.fields, receipts.recipient(self.content.fields)
+        said = receipts.status(fields)
+        if not said or who is None or not fields.parents:
+            return None
+        return Receipt(fields.parents[0], said, str(who), fields.date / 1000, not self.bridged)
+
+    @property
+    def asks_for(self) -> frozenset[str]:
+        """The receipts that its author wants: "stored", "delivered", "displayed"."""
+        return receipts.asked(self.content.fields)
+
     def replaces(self, original: Message) -> bool:
         """Whether this edits or retracts that one, and may: only its author can, by the same domain's signature."""
         mine, theirs = self.content.fields, original.content.fields
@@ -115,9 +141,10 @@ class Draft:
 def compose(
     sender: str, to: Sequence[str], text: str = "", *, now: float, subject: str = "", files: Sequence[Path] = (),
     parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE, replaces: bytes | None = None,
+    receipts: Collection[str] = (),
 ) -> Draft:  # fmt: skip
-    """`now` in seconds since the epoch; `answers` goes before `parents`. Raises OSError for a file that cannot be
-    read."""
+    """`now` in seconds since the epoch; `answers` goes before `parents`; `receipts` asks for some of "stored",
+    "delivered", "displayed". Raises OSError for a file that cannot be read."""
     parts: list[Part] = []
     bodies: list[bytes] = []
 
@@ -129,7 +156,7 @@ def compose(
         add(TEXT, text.encode("utf-8"))
     for path in files:
         add(mimetypes.guess_type(path.name)[0] or "application/octet-stream", path.read_bytes(), path.name)
-    ext: dict[str, Any] = {}
+    ext: dict[str, Any] = {"receipts": sorted(receipts)} if receipts else {}
     if answers is not None:
         fields = answers.content.fields
         most = 1 if type == REACTION else MAX_PARENTS

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
 from gatewayd.core.examination import Examined
+from gatewayd.core.receipts import Receipts
 from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.story import Story
@@ -24,6 +25,7 @@ from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Ori
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, RECEIPT, Content, ObjectError
+from gatewayd.message.receipts import STORED
 from gatewayd.outcome import (
     ALIAS_LOOP,
     MAILBOX_FULL,
@@ -103,6 +105,7 @@ class PostOffice:
         self._story = story or Story(now)
         self._recipients = Recipients(store, hostname, postmaster)
         self._examine = examine
+        self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
 
@@ -126,7 +129,7 @@ class PostOffice:
         """A signed-in user sends as an address of that account; nobody else sends as one of ours (RFC 6409 §6.1)."""
         try:
             if submitter is not None:
-                if address is None or not await self._recipients.owns(submitter, address):
+                if address is not None and not await self._recipients.owns(submitter, address):  # null: RFC 8098 §3
                     return NOT_YOUR_ADDRESS
             elif address is not None:
                 if address.domain in await self._store.domains():
@@ -175,6 +178,8 @@ class PostOffice:
         except KeyError as domain:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
+        if submitter is not None and not await self._expects_receipts(submitter, content, recipients):
+            return dict.fromkeys(recipients, STORE_FAILED)
         self._story.mail(content, origin, reverse_path, submitter, size)
         if examined is not None:
             self._story.examined(content, examined, mailbox)
@@ -205,6 +210,8 @@ class PostOffice:
         filed = await self._file(account, content, mailbox="\\Sent", seen=True)
         if not filed.ok:
             return dict.fromkeys(recipients, filed)
+        if not await self._expects_receipts(account, content, recipients):
+            return dict.fromkeys(recipients, STORE_FAILED)
         self._story.submitted(content, account)
         return await self._post(_Letter(content, Envelope(account.address, tuple(recipients)), b""), recipients)
 
@@ -277,6 +284,14 @@ class PostOffice:
     async def deliver_local(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
         """Queued mail whose domain is ours: it has become so, or the mail was held."""
         return await self._post(_Letter(content, envelope, trace), envelope.recipients)
+
+    async def acknowledge(self, account: Account, contents: Collection[Content], status: str) -> None:
+        """This became of messages that the user has: "delivered", "displayed". Raises nothing."""
+        await self._receipts.give(account, contents, status)
+
+    async def resume_receipts(self) -> None:
+        """Those that could not be given when they were due. Raises StoreError."""
+        await self._receipts.resume()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -421,13 +436,29 @@ class PostOffice:
         self, account: Account, content: Content, trace: bytes = b"", mailbox: str = "INBOX", *, seen: bool = False
     ) -> Outcome:
         try:
-            delivery = await filing.place(self._store, account.account_id, content, trace, mailbox, seen=seen)
+            delivery = await filing.place(self._store, account, content, trace, mailbox, seen=seen)
             if isinstance(delivery, Refused):
                 return delivery
             placed = (await self._store.deliver([delivery]))[0]
         except StoreError as error:
             placed = error
-        return self._failed(placed) if isinstance(placed, StoreError) else Delivered("2.0.0", "Delivered")
+        if isinstance(placed, StoreError):
+            return self._failed(placed)
+        await self._receipts.give(account, [content], STORED)
+        return Delivered("2.0.0", "Delivered")
+
+    async def _expects_receipts(self, account: Account, content: Content, recipients: Sequence[Address]) -> bool:
+        """Whether those that the message asks for will be known when they come."""
+        try:
+            await self._receipts.expect(account, content, recipients)
+        except StoreError as error:
+            self.log.error("the store could not: {error}", error=error)
+            return False
+        return True
+
+    async def _post_receipt(self, content: Content, author: Address) -> Outcome:
+        """With a null reverse-path: nobody is told when it does not arrive."""
+        return (await self._post(_Letter(content, Envelope(None, (author,)), b""), [author]))[author]
 
     def _failed(self, error: StoreError) -> Outcome:
         if isinstance(error, QuotaExceeded):

@@ -12,7 +12,7 @@ from datetime import UTC
 from typing import Any
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.message import mime
+from gatewayd.message import mime, receipts
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PARENTS, RFC822, Content, ObjectError, Part, Payload
 from gatewayd.message.object_types import reaction_text
@@ -55,11 +55,17 @@ def bridged_payload(
     bridged: dict[str, Any] = {"by": by.name, "message_id": _first(root, b"message-id"), **(auth or {})}
     ext: dict[str, Any] = {"bridged": bridged}
     answered = _answered(root)
-    if answered:
-        ext["references"] = answered
     reaction = _reaction(mail, root)
     if reaction is not None:
         bridged["reaction"] = reaction
+    report = receipts.read_report(mail, root)
+    if report is not None:
+        reported_on, ext["receipt"] = report
+        answered = list(dict.fromkeys([reported_on, *answered]))[:MAX_PARENTS]
+    elif _wants_notification(root, author):
+        ext["receipts"] = [receipts.DISPLAYED]
+    if answered:
+        ext["references"] = answered
     to_and_cc = mime.values(root.fields, b"to") + mime.values(root.fields, b"cc")
     shown = email.utils.getaddresses(to_and_cc)[:MAX_SHOWN]
     payload = Payload(
@@ -94,6 +100,14 @@ def _reaction(mail: bytes, root: mime.Entity) -> str | None:
         if disposition == b"reaction" and entity.media_type == "text/plain":
             return reaction_text(mime.decoded_text(mail, entity).encode("utf-8", "replace"))
     return None
+
+
+def _wants_notification(root: mime.Entity, author: Address | None) -> bool:
+    """The author asks to be told that it was displayed (RFC 8098 §2.1); of a list's mail nobody is told."""
+    if author is None or any(root.first(name) is not None for name in (b"list-id", b"auto-submitted")):
+        return False
+    asked = _authors(mime.values(root.fields, b"disposition-notification-to"))
+    return len(asked) == 1 and asked[0] is not None and asked[0].key == author.key
 
 
 def authors(mail: bytes) -> list[Address | None]:

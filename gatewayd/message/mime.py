@@ -89,6 +89,11 @@ def header(mail: bytes, name: bytes) -> list[str]:
     return values(_fields(mail, 0, _header_end(mail, 0, len(mail))), name)
 
 
+def block(text: bytes) -> list[tuple[bytes, bytes]]:
+    """Fields that stand by themselves, as a delivery report has them: (name in lower case, raw value)."""
+    return _fields(text, 0, len(text))
+
+
 def values(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
     """The same, of fields that are parsed already."""
     lowered = name.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gatewayd.message import receipts
 from gatewayd.message.model import EDIT, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, ObjectError, Payload
 
 MAX_REACTION = 64  # octets: an emoji, or a few (RFC 9078 §2)
@@ -30,6 +31,11 @@ def check(content: Content) -> None:
             raise ObjectError("a retraction has no subject and no parts")
         case "reaction":
             _check_reaction(payload, content)
+        case "receipt":
+            if len(payload.parents) != 1 or payload.replaces is not None or not receipts.status(payload):
+                raise ObjectError("a receipt names one message, in `parents`, and says what became of it")
+            if payload.parts or payload.subject or len(payload.to) != 1:
+                raise ObjectError("a receipt goes to one author and has no subject and no parts")
 
 
 def emoji(content: Content) -> str | None:

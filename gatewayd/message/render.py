@@ -13,13 +13,14 @@ from email.header import Header
 from urllib.parse import quote
 
 from gatewayd.address import Address, AddressError
+from gatewayd.message import receipts
 from gatewayd.message.dates import internet_date
-from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, REACTION, RETRACT, Content, Part, Payload
+from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, REACTION, RECEIPT, RETRACT, Content, Part, Payload
 
 OBJECT_FIELD = b"Parley-Object"
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;\s*[A-Za-z0-9-]+=[A-Za-z0-9_.-]+)*\Z")
 _MESSAGE_ID = re.compile(r"[!-;=?A-~]{1,400}@[!-;=?A-~]{1,400}\Z")  # what fits between brackets, and in a line
-SUBJECTS = {RETRACT: "Message retracted"}
+SUBJECTS = {RETRACT: "Message retracted", RECEIPT: "Receipt"}
 NOTES = {RETRACT: b"I retract the message that this answers.\r\n"}
 
 
@@ -44,8 +45,14 @@ def render(content: Content) -> bytes:
             lines.append(f"Supersedes: {replaced}")  # RFC 2156 §2.3.1.2
     if answers:
         lines += [f"In-Reply-To: {answers[0]}", "References: " + "\r\n ".join(reversed(answers))]
+    if receipts.DISPLAYED in receipts.asked(payload):
+        lines.append(f"Disposition-Notification-To: {_address(payload.from_)}")  # RFC 8098 §2.1
+    if payload.type == RECEIPT:
+        lines.append("Auto-Submitted: auto-replied")  # RFC 3834 §5
     lines.append("MIME-Version: 1.0")
     head = "\r\n".join(lines).encode("utf-8") + b"\r\n" + _object_field(content.signed)
+    if payload.type == RECEIPT and not payload.parts:
+        return head + receipts.as_report(content, answers[0][1:-1] if answers else "unknown@invalid")
     bodies = [_part(payload, part, content.bodies[part.hash]) for part in payload.parts]
     if len(bodies) == 1:
         return head + bodies[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Protocol
 
@@ -24,6 +24,8 @@ class ParleyAcceptor(Protocol):
     async def accept_object(
         self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]
     ) -> dict[Address, Outcome]: ...
+
+    async def acknowledge(self, account: Account, contents: Collection[Content], status: str) -> None: ...
 
     def peer_contact(self, domain: Domain) -> None: ...
 

@@ -131,7 +131,7 @@ class ParleyServerSession:
         self._engine.trust()
         self._link.set_timeout(IDLE)
         if self._dialler.account is not None:
-            self._log = Log(self._dialler.account, self._store, self._link, self._push)
+            self._log = Log(self._dialler.account, self._store, self._link, self._push, self._acceptor.acknowledge)
         elif self._dialler.domain is not None:
             self._acceptor.peer_contact(self._dialler.domain)
 

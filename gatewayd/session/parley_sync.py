@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from msgspec.structs import replace
 from twisted.internet.defer import DeferredLock
 
 from gatewayd.interfaces import Account, IStore
+from gatewayd.message.model import Content
+from gatewayd.message.receipts import DELIVERED, DISPLAYED, may_ask
 from gatewayd.session.link import Link
 from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
 
@@ -16,14 +18,21 @@ PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
 READ_AHEAD = 4  # messages
 
 
-class Log:
-    """One signed-in user's view of the account's log. `push` sends what the live tail has."""
+Acknowledge = Callable[[Account, Collection[Content], str], Awaitable[None]]
 
-    def __init__(self, account: Account, store: IStore, link: Link, push: Callable[[Changes], None]) -> None:
+
+class Log:
+    """One signed-in user's view of the account's log. `push` sends what the live tail has; `acknowledge` is told what
+    became of messages."""
+
+    def __init__(
+        self, account: Account, store: IStore, link: Link, push: Callable[[Changes], None], acknowledge: Acknowledge
+    ) -> None:
         self.account = account
         self._store = store
         self._link = link
         self._push_changes = push
+        self._acknowledge = acknowledge
         self._reading = DeferredLock()
         self._live = -1  # the modseq up to which the client was told; -1: no live tail
         self._stop_watching: Callable[[], None] | None = None
@@ -56,6 +65,7 @@ class Log:
         names = {m.mailbox_id: m.name for m in await self._store.mailboxes(self.account.account_id)}
         entries = sorted(found.entries, key=lambda entry: entry.modseq)
         changes: list[Change] = []
+        given: list[Content] = []
         size, last, modseq, more = 0, since, found.modseq, found.more
         for at, entry in enumerate(entries):
             if at % READ_AHEAD == 0:
@@ -72,11 +82,18 @@ class Log:
                 bodies = tuple(content.bodies.values())
                 change = replace(change, signed=content.signed, bodies=bodies)
                 size += len(content.payload) + sum(map(len, bodies))
+                if may_ask(content):
+                    given.append(content)
             changes.append(change)
             last = entry.modseq
+        if given:
+            self._link.spawn(self._delivered(given))
         gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
         changes += [change for change in gone if change.modseq <= modseq]
         return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more)
+
+    async def _delivered(self, contents: Collection[Content]) -> None:
+        await self._acknowledge(self.account, contents, DELIVERED)
 
     def _changed(self) -> None:
         if self._pushing:
@@ -106,6 +123,10 @@ class Log:
         for mode, flags in (("+", body.add), ("-", body.remove)):
             if flags:
                 await self._store.store_flags(*where, mode, flags)
+        if body.displayed:
+            seen = await self._store.store_flags(*where, "+", ("\\Seen",))
+            contents = await self._store.contents(self.account.account_id, [entry.message_id for entry in seen])
+            await self._acknowledge(self.account, list(contents.values()), DISPLAYED)
         if body.delete:
             await self._store.expunge(*where)
         elif body.move:

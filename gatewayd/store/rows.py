@@ -14,7 +14,7 @@ import cbor2
 from gatewayd.errors import QuotaExceeded, StoreError
 from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed, Quota
 from gatewayd.message.model import Content
-from gatewayd.store.schema import SPECIAL_USE
+from gatewayd.store.schema import ON_NEED, SPECIAL_USE
 
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
 QUOTA = "used_octets, used_messages, max_octets, max_messages"
@@ -56,6 +56,8 @@ def place(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
     try:
         return mailbox(db, account_id, name)
     except NoSuchMailbox:
+        if name in ON_NEED:
+            return create_mailbox(db, account_id, name, subscribed=False)
         if usual is None:
             raise
     try:
@@ -71,7 +73,9 @@ def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
     return int(row[0][0])
 
 
-def create_mailbox(db: sqlite3.Connection, account_id: int, name: str, special_use: str | None = None) -> Mailbox:
+def create_mailbox(
+    db: sqlite3.Connection, account_id: int, name: str, special_use: str | None = None, *, subscribed: bool = True
+) -> Mailbox:
     """Superiors too (RFC 3501 §6.3.3). Raises MailboxExists."""
     name = canonical(name)
     levels = name.split("/")
@@ -91,9 +95,9 @@ def create_mailbox(db: sqlite3.Connection, account_id: int, name: str, special_u
         (account_id,),
     ).fetchall()[0]
     db.execute(
-        "INSERT INTO mailbox (account_id, mailbox_id, name, special_use, uidvalidity, highest_modseq)"
-        " VALUES (?,?,?,?,?,?)",
-        (account_id, mailbox_id, name, special_use, uidvalidity, modseq),
+        "INSERT INTO mailbox (account_id, mailbox_id, name, special_use, uidvalidity, highest_modseq, subscribed)"
+        " VALUES (?,?,?,?,?,?,?)",
+        (account_id, mailbox_id, name, special_use, uidvalidity, modseq, subscribed),
     )
     return mailbox(db, account_id, name)
 

@@ -1,5 +1,7 @@
 """The tables of the store. account_id comes first in every key, and no transaction spans accounts (DESIGN §4)."""
 
+from gatewayd.interfaces import RECEIPTS
+
 STEPS = [
     """
     CREATE TABLE domain (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -72,7 +74,20 @@ STEPS = [
     UPDATE account SET (used_octets, used_messages) =
         (SELECT coalesce(sum(octets), 0), count(*) FROM message WHERE message.account_id = account.account_id)
     """,
+    """
+    CREATE TABLE receipt_awaited (
+        account_id INTEGER NOT NULL, object_id BLOB NOT NULL, domain TEXT NOT NULL, local TEXT NOT NULL,
+        statuses TEXT NOT NULL, mail INTEGER NOT NULL, since_ms INTEGER NOT NULL,
+        PRIMARY KEY (account_id, object_id, domain, local)) WITHOUT ROWID;
+    CREATE TABLE receipt_owed (
+        account_id INTEGER NOT NULL, object_id BLOB NOT NULL, status TEXT NOT NULL,
+        at_ms INTEGER NOT NULL, nonce BLOB NOT NULL, sent INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (account_id, object_id, status)) WITHOUT ROWID;
+    CREATE INDEX receipt_unsent ON receipt_owed (at_ms) WHERE sent=0
+    """,
 ]
+
+ON_NEED = {RECEIPTS}  # made when something first comes there, and not subscribed
 
 SPECIAL_USE = {
     "INBOX": None,

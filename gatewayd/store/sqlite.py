@@ -20,6 +20,7 @@ from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import (
     Account,
+    Awaited,
     Changes,
     Contact,
     ContactState,
@@ -28,6 +29,7 @@ from gatewayd.interfaces import (
     IStore,
     Mailbox,
     MailboxExists,
+    Owed,
     Peer,
     Placed,
     Quota,
@@ -37,7 +39,7 @@ from gatewayd.interfaces import (
 from gatewayd.message.bridge import as_mail
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize
-from gatewayd.store import aliases, contacts, rows, schema
+from gatewayd.store import aliases, contacts, receipts, rows, schema
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.log import read_log
 
@@ -342,6 +344,26 @@ class SQLiteStore:
         if changed:
             self._notify(account_id)
 
+    # -- receipts ---------------------------------------------------------------------------------------------------
+
+    async def expect_receipts(
+        self, account_id: int, object_id: bytes, recipients: Sequence[Address], awaited: Awaited
+    ) -> None:
+        now_ms = int(self._clock.seconds() * 1000)
+        await self._database.write(lambda db: receipts.expect(db, account_id, object_id, recipients, awaited, now_ms))
+
+    async def expected_receipt(self, account_id: int, object_id: bytes, recipient: Address) -> Awaited | None:
+        return await self._database.read(lambda db: receipts.expected(db, account_id, object_id, recipient))
+
+    async def owe_receipts(self, owed: Collection[Owed]) -> list[Owed]:
+        return await self._database.write(lambda db: receipts.owe(db, owed))
+
+    async def unsent_receipts(self, limit: int) -> list[Owed]:
+        return await self._database.read(lambda db: receipts.unsent(db, limit))
+
+    async def receipt_sent(self, owed: Owed) -> None:
+        await self._database.write(lambda db: receipts.sent(db, owed))
+
     # -- the log ----------------------------------------------------------------------------------------------------
 
     async def changes(self, account_id: int, since_modseq: int, limit: int = 1000) -> Changes:
@@ -379,6 +401,7 @@ class SQLiteStore:
         now = self._clock.seconds()
         before = (int(now * 1000) - SEEN_FOR,)
         await self._database.write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
+        await self._database.write(lambda db: receipts.sweep(db, int(now * 1000)))
         named = await self._database.read(
             lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall()
         )

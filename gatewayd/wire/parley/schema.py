@@ -96,6 +96,7 @@ class Mark(Body, frozen=True):
     remove: tuple[Flag, ...] = ()
     move: str = ""
     delete: bool = False
+    displayed: bool = False  # to the reader, who lets authors know that asked for it; \\Seen too
 
 
 class Error(Body, frozen=True):

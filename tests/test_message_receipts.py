@@ -1,0 +1,144 @@
+"""A receipt as a mail's report and back, and reports that other servers and programs write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatewayd.address import Address, Domain
+from gatewayd.message import mime, receipts
+from gatewayd.message.bridge import bridged_payload, restore
+from gatewayd.message.dsn import report
+from gatewayd.message.model import Content, Payload
+from gatewayd.message.object_types import check
+from gatewayd.message.render import render
+from gatewayd.outcome import Delivered, Refused
+
+ALPHA = Domain.parse("alpha.test")
+ID = b"\1" * 32
+NAMED = f"{ID.hex()}@alpha.test"
+
+
+def receipt(status: str, by: str = "bob@beta.test", references: Any = (NAMED,)) -> Content:
+    ext = {"receipt": {"status": status}, "references": list(references)}
+    payload = Payload(by, ("alice@alpha.test",), 7000, b"n" * 16, "receipt", parents=(ID,), ext=ext)
+    return Content(b"p", payload.encode(), b"s" * 64, {})
+
+
+def view(mail: bytes) -> Payload:
+    return bridged_payload(mail, by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)[0]
+
+
+@pytest.mark.parametrize("by", ["bob@beta.test", "böb@beta.test", '"b b"@beta.test'])
+@pytest.mark.parametrize(
+    ("status", "as_mail"), [("stored", "stored"), ("delivered", "stored"), ("displayed", "displayed")]
+)
+def test_a_receipt_is_a_report_that_any_program_reads(status: str, as_mail: str, by: str) -> None:
+    """Mail knows of delivery and of display; that it comes from a domain's signature it does not know."""
+    content = receipt(status, by)
+    check(content)
+    mail = render(content)
+    assert restore(mail) == content
+    said = view(mail)
+    assert said.parents == (ID,)
+    assert (receipts.status(said), receipts.recipient(said)) == (as_mail, Address.parse(by))
+    report = mime.parse(mail)
+    assert (report.media_type, [child.type for child in report.children]) == (
+        "multipart/report",
+        ["text", "message", "text"],
+    )
+    assert report.parameters["report-type"] in ("delivery-status", "disposition-notification")
+    assert (b"global-" in mail) == (not by.isascii())
+
+
+@given(
+    st.sampled_from(receipts.STATUSES), st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.integers(), max_size=3),
+)  # fmt: skip
+def test_no_field_brings_a_line_of_its_own(status: str, by: str, references: list[Any]) -> None:
+    content = receipt(status, by, references)
+    mail = render(content)
+    assert restore(mail) == content
+    assert mail.count(b"\r\n") == mail.count(b"\n") == mail.count(b"\r")
+    assert max(map(len, mail.split(b"\r\n"))) <= 998
+    assert mail == render(content)
+
+
+@pytest.mark.parametrize(
+    ("action", "result", "word"),
+    [
+        ("failed", Refused("5.1.1", "No such user"), "failed"),
+        ("delivered", Delivered(), "stored"),
+        ("relayed", Delivered(), ""),
+    ],
+)
+def test_our_own_delivery_reports_are_read(action: Any, result: Any, word: str) -> None:
+    original = Content(b"", Payload("alice@alpha.test", ("bob@beta.test",), 0, b"n" * 16).encode(), b"", {})
+    mail = report(
+        action, reporting=ALPHA, reverse_path=Address.parse("alice@alpha.test"),
+        results={Address.parse("bob@beta.test"): result}, mail=render(original), arrival=0, now=0, unique="u",
+    )  # fmt: skip
+    said = view(mail).ext.get("receipt", {}).get("status", "")
+    assert said == word
+    assert view(mail).parents == ((original.id,) if word else ())
+
+
+def notification(
+    disposition: str = "manual-action/MDN-sent-manually; displayed", final: str = "rfc822; bob@beta.test"
+) -> bytes:
+    return (
+        "From: bob@beta.test\r\n"
+        "Content-Type: multipart/report; boundary=b; report-type=disposition-notification\r\n\r\n"
+        f"--b\r\n\r\nread\r\n--b\r\nContent-Type: message/disposition-notification\r\n\r\nFinal-Recipient: {final}\r\n"
+        f"Original-Message-ID: <{NAMED}>\r\nDisposition: {disposition}\r\n\r\n--b--\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("mail", "word"),
+    [
+        (notification(), "displayed"),
+        (notification("automatic-action/MDN-sent-automatically;displayed/error"), "displayed"),
+        (notification("manual-action/MDN-sent-manually; deleted"), ""),
+        (notification("displayed"), ""),
+        (notification(final="bob"), ""),
+        (notification(final="rfc822; bob"), ""),
+        (notification().replace(b"Original-Message-ID", b"X-Original"), ""),
+        (notification().replace(b"multipart/report", b"multipart/mixed"), ""),
+        (notification().replace(b"message/disposition-notification", b"message/x"), ""),
+    ],
+)
+def test_notifications_of_other_programs(mail: bytes, word: str) -> None:
+    assert receipts.status(view(mail)) == word
+
+
+@given(st.text(st.sampled_from("abc<>@;:/\r\n \t")), st.text(st.sampled_from("abc<>@;:/\r\n \t")))
+def test_no_report_is_too_odd(one: str, other: str) -> None:
+    mail = notification(one, other)
+    assert receipts.status(view(mail)) in ("", "displayed")
+
+
+@pytest.mark.parametrize(
+    ("field", "asks"),
+    [
+        (b"Disposition-Notification-To: Alice <ALICE@alpha.test>\r\n", True),
+        (b"Disposition-Notification-To: mallory@gamma.test\r\n", False),
+        (b"Disposition-Notification-To: alice@alpha.test, mallory@gamma.test\r\n", False),
+        (b"Disposition-Notification-To: alice@alpha.test\r\nList-Id: <x.alpha.test>\r\n", False),
+        (b"Disposition-Notification-To: alice@alpha.test\r\nAuto-Submitted: auto-generated\r\n", False),
+        (b"", False),
+    ],
+)
+def test_which_mail_asks_for_a_receipt(field: bytes, asks: bool) -> None:
+    said = view(b"From: alice@alpha.test\r\n" + field + b"\r\nHello")
+    assert receipts.asked(said) == ({"displayed"} if asks else set())
+
+
+@pytest.mark.parametrize("said", [None, 7, "displayed", {}, ["adored"], [["displayed"]], [7]])
+def test_what_asks_for_nothing(said: Any) -> None:
+    payload = Payload("a@b.test", (), 0, bytes(16), ext={"receipts": said, "receipt": said})
+    assert receipts.asked(payload) == set()
+    assert receipts.status(payload) == ""
