@@ -155,6 +155,20 @@ class Placed(NamedTuple):
     uid: int
     modseq: int
     duplicate: bool
+    mailbox: str  # its name
+
+
+class Arrival(NamedTuple):
+    """A message that has just been delivered and committed, for those who watch the account."""
+
+    mailbox: str  # its name
+    uid: int
+    modseq: int
+    flags: str  # as Entry has them
+    content: Content
+
+
+Watcher = Callable[[Sequence[Arrival]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +299,10 @@ class IStore(Interface):
 
     async def changes(account_id: int, since_modseq: int, limit: int = 1000) -> Changes: ...
 
-    def watch(account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
+    def watch(account_id: int, callback: Watcher) -> Callable[[], None]:
         """Call back, on the reactor's thread, after each commit that changed this account, other processes'
-        included; calls may merge. Returns what ends it."""
+        included; calls may merge. If it was deliveries they come along, by rising modseq; else nothing does, and the
+        log tells. Returns what ends it."""
 
     async def peer(domain: Domain) -> Peer | None: ...
     async def remember_peer(peer: Peer) -> None: ...

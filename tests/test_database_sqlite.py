@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gatewayd.database import sqlite
-from gatewayd.database.sqlite import Database
+from gatewayd.database.sqlite import Database, Together
 from gatewayd.errors import StoreError, StoreFull
 from tests.loop import Loop
 
@@ -385,3 +385,46 @@ def test_every_write_beside_a_close_is_answered(tmp_path: Path, loop: Loop) -> N
         other = sqlite3.connect(database.path)
         assert len(words(other)) == kept >= 10
         other.close()
+
+
+def test_what_waits_for_the_same_work_is_done_in_one_call(database: Database, loop: Loop) -> None:
+    calls: list[list[str]] = []
+    heard: list[tuple[list[str], list[str]]] = []
+
+    def work(db: sqlite3.Connection, items: Sequence[str]) -> list[str]:
+        calls.append(list(items))
+        db.executemany("INSERT INTO word VALUES (?)", [(item,) for item in items])
+        return [item.upper() for item in items]
+
+    together = Together(work, lambda items, answers: heard.append((list(items), list(answers))))
+    inside, held = threading.Event(), threading.Event()
+
+    def hold(db: sqlite3.Connection) -> None:
+        inside.set()
+        assert held.wait(60)
+
+    begun = [Deferred.fromCoroutine(database.write(hold))]
+    assert inside.wait(60)
+    begun += [Deferred.fromCoroutine(database.write_together(together, word)) for word in ("a", "b")]
+    begun += [Deferred.fromCoroutine(database.write(insert("alone")))]
+    begun += [Deferred.fromCoroutine(database.write_together(together, "c"))]
+    held.set()
+    answers = loop.wait(begun)
+    assert [answers[1], answers[2], answers[4]] == ["A", "B", "C"]
+    assert calls == [["a", "b", "c"]]
+    assert heard == [(["a", "b", "c"], ["A", "B", "C"])]
+    assert loop.one(database.read(words)) == {"a", "b", "c", "alone"}
+
+    calls.clear()
+    heard.clear()
+    inside.clear()
+    held.clear()
+    begun = [Deferred.fromCoroutine(database.write(hold))]
+    assert inside.wait(60)
+    begun += [Deferred.fromCoroutine(database.write_together(together, word)) for word in ("d", "a", "e")]
+    held.set()
+    answers = loop.wait(begun)
+    assert answers[1] == "D" and answers[3] == "E"  # one that fails takes no other along
+    assert isinstance(answers[2], StoreError)
+    assert calls == [["d", "a", "e"], ["d"], ["a"], ["e"]]
+    assert heard == [(["d"], ["D"]), (["e"], ["E"])]

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces import (
+    Arrival,
     ContactState,
     Delivery,
     Mailbox,
@@ -214,7 +215,7 @@ def test_repeats_are_known_after_the_migration(tmp_path: Path) -> None:
     stores = Stores.__new__(Stores)
     stores.root, stores.loop, stores.clock, stores.open = tmp_path, loop, Clock(), []
     placed = loop.one(stores.again().deliver([Delivery(1, letter), Delivery(1, content())]))
-    assert placed == [Placed(2, 7, 5, True), Placed(2, 8, 10, False)]
+    assert placed == [Placed(2, 7, 5, True, "INBOX"), Placed(2, 8, 10, False, "INBOX")]
     stores.close()
 
 
@@ -440,7 +441,7 @@ class Watcher:
         self.look()
         self.calls = 0
 
-    def called(self) -> None:
+    def called(self, arrivals: Sequence[Arrival]) -> None:
         self.calls += 1
 
     def look(self) -> None:
@@ -480,7 +481,7 @@ def test_watchers_hear_of_every_change_of_their_account(stores: Stores) -> None:
 
 
 def test_a_watcher_that_fails_is_its_own_affair(stores: Stores) -> None:
-    def failing() -> None:
+    def failing(arrivals: Sequence[Arrival]) -> None:
         raise RuntimeError("a fault of ours")
 
     stores.store.watch(stores.alice, failing)
@@ -520,7 +521,7 @@ def test_what_another_process_did_right_after_watch_is_heard_of(stores: Stores) 
             return await data_version()
 
         patch.setattr(stores.open[0], "data_version", slow)
-        stores.store.watch(stores.alice, lambda: heard.append(1))
+        stores.store.watch(stores.alice, lambda _: heard.append(1))
         stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
         late.callback(None)
         stores.loop.one(data_version())
@@ -530,7 +531,7 @@ def test_what_another_process_did_right_after_watch_is_heard_of(stores: Stores) 
 def test_watching_ends_and_begins_while_a_look_is_under_way(stores: Stores) -> None:
     """As when a mail program selects one mailbox after another."""
     for _ in range(5):
-        stores.store.watch(stores.alice, lambda: None)()
+        stores.store.watch(stores.alice, lambda _: None)()
     watcher = Watcher(stores)
     stores.loop.one(stores.again().deliver([Delivery(stores.alice, content())]))
     watcher.look()
@@ -708,9 +709,9 @@ class Model(RuleBasedStateMachine):
         if box is None:
             assert type(placed) is NoSuchMailbox
         elif once and number in box.seen:
-            assert placed == box.seen[number]._replace(duplicate=True)
+            assert placed == box.seen[number]._replace(duplicate=True, mailbox=self.name(name))
         else:
-            assert placed == Placed(box.uidvalidity, box.uidnext, self.rises(placed.modseq), False)
+            assert placed == Placed(box.uidvalidity, box.uidnext, self.rises(placed.modseq), False, self.name(name))
             box.entries[placed.uid] = number, " ".join(sorted(flags)), placed.modseq
             box.uidnext += 1
             if once:

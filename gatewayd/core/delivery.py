@@ -207,13 +207,14 @@ class PostOffice:
             self.log.error("no signing key for {domain}", domain=account.address.domain)
             return dict.fromkeys(recipients, STORE_FAILED)
         content = Content(protected, payload, signature, bodies)
-        filed = await self._file(account, content, mailbox="\\Sent", seen=True)
-        if not filed.ok:
-            return dict.fromkeys(recipients, filed)
         if not await self._expects_receipts(account, content, recipients):
             return dict.fromkeys(recipients, STORE_FAILED)
         self._story.submitted(content, account)
-        return await self._post(_Letter(content, Envelope(account.address, tuple(recipients)), b""), recipients)
+        letter = _Letter(content, Envelope(account.address, tuple(recipients)), b"")
+        filing_it = defer.Deferred.fromCoroutine(self._file(account, content, mailbox="\\Sent", seen=True))
+        answers = await self._post(letter, recipients)  # beside each other: they wait for the same commit
+        filed = await filing_it
+        return answers if filed.ok else dict.fromkeys(recipients, filed)
 
     async def accept_object(
         self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]

@@ -11,15 +11,18 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from gatewayd.errors import StoreError, StoreFull
 
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Post = Callable[[Callable[[], None]], None]
@@ -28,6 +31,21 @@ BUSY = 30.0  # seconds to wait for another process's transaction
 BATCH = 500  # work items in one transaction: bounds what one failed commit takes along
 READERS = 2
 CACHE = -65536  # KiB, negative: a size and not pages
+
+
+@dataclass(frozen=True, eq=False)
+class Together(Generic[I, R]):
+    """Work that is done for all the items that wait for it in one call: under load it takes few statements, and each
+    statement costs a hand-over of Python's lock."""
+
+    work: Callable[[sqlite3.Connection, Sequence[I]], Sequence[R]]  # an answer for each item
+    committed: Callable[[Sequence[I], Sequence[R]], None]  # on the asker's thread, before the answers are given
+
+
+class _Item(NamedTuple):
+    work: Work[Any] | Together[Any, Any]
+    item: Any  # of a Together
+    result: Deferred[Any]
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -66,8 +84,8 @@ class Database:
         self._post = post
         self._writer_connection = connect(path)
         readers = [connect(path) for _ in range(READERS)]
-        self._writes: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None] = queue.SimpleQueue()
-        self._reads: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._write_all, name="database-writer", daemon=True)]
         self._threads += [
             threading.Thread(target=self._read_all, args=(connection,), name=f"database-reader-{n}", daemon=True)
@@ -101,15 +119,24 @@ class Database:
     async def write(self, work: Work[T]) -> T:
         """Run in the next group transaction; returns when it is committed. Raises what `work` raises, or StoreError;
         then it alone was rolled back. A group that fails is done again one by one, so `work` may run twice."""
-        return await self._put(self._writes, work)
+        answer: T = await self._put(self._writes, work)
+        return answer
+
+    async def write_together(self, work: Together[I, R], item: I) -> R:
+        """As `write`, in one call with the others that wait for the same work. If that call raises, each is done again
+        alone."""
+        answer: R = await self._put(self._writes, work, item)
+        return answer
 
     async def read(self, work: Work[T]) -> T:
         """Run on a reader, inside one snapshot."""
-        return await self._put(self._reads, work)
+        answer: T = await self._put(self._reads, work)
+        return answer
 
     async def data_version(self) -> int:
         """Changes when another process has committed: the writer's own commits do not move it."""
-        return await self._put(self._writes, _data_version)
+        version: int = await self._put(self._writes, _data_version)
+        return version
 
     def close(self) -> None:
         """Commit what waits, then end the threads. Blocks."""
@@ -124,11 +151,13 @@ class Database:
             thread.join()
         self._writer_connection.close()
 
-    def _put(self, target: queue.SimpleQueue[tuple[Work[Any], Deferred[Any]] | None], work: Work[T]) -> Deferred[T]:
-        result: Deferred[T] = Deferred()
+    def _put(
+        self, target: queue.SimpleQueue[_Item | None], work: Work[Any] | Together[Any, Any], item: Any = None
+    ) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
         with self._closing:
             if not self._closed:
-                target.put((work, result))
+                target.put(_Item(work, item, result))
                 return result
         result.errback(StoreError("the database is closed"))
         return result
@@ -143,35 +172,28 @@ class Database:
                 batch.append(self._writes.get())
             ending = None in batch
             items = [item for item in batch if item is not None]
-            if any(work is _data_version for work, _ in items):  # outside a transaction: no commit for a question
+            if any(item.work is _data_version for item in items):  # outside a transaction: no commit for a question
                 answer: Any
                 try:
                     answer = _data_version(self._writer_connection)
                 except sqlite3.Error as error:
                     answer = Failure(typed(error))
-                asked = [(result, answer) for work, result in items if work is _data_version]
-                self._post(lambda asked=asked: _resolve(asked))  # type: ignore[misc]
-                items = [item for item in items if item[0] is not _data_version]
+                asked = [item for item in items if item.work is _data_version]
+                done = [(_data_version, asked, [answer] * len(asked))]
+                self._post(lambda done=done: _resolve(done))  # type: ignore[misc]
+                items = [item for item in items if item.work is not _data_version]
             if items:
                 self._commit(items)
 
-    def _commit(self, items: list[tuple[Work[Any], Deferred[Any]]]) -> None:
+    def _commit(self, items: list[_Item]) -> None:
         connection = self._writer_connection
-        done: list[tuple[Deferred[Any], Any]] = []
+        done: list[_Done] = []
         began = False
         try:
             connection.execute("BEGIN IMMEDIATE")
             began = True
-            for work, result in items:
-                connection.execute("SAVEPOINT item")
-                try:
-                    done.append((result, work(connection)))
-                except Exception as error:
-                    if not connection.in_transaction:  # the error took the whole transaction: full disk, I/O
-                        raise
-                    connection.execute("ROLLBACK TO item")
-                    done.append((result, Failure(typed(error) if isinstance(error, sqlite3.Error) else error)))
-                connection.execute("RELEASE item")
+            for work, members in _grouped(items):
+                done += _attempt(connection, work, members)
             connection.execute("COMMIT")
             self.commits += 1
         except Exception as error:
@@ -183,7 +205,7 @@ class Database:
                     self._commit([item])
                 return
             failed = typed(error) if isinstance(error, sqlite3.Error) else StoreError(str(error))
-            done = [(result, Failure(failed)) for _, result in items]
+            done = [(item.work, [item], [Failure(failed)]) for item in items]
         self._post(lambda: _resolve(done))
 
     # -- the readers' threads ---------------------------------------------------------------------------------------
@@ -191,11 +213,10 @@ class Database:
     def _read_all(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA query_only=ON")
         while (item := self._reads.get()) is not None:
-            work, result = item
             answer: Any
             try:
                 connection.execute("BEGIN")
-                answer = work(connection)
+                answer = _do(connection, item.work, [item])[0]
             except sqlite3.Error as error:
                 answer = Failure(typed(error))
             except Exception as error:
@@ -203,7 +224,7 @@ class Database:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # nothing was written
                     connection.execute("COMMIT")
-            self._post(lambda done=[(result, answer)]: _resolve(done))  # type: ignore[misc]
+            self._post(lambda done=[(item.work, [item], [answer])]: _resolve(done))  # type: ignore[misc]
         connection.close()
 
 
@@ -211,6 +232,53 @@ def _data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
-def _resolve(done: list[tuple[Deferred[Any], Any]]) -> None:
-    for result, answer in done:
-        result.callback(answer)
+_Done = tuple[Work[Any] | Together[Any, Any], Sequence[_Item], Sequence[Any]]  # with an answer for each item
+
+
+def _grouped(items: Iterable[_Item]) -> list[tuple[Work[Any] | Together[Any, Any], list[_Item]]]:
+    """What can be done together, where the first of it stands."""
+    groups: list[tuple[Work[Any] | Together[Any, Any], list[_Item]]] = []
+    together: dict[int, list[_Item]] = {}
+    for item in items:
+        if not isinstance(item.work, Together):
+            groups.append((item.work, [item]))
+        elif id(item.work) in together:
+            together[id(item.work)].append(item)
+        else:
+            groups.append((item.work, members := [item]))
+            together[id(item.work)] = members
+    return groups
+
+
+def _do(
+    connection: sqlite3.Connection, work: Work[Any] | Together[Any, Any], members: Sequence[_Item]
+) -> Sequence[Any]:
+    return work.work(connection, [m.item for m in members]) if isinstance(work, Together) else [work(connection)]
+
+
+def _attempt(
+    connection: sqlite3.Connection, work: Work[Any] | Together[Any, Any], members: Sequence[_Item]
+) -> list[_Done]:
+    """Raises when the transaction is lost."""
+    connection.execute("SAVEPOINT item")
+    try:
+        done: list[_Done] = [(work, members, _do(connection, work, members))]
+    except Exception as error:
+        if not connection.in_transaction:  # the error took the whole transaction: full disk, I/O
+            raise
+        connection.execute("ROLLBACK TO item")
+        if len(members) > 1:
+            done = [answered for member in members for answered in _attempt(connection, work, [member])]
+        else:
+            done = [(work, members, [Failure(typed(error) if isinstance(error, sqlite3.Error) else error)])]
+    connection.execute("RELEASE item")
+    return done
+
+
+def _resolve(done: Iterable[_Done]) -> None:
+    for work, members, answers in done:
+        if isinstance(work, Together) and not isinstance(answers[0], Failure):
+            work.committed([member.item for member in members], answers)
+    for _, members, answers in done:
+        for member, answer in zip(members, answers, strict=True):
+            member.result.callback(answer)

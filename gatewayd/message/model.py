@@ -103,7 +103,7 @@ class Content:
         parts = self.fields.parts
         return parts[0].size if self.fields.type == MAIL else sum(part.size for part in parts)
 
-    @property
+    @cached_property
     def signed(self) -> bytes:
         """The COSE_Sign1 array, untagged (RFC 9052 §4.2): what goes on the wire and into Parley-Object."""
         return cbor2.dumps([self.protected, {}, self.payload, self.signature])

@@ -76,7 +76,7 @@ class LinkProtocol(Protocol):
         self._events: deque[Any] = deque()
         self._out: list[bytes] = []
         self._flush_call: IDelayedCall | None = None
-        self._full = False  # the transport has more to write than it likes
+        self.full = False  # the transport has more to write than it likes
         self._readers: list[defer.Deferred[None]] = []  # who waits until it has not
         self._timeout: float | None = None
         self._timer: IDelayedCall | None = None
@@ -135,10 +135,10 @@ class LinkProtocol(Protocol):
     # -- Twisted's side: the transport's buffer is full, or has room again --------------------------------------------
 
     def pauseProducing(self) -> None:
-        self._full = True
+        self.full = True
 
     def resumeProducing(self) -> None:
-        self._full = False
+        self.full = False
         waiting, self._readers = self._readers, []
         for reader in waiting:
             reader.callback(None)
@@ -157,7 +157,7 @@ class LinkProtocol(Protocol):
 
     async def drained(self) -> None:
         self._flush()
-        if self._full and not self._gone:
+        if self.full and not self._gone:
             reader: defer.Deferred[None] = defer.Deferred()
             self._readers.append(reader)
             await reader

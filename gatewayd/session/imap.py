@@ -6,13 +6,13 @@ What is done to mailboxes is in imap_folders.py, to the messages of the open one
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 from twisted.internet.defer import DeferredLock
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, AuthenticationFailed, IAuthenticator, IStore, Placed
+from gatewayd.interfaces import Account, Arrival, AuthenticationFailed, IAuthenticator, IStore, Placed
 from gatewayd.session import imap_search, sasl
 from gatewayd.session.imap_failed import No, failure
 from gatewayd.session.imap_folders import Folders
@@ -316,7 +316,7 @@ class IMAPSession:
         good = text.upper() == b"DONE"
         self._link.send(Tagged(tag, b"OK Done" if good else b"BAD DONE was expected", state))
 
-    def _changed(self) -> None:
+    def _changed(self, _: Sequence[Arrival] = ()) -> None:
         """Called after each commit on the account."""
         if not self._idling or self._selected is None:
             return

@@ -34,6 +34,7 @@ class Link(Protocol):
 
     peer_address: str  # the IP address of the other side
     tls: TLSInfo | None  # None while the connection is plaintext
+    full: bool  # the other side has yet to read what was sent
 
     def send(self, event: Any) -> None:
         """Give the engine an event; all octets of one turn leave in one write."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from msgspec.structs import replace
 from twisted.internet.defer import DeferredLock
 
-from gatewayd.interfaces import Account, IStore
+from gatewayd.interfaces import Account, Arrival, IStore
 from gatewayd.message.model import Content
 from gatewayd.message.receipts import DELIVERED, DISPLAYED, may_ask
 from gatewayd.session.link import Link
@@ -79,28 +79,41 @@ class Log:
                 break
             change = Change(name, entry.uid, entry.modseq, flags=tuple(entry.flags.split()), id=content.id)
             if size <= PAGE:
-                bodies = tuple(content.bodies.values())
-                change = replace(change, signed=content.signed, bodies=bodies)
-                size += len(content.payload) + sum(map(len, bodies))
-                if may_ask(content):
-                    given.append(content)
+                change = replace(change, signed=content.signed, bodies=tuple(content.bodies.values()))
+                size += _size(content)
+                given.append(content)
             changes.append(change)
             last = entry.modseq
-        if given:
-            self._link.spawn(self._delivered(given))
+        self._given(given)
         gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
         changes += [change for change in gone if change.modseq <= modseq]
         return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more)
 
+    def _given(self, contents: Sequence[Content]) -> None:
+        asking = [content for content in contents if may_ask(content)]
+        if asking:
+            self._link.spawn(self._delivered(asking))
+
     async def _delivered(self, contents: Collection[Content]) -> None:
         await self._acknowledge(self.account, contents, DELIVERED)
 
-    def _changed(self) -> None:
+    def _changed(self, arrivals: Sequence[Arrival] = ()) -> None:
         if self._pushing:
             self._push_again = True
-            return
-        self._pushing = True
-        self._link.spawn(self._push())
+        elif arrivals and self._follow(arrivals):
+            changes = tuple(_change(arrival) for arrival in arrivals)
+            self._live = changes[-1].modseq
+            self._push_changes(Changes(changes, self._live))
+            self._given([arrival.content for arrival in arrivals])
+        else:
+            self._pushing = True
+            self._link.spawn(self._push())
+
+    def _follow(self, arrivals: Sequence[Arrival]) -> bool:
+        """They are all that the client lacks, and it reads along: the log need not be read."""
+        first, last = arrivals[0].modseq, arrivals[-1].modseq
+        whole = first == self._live + 1 and last == self._live + len(arrivals)
+        return whole and not self._link.full and sum(_size(arrival.content) for arrival in arrivals) <= PAGE
 
     async def _push(self) -> None:
         """The live tail: the same log, read on from where the client is."""
@@ -132,3 +145,13 @@ class Log:
         elif body.move:
             await self._store.copy(*where, body.move, True)
         return Changes((), (await self._store.mailbox(self.account.account_id, body.mailbox)).highest_modseq)
+
+
+def _change(arrival: Arrival) -> Change:
+    mailbox, uid, modseq, flags, content = arrival
+    bodies = tuple(content.bodies.values())
+    return Change(mailbox, uid, modseq, flags=tuple(flags.split()), id=content.id, signed=content.signed, bodies=bodies)
+
+
+def _size(content: Content) -> int:
+    return len(content.payload) + sum(map(len, content.bodies.values()))

@@ -9,10 +9,8 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-import cbor2
-
 from gatewayd.errors import QuotaExceeded, StoreError
-from gatewayd.interfaces import Delivery, Entry, Mailbox, MailboxExists, NoSuchMailbox, Placed, Quota
+from gatewayd.interfaces import Entry, Mailbox, MailboxExists, NoSuchMailbox, Quota
 from gatewayd.message.model import Content
 from gatewayd.store.schema import ON_NEED, SPECIAL_USE
 
@@ -110,45 +108,6 @@ def new_uids(db: sqlite3.Connection, account_id: int, mailbox_id: int, count: in
         (count, modseq, account_id, mailbox_id),
     ).fetchall()
     return int(rows[0][0]), int(rows[0][1]) - count
-
-
-def deliver(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
-    account_id, content = delivery.account_id, delivery.content
-    target = place(db, account_id, delivery.mailbox)
-    if delivery.once:
-        seen = db.execute(
-            "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox_id=?",
-            (account_id, content.id, target.mailbox_id),
-        ).fetchone()
-        if seen:
-            uidvalidity, uid, modseq = seen
-            return Placed(uidvalidity, uid, modseq, True)
-    modseq = next_modseq(db, account_id)
-    uidvalidity, uid = new_uids(db, account_id, target.mailbox_id, 1, modseq)
-    octets = len(delivery.trace) + content.size
-    message_id, *used = db.execute(
-        "UPDATE account SET next_message=next_message+1, used_octets=used_octets+?, used_messages=used_messages+1"
-        f" WHERE account_id=? RETURNING next_message-1, {QUOTA}",
-        (octets, account_id),
-    ).fetchall()[0]
-    check_quota(Quota(*used), octets)
-    inline, files = split(content)
-    db.execute(
-        "INSERT INTO message"
-        " (account_id, message_id, object_id, protected, payload, signature, trace, bodies, blobs, octets)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (
-            account_id, message_id, content.id, content.protected, content.payload, content.signature,
-            delivery.trace, cbor2.dumps(inline), b"".join(files), octets,
-        ),
-    )  # fmt: skip
-    date = now_ms if delivery.internal_date_ms is None else delivery.internal_date_ms
-    entry = (account_id, target.mailbox_id, uid, message_id, modseq, joined(delivery.flags), date)
-    db.execute("INSERT INTO entry VALUES (?,?,?,?,?,?,?)", entry)
-    if delivery.once:
-        row = (account_id, content.id, target.mailbox_id, uidvalidity, uid, modseq, now_ms)
-        db.execute("INSERT INTO seen VALUES (?,?,?,?,?,?,?)", row)
-    return Placed(uidvalidity, uid, modseq, False)
 
 
 def check_quota(used: Quota, octets: int) -> None:

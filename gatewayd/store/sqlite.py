@@ -6,6 +6,7 @@ import errno
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import cbor2
@@ -16,10 +17,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.database.sqlite import Database
+from gatewayd.database.sqlite import Database, Together
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import (
     Account,
+    Arrival,
     Awaited,
     Changes,
     Contact,
@@ -35,12 +37,14 @@ from gatewayd.interfaces import (
     Quota,
     ScramCredentials,
     Summary,
+    Watcher,
 )
 from gatewayd.message.bridge import as_mail
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize
 from gatewayd.store import aliases, contacts, receipts, rows, schema
 from gatewayd.store.blobs import BlobStore
+from gatewayd.store.delivering import deliver
 from gatewayd.store.log import read_log
 
 T = TypeVar("T")
@@ -66,7 +70,8 @@ class SQLiteStore:
         self._in_thread = in_thread
         self._blobs = blobs
         self._clock = clock
-        self._watchers: dict[int, set[Callable[[], None]]] = defaultdict(set)
+        self._watchers: dict[int, set[Watcher]] = defaultdict(set)
+        self._deliveries = Together(self._deliver, self._delivered)
         self._foreign: int | None = None
         self._known_domains: frozenset[Domain] | None = None
         self._aliased: frozenset[Domain] | None = None
@@ -182,21 +187,40 @@ class SQLiteStore:
     # -- messages ---------------------------------------------------------------------------------------------------
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> list[Placed | StoreError]:
-        now_ms = int(self._clock.seconds() * 1000)
-
-        async def one(delivery: Delivery) -> Placed | StoreError:
+        failed: dict[int, StoreError] = {}
+        for number, delivery in enumerate(deliveries):
+            large = rows.split(delivery.content)[1]
             try:
-                large = rows.split(delivery.content)[1]
                 if large:
                     await self._in_thread(self._put_blobs, large)
-                placed = await self._database.write(lambda db: rows.deliver(db, delivery, now_ms))
             except StoreError as error:
-                return error
-            if not placed.duplicate:
-                self._notify(delivery.account_id)
+                failed[number] = error
+        ready = [delivery for number, delivery in enumerate(deliveries) if number not in failed]
+        try:
+            placed = await self._database.write_together(self._deliveries, ready)
+        except StoreError as error:
+            return [error] * len(deliveries)
+        if not failed:
             return placed
+        rest = iter(placed)
+        return [failed[number] if number in failed else next(rest) for number in range(len(deliveries))]
 
-        return await defer.gatherResults([defer.Deferred.fromCoroutine(one(d)) for d in deliveries])
+    def _deliver(self, db: sqlite3.Connection, calls: Sequence[Sequence[Delivery]]) -> list[list[Placed | StoreError]]:
+        """In the writer's thread, for all the calls that wait."""
+        now_ms = int(self._clock.seconds() * 1000)
+        placed = iter(deliver(db, [delivery for deliveries in calls for delivery in deliveries], now_ms))
+        return [list(islice(placed, len(deliveries))) for deliveries in calls]
+
+    def _delivered(self, calls: Sequence[Sequence[Delivery]], answers: Sequence[list[Placed | StoreError]]) -> None:
+        arrived: dict[int, list[Arrival]] = defaultdict(list)
+        for deliveries, placed in zip(calls, answers, strict=True):
+            for delivery, place in zip(deliveries, placed, strict=True):
+                if delivery.account_id in self._watchers and isinstance(place, Placed) and not place.duplicate:
+                    flags = rows.joined(delivery.flags)
+                    arrival = Arrival(place.mailbox, place.uid, place.modseq, flags, delivery.content)
+                    arrived[delivery.account_id].append(arrival)
+        for account_id, arrivals in arrived.items():
+            self._notify(account_id, arrivals)
 
     async def entries(self, account_id: int, mailbox_id: int, since_modseq: int = 0) -> list[Entry]:
         query = f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND mailbox_id=? AND modseq>? ORDER BY uid"
@@ -369,7 +393,7 @@ class SQLiteStore:
     async def changes(self, account_id: int, since_modseq: int, limit: int = 1000) -> Changes:
         return await self._database.read(lambda db: read_log(db, account_id, since_modseq, limit))
 
-    def watch(self, account_id: int, callback: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, account_id: int, callback: Watcher) -> Callable[[], None]:
         self._watchers[account_id].add(callback)
         if not self._poll.running:
             self._poll = LoopingCall(self._look_for_foreign_commits)  # a stopped one may still wait for its last look
@@ -470,10 +494,10 @@ class SQLiteStore:
             self.log.warn("what was derived of {count} messages is not kept: {error}", count=len(kept), error=error)
         return derived
 
-    def _notify(self, account_id: int) -> None:
+    def _notify(self, account_id: int, arrivals: Sequence[Arrival] = ()) -> None:
         for callback in list(self._watchers.get(account_id, ())):
             try:
-                callback()
+                callback(arrivals)
             except Exception:  # the commit stands, and others watch too
                 self.log.failure("a watcher failed")
 

@@ -1,0 +1,177 @@
+"""Deliveries inside the writer's transaction: many with one statement for each table, or, where one of them is out of
+the ordinary, each by itself.
+
+UID and modseq are taken here, in the transaction that uses them, so neither repeats (RFC 3501 §2.3.1.1, RFC 7162 §3.1).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+import cbor2
+
+from gatewayd.database.sqlite import typed
+from gatewayd.errors import QuotaExceeded, StoreError
+from gatewayd.interfaces import Delivery, Placed, Quota
+from gatewayd.message.model import Content
+from gatewayd.store import rows
+
+PLACES = """
+    SELECT account, wanted, mailbox_id, name, uidvalidity
+    FROM (SELECT value->>0 AS account, value->>1 AS wanted FROM json_each(?)) CROSS JOIN mailbox
+    WHERE account_id=account AND (name=wanted OR special_use=wanted)"""
+ACCOUNT_NUMBERS = f"""
+    UPDATE account SET modseq=modseq+count, next_message=next_message+count,
+        used_messages=used_messages+count, used_octets=used_octets+size
+    FROM (SELECT value->>0 AS account, value->>1 AS count, value->>2 AS size FROM json_each(?)) WHERE account_id=account
+    RETURNING account_id, modseq, next_message, {rows.QUOTA}"""
+UIDS = """
+    UPDATE mailbox SET uidnext=uidnext+count, highest_modseq=highest
+    FROM (SELECT value->>0 AS account, value->>1 AS id, value->>2 AS count, value->>3 AS highest FROM json_each(?))
+    WHERE account_id=account AND mailbox_id=id
+    RETURNING account_id, mailbox_id, uidnext"""
+MESSAGE = """
+    INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, blobs, octets)
+    VALUES (?,?,?,?,?,?,?,?,?,?)"""
+ENTRY = "INSERT INTO entry VALUES (?,?,?,?,?,?,?)"
+SEEN = "INSERT OR IGNORE INTO seen VALUES (?,?,?,?,?,?,?)"
+WAS_SEEN = "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox_id=?"
+
+
+class _Unusual(Exception):
+    """One of them is a repeat, has no mailbox, or no room: each is looked at by itself."""
+
+
+def deliver(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: int) -> list[Placed | StoreError]:
+    """Each stands or falls alone."""
+    db.execute("SAVEPOINT deliveries")
+    placed: list[Placed | StoreError] = []
+    try:
+        placed += _together(db, deliveries, now_ms)
+    except (_Unusual, sqlite3.Error):
+        if not db.in_transaction:
+            raise
+        db.execute("ROLLBACK TO deliveries")
+        placed = [_alone(db, delivery, now_ms) for delivery in deliveries]
+    db.execute("RELEASE deliveries")
+    return placed
+
+
+def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: int) -> list[Placed]:
+    wanted = [(d.account_id, rows.canonical(d.mailbox)) for d in deliveries]
+    places = {row[:2]: row[2:] for row in db.execute(PLACES, (json.dumps(list(set(wanted))),)).fetchall()}
+    if not all(place in places for place in wanted):
+        raise _Unusual
+    counts, sizes = Counter[int](), Counter[int]()
+    for delivery in deliveries:
+        counts[delivery.account_id] += 1
+        sizes[delivery.account_id] += _octets(delivery)
+    taken = json.dumps([(account_id, count, sizes[account_id]) for account_id, count in counts.items()])
+    numbers: dict[int, tuple[int, int]] = {}
+    for account_id, modseq, message_id, *used in db.execute(ACCOUNT_NUMBERS, (taken,)).fetchall():
+        numbers[account_id] = modseq - counts[account_id], message_id - counts[account_id]
+        try:
+            rows.check_quota(Quota(*used), 0)
+        except QuotaExceeded:
+            raise _Unusual from None
+    given: list[tuple[int, int]] = []  # modseq and message id of each
+    uses: dict[tuple[int, int], list[int]] = {}  # (account, mailbox) -> how many, the highest modseq
+    for delivery, place in zip(deliveries, wanted, strict=True):
+        modseq, message_id = numbers[delivery.account_id]
+        modseq += 1
+        numbers[delivery.account_id] = modseq, message_id + 1
+        given.append((modseq, message_id))
+        use = uses.setdefault((delivery.account_id, places[place][0]), [0, 0])
+        use[0] += 1
+        use[1] = modseq
+    uids = {
+        (account_id, mailbox_id): uidnext - uses[account_id, mailbox_id][0]
+        for account_id, mailbox_id, uidnext in db.execute(
+            UIDS, (json.dumps([(*box, *use) for box, use in uses.items()]),)
+        )
+    }
+    kept: dict[int, tuple[bytes, bytes]] = {}  # by content: most come for two, the sender and the recipient
+    placed, messages, entries, seen = [], [], [], []
+    for delivery, place, (modseq, message_id) in zip(deliveries, wanted, given, strict=True):
+        account_id, content = delivery.account_id, delivery.content
+        mailbox_id, name, uidvalidity = places[place]
+        uid = uids[account_id, mailbox_id]
+        uids[account_id, mailbox_id] = uid + 1
+        bodies = kept.get(id(content)) or kept.setdefault(id(content), _bodies(content))
+        messages.append(_message(delivery, message_id, bodies))
+        entries.append(_entry(delivery, mailbox_id, uid, message_id, modseq, now_ms))
+        if delivery.once:
+            seen.append((account_id, content.id, mailbox_id, uidvalidity, uid, modseq, now_ms))
+        placed.append(Placed(uidvalidity, uid, modseq, False, name))
+    if seen and db.executemany(SEEN, seen).rowcount != len(seen):
+        raise _Unusual
+    db.executemany(MESSAGE, messages)
+    db.executemany(ENTRY, entries)
+    return placed
+
+
+def _alone(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed | StoreError:
+    db.execute("SAVEPOINT delivery")
+    placed: Placed | StoreError
+    try:
+        placed = _placed(db, delivery, now_ms)
+    except (StoreError, sqlite3.Error) as error:
+        if not db.in_transaction:
+            raise
+        db.execute("ROLLBACK TO delivery")
+        placed = typed(error) if isinstance(error, sqlite3.Error) else error
+    db.execute("RELEASE delivery")
+    return placed
+
+
+def _placed(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
+    account_id, content = delivery.account_id, delivery.content
+    target = rows.place(db, account_id, delivery.mailbox)
+    if delivery.once:
+        seen = db.execute(WAS_SEEN, (account_id, content.id, target.mailbox_id)).fetchone()
+        if seen:
+            uidvalidity, uid, modseq = seen
+            return Placed(uidvalidity, uid, modseq, True, target.name)
+    modseq = rows.next_modseq(db, account_id)
+    uidvalidity, uid = rows.new_uids(db, account_id, target.mailbox_id, 1, modseq)
+    octets = _octets(delivery)
+    message_id, *used = db.execute(
+        "UPDATE account SET next_message=next_message+1, used_octets=used_octets+?, used_messages=used_messages+1"
+        f" WHERE account_id=? RETURNING next_message-1, {rows.QUOTA}",
+        (octets, account_id),
+    ).fetchall()[0]
+    rows.check_quota(Quota(*used), octets)
+    db.execute(MESSAGE, _message(delivery, message_id, _bodies(content)))
+    db.execute(ENTRY, _entry(delivery, target.mailbox_id, uid, message_id, modseq, now_ms))
+    if delivery.once:
+        db.execute(SEEN, (account_id, content.id, target.mailbox_id, uidvalidity, uid, modseq, now_ms))
+    return Placed(uidvalidity, uid, modseq, False, target.name)
+
+
+def _octets(delivery: Delivery) -> int:
+    """What it takes of the account's quota."""
+    return len(delivery.trace) + delivery.content.size
+
+
+def _bodies(content: Content) -> tuple[bytes, bytes]:
+    """(those in the row, the names of those in files)"""
+    inline, files = rows.split(content)
+    return cbor2.dumps(inline), b"".join(files)
+
+
+def _message(delivery: Delivery, message_id: int, bodies: tuple[bytes, bytes]) -> tuple[object, ...]:
+    content = delivery.content
+    return (
+        delivery.account_id, message_id, content.id, content.protected, content.payload, content.signature,
+        delivery.trace, *bodies, _octets(delivery),
+    )  # fmt: skip
+
+
+def _entry(
+    delivery: Delivery, mailbox_id: int, uid: int, message_id: int, modseq: int, now_ms: int
+) -> tuple[object, ...]:
+    date = now_ms if delivery.internal_date_ms is None else delivery.internal_date_ms
+    return delivery.account_id, mailbox_id, uid, message_id, modseq, rows.joined(delivery.flags), date
