@@ -31,6 +31,7 @@ from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
 from gatewayd.core.keys import KeyDirectory
+from gatewayd.core.presence import Presence
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
 from gatewayd.core.story import Story
@@ -166,6 +167,7 @@ class Gateway(Service):
         router = Router(self.store, self.resolver, reactor, config.relay.smtp_port, config.bridge, hostname=hostname)
         parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
         smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
+        self.presence = Presence(self.store, router.route, parley, now)
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
         trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
         sealers = frozenset(name.lower() for name in config.incoming.arc_sealers)
@@ -243,7 +245,7 @@ class Gateway(Service):
         engine = ParleyConnection()
         return engine, ParleyServerSession(
             self.config.hostname, engine, self.post_office, self.authenticator, self.store, self.keys, self.signer,
-            self.directory, self._reactor.seconds, secrets.token_hex,
+            self.directory, self._reactor.seconds, secrets.token_hex, self.presence,
         )  # fmt: skip
 
     # -- Service ----------------------------------------------------------------------------------------------------

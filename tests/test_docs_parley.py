@@ -32,6 +32,15 @@ def vectors() -> str:
     ).encode()  # fmt: skip
     protected, signature = cose.sign(payload, key)
     content = Content(protected, payload, signature, {digest: body})
+    edit = Payload(
+        from_="alice@alpha.test", to=("bob@beta.test",), date=1735689660000, nonce=b"\4" * 16, type="edit",
+        parts=(Part(digest, "text/plain; charset=utf-8", len(body)),), replaces=content.id,
+    )  # fmt: skip
+    receipt = Payload(
+        from_="bob@beta.test", to=("alice@alpha.test",), date=1735689720000, nonce=b"\5" * 16, type="receipt",
+        parents=(content.id,),
+        ext={"receipt": {"status": "displayed"}, "references": [f"{content.id.hex()}@alpha.test"]},
+    )  # fmt: skip
     connection = ParleyConnection()
     values = [
         ("Public key", key.public),
@@ -44,6 +53,8 @@ def vectors() -> str:
         ("Protected header", protected),
         ("Signature", signature),
         ("Signed form", content.signed),
+        ("Payload of an edit of it", edit.encode()),
+        ("Payload of a receipt for it, by bob", receipt.encode()),
         ("Frame HELLO", connection.send(Hello(1, "mx.alpha.test", 65536))),
         ("Frame REQ keys, stream 1", connection.send(Request(1, "keys", Keys("beta.test")))),
     ]

@@ -25,19 +25,30 @@ from gatewayd.wire.parley.schema import (
     Mark,
     Send,
     SendReply,
+    Signal,
+    Signalled,
+    SignalReply,
     Sync,
     read,
 )
 
 CDDL = (Path(__file__).parent.parent / "docs/parley.cddl").read_text()
 SCHEMA = pycddl.Schema(CDDL)
-ASKED: dict[str, Any] = {"auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark}
-ANSWERED: dict[str, Any] = {"auth": AuthReply, "keys": KeysReply, "send": SendReply, "sync": Changes, "mark": Changes}
+ASKED: dict[str, Any] = {"auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal}
+ANSWERED: dict[str, Any] = {
+    "auth": AuthReply,
+    "keys": KeysReply,
+    "send": SendReply,
+    "sync": Changes,
+    "mark": Changes,
+    "signal": SignalReply,
+}
 
 HELLO = {"version": 1, "name": "x", "frame": 65536}
 DOMAIN = {"mechanism": "DOMAIN", "data": bytes(64), "domain": "a.test", "to": "b.test", "kid": b"k"}
 RESULT = {"to": "bob@beta.test", "code": "2.0.0", "text": "Delivered"}
 CHANGE = {"mailbox": "INBOX", "uid": 1, "modseq": 2}
+SIGNAL = {"kind": "typing", "state": "composing", "lease": 10}
 MARK = {"mailbox": "INBOX", "uids": [1]}
 
 GOOD: list[list[Any]] = [
@@ -49,6 +60,11 @@ GOOD: list[list[Any]] = [
     [2, 1, "send", {"results": [RESULT]}],
     [2, 1, "sync", {"changes": [CHANGE], "modseq": 2}],
     [3, 0, "changes", {"changes": [{**CHANGE, "gone": True}], "modseq": 2}],
+    [1, 1, "signal", {**SIGNAL, "to": ["bob@beta.test"]}],
+    [1, 1, "signal", {**SIGNAL, "to": ["bob@beta.test"], "from": "carol@gamma.test", "about": bytes(32)}],
+    [2, 1, "signal", {}],
+    [2, 1, "signal", {"skipped": ["bob@beta.test"]}],
+    [3, 0, "signal", {**SIGNAL, "from": "bob@beta.test"}],
     [4, 0, "", {"code": "", "text": ""}],
 ]
 
@@ -116,6 +132,15 @@ BAD: list[Any] = [
     [2, 1, "sync", {"changes": [{**CHANGE, "uid": 2**32}], "modseq": 2}],
     [2, 1, "sync", {"changes": [{**CHANGE, "gone": "yes"}], "modseq": 2}],
     [3, 0, "changes", {"changes": [{"mailbox": "INBOX"}], "modseq": 1}],
+    [1, 1, "signal", SIGNAL],
+    [1, 1, "signal", {**SIGNAL, "to": "bob@beta.test"}],
+    [1, 1, "signal", {**SIGNAL, "to": ["bob@beta.test"], "lease": -1}],
+    [1, 1, "signal", {**SIGNAL, "to": ["bob@beta.test"], "lease": 1.5}],
+    [1, 1, "signal", {**SIGNAL, "to": ["bob@beta.test"], "about": "x"}],
+    [1, 1, "signal", {"to": ["bob@beta.test"], "kind": "typing", "lease": 10}],
+    [2, 1, "signal", {"skipped": "bob@beta.test"}],
+    [3, 0, "signal", SIGNAL],
+    [3, 0, "signal", {**SIGNAL, "from": 1}],
     [1, 1, "mark", {"uids": [1]}],
     [1, 1, "mark", {**MARK, "displayed": 1}],
     [1, 1, "mark", {"mailbox": "INBOX", "uids": 1}],
@@ -152,6 +177,8 @@ def check(frame: Any) -> None:
             read(ANSWERED[method], body)
         case Push("changes", body):
             read(Changes, body)
+        case Push("signal", body):
+            read(Signalled, body)
 
 
 @pytest.mark.parametrize("frame", GOOD)

@@ -21,6 +21,7 @@ from gatewayd.cli.gatewayctl import credentials
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.keys import KeyDirectory
+from gatewayd.core.presence import Presence
 from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.certificates import issue, make_authority
@@ -127,13 +128,14 @@ class House:
         self.directory = KeyDirectory(self.store, self.courier.fetch_keys, reactor)
         self.signer = DomainSigner(self.keys, self.directory, self.store, now)
         self.office = PostOffice(self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes)
+        self.presence = Presence(self.store, route, self.courier, now)
         self.authenticator = Authenticator(self.store, derive, at_once, b"secret")
 
     def _make(self) -> tuple[CountingEngine, ParleyServerSession]:
         engine = CountingEngine()
         session = ParleyServerSession(
             self.hostname, engine, self.office, self.authenticator, self.store, self.keys, self.signer, self.directory,
-            self.reactor.seconds, secrets.token_hex,
+            self.reactor.seconds, secrets.token_hex, self.presence,
         )  # fmt: skip
         self.engines.append(engine)
         self.sessions.append(session)

@@ -23,7 +23,21 @@ from gatewayd.net.tls import Trust
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection
-from gatewayd.wire.parley.schema import Body, Changes, Keys, KeysReply, Mark, Result, Send, SendReply, Sync, read
+from gatewayd.wire.parley.schema import (
+    Body,
+    Changes,
+    Keys,
+    KeysReply,
+    Mark,
+    Result,
+    Send,
+    SendReply,
+    Signal,
+    Signalled,
+    SignalReply,
+    Sync,
+    read,
+)
 
 T = TypeVar("T", bound=Body)
 
@@ -99,6 +113,7 @@ class ParleyClient:
         """Does not dial yet. Raises AddressError."""
         self.user = user
         self.on_state: Callable[[Exception | None], None] = lambda why: None  # None: signed in; else why not any more
+        self.on_signal: Callable[[Signalled], None] = lambda signal: None
         self._domain = Address.parse(user).domain
         self._reactor = reactor
         self._password = password
@@ -217,6 +232,14 @@ class ParleyClient:
         mark = Mark(mailbox, tuple(uids), tuple(add), tuple(remove), move, delete, displayed)
         return (await self._ask("mark", mark, Changes)).modseq
 
+    async def signal(
+        self, to: Sequence[str], kind: str, state: str, *, lease: int, about: bytes = b""
+    ) -> tuple[str, ...]:
+        """Presence ("online", "away", "offline"; at most 120 seconds) or typing ("composing", "paused"; at most 10), to
+        be said again before the lease ends. What others signal comes to `on_signal` while a live loop runs. Returns
+        those who got nothing, because we have not granted them to write."""
+        return (await self._ask("signal", Signal(tuple(to), kind, state, lease, about), SignalReply)).skipped
+
     def close(self) -> None:
         """Signs out; live loops end with ConnectionGone."""
         self._closed = True
@@ -235,6 +258,7 @@ class ParleyClient:
             session.close()
             raise ConnectionGone("closed by us")
         session.on_changes = self._on_changes
+        session.on_signal = self._on_signal
         session.on_closed = lambda error: self._lose(session, error)
         if not self._keeping_alive.running:
             self._keeping_alive.start(KEEP_ALIVE, now=False)
@@ -294,6 +318,9 @@ class ParleyClient:
     def _on_changes(self, changes: Changes) -> None:
         for tail in list(self._tails):
             tail.push(changes)
+
+    def _on_signal(self, signal: Signalled) -> None:
+        self.on_signal(signal)
 
     def _lose(self, session: ParleyClientSession, error: Exception) -> None:
         if session is self._session:

@@ -14,7 +14,7 @@ from gatewayd.crypto.scram import ScramClient, ScramError
 from gatewayd.session.link import Link
 from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.connection import MAX_FRAME, Bye, Event, ParleyConnection, Push, Request, Response
-from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Hello, Keys, KeysReply, plain, read
+from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Hello, Keys, KeysReply, Signalled, plain, read
 
 TIMEOUT = 120.0  # seconds without any word from the server while we wait for one
 
@@ -41,6 +41,7 @@ class ParleyClientSession:
         self.recipients = 1  # that the listener takes in one send
         self.hello: Deferred[Hello] | None = Deferred()
         self.on_changes: Callable[[Changes], None] = lambda changes: None
+        self.on_signal: Callable[[Signalled], None] = lambda signal: None
         self.on_closed: Callable[[Exception], None] = lambda error: None
 
     # -- Session ----------------------------------------------------------------------------------------------------
@@ -66,17 +67,23 @@ class ParleyClientSession:
                 waiter = self._waiting.pop(stream)
                 self._got_word()
                 waiter.callback(body)
-            case Push("changes", body):
+            case Push(method, body):
                 try:
-                    changes = read(Changes, body)
+                    self._pushed(method, body)
                 except RemoteProtocolError as error:
                     self.protocol_error(error)
                     self._link.close()
-                    return
-                self.on_changes(changes)
             case Bye(code, text):
                 self._lost(ConnectionGone(f"{code}: {text}"))
                 self._link.close()
+
+    def _pushed(self, method: str, body: Any) -> None:
+        """What we do not know of is for newer ones. Raises RemoteProtocolError."""
+        match method:
+            case "changes":
+                self.on_changes(read(Changes, body))
+            case "signal":
+                self.on_signal(read(Signalled, body))
 
     def protocol_error(self, error: Exception) -> None:
         if isinstance(error, RemoteProtocolError) and self._gone is None:

@@ -6,7 +6,7 @@ Whatever fails between the two servers is temporary: there is no way down to mai
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet import defer
@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.presence import Signal
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.interfaces import Bridged, Endpoint, Envelope, ICourier, IStore, Mail, Parley, Peer, Route
 from gatewayd.message.model import Content
@@ -21,6 +22,7 @@ from gatewayd.outcome import Deferred, Outcome, Refused, outcome
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
+from gatewayd.wire.parley import schema as wire
 from gatewayd.wire.parley.connection import ParleyConnection
 from gatewayd.wire.parley.schema import Result, Send, SendReply, read
 
@@ -81,6 +83,19 @@ class ParleyCourier:
         except OSError as error:
             otherwise = Deferred("4.4.1", f"{route.domain}: {error}")
         return {a: said.get(str(a), otherwise) for a in recipients}
+
+    async def signal(self, route: Parley, signal: Signal, to: Sequence[Address]) -> None:
+        """Raises OSError when the peer cannot be reached, or takes no signals."""
+        ours = signal.sender.domain
+        try:
+            session = await self._session(ours, route)
+            self._restart_timer(session, (ours, route.domain))
+            body = wire.Signal(
+                tuple(map(str, to)), signal.kind, signal.state, signal.lease, signal.about, str(signal.sender)
+            )
+            await session.request("signal", body)
+        except (RequestFailed, LocalProtocolError, RemoteProtocolError, KeyError) as error:
+            raise ConnectionError(str(error)) from None
 
     async def close(self) -> None:
         for timer in self._timers.values():

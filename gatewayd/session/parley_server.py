@@ -7,6 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import DeferredSemaphore
 
 from gatewayd.address import Domain
+from gatewayd.core.presence import Presence
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import IAuthenticator, IStore, NoSuchMailbox
@@ -14,10 +15,24 @@ from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
 from gatewayd.session.parley_failed import Failed
 from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
+from gatewayd.session.parley_signal import Signals
 from gatewayd.session.parley_sync import Log
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import MAX_FRAME, Bye, Event, ParleyConnection, Push, Request, Response
-from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Error, Hello, Keys, Mark, Send, Sync, read
+from gatewayd.wire.parley.schema import (
+    Auth,
+    AuthReply,
+    Body,
+    Changes,
+    Error,
+    Hello,
+    Keys,
+    Mark,
+    Send,
+    Signal,
+    Sync,
+    read,
+)
 
 ALPN = "parley/1"
 BEFORE_SIGN_IN = 30.0  # seconds
@@ -31,11 +46,12 @@ class ParleyServerSession:
     def __init__(
         self, hostname: Domain, engine: ParleyConnection, acceptor: ParleyAcceptor, authenticator: IAuthenticator,
         store: IStore, keys: KeyStore, verifier: Verifier, directory: Directory, now: Callable[[], float],
-        nonce: Callable[[], str],
+        nonce: Callable[[], str], presence: Presence,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._engine = engine
         self._acceptor = acceptor
+        self._presence = presence
         self._store = store
         self._dialler = Dialler(authenticator, store, keys, directory, now, nonce)
         self._sending = Sending(acceptor, verifier)
@@ -49,6 +65,7 @@ class ParleyServerSession:
     def opened(self, link: Link) -> None:
         self._link = link
         link.set_timeout(BEFORE_SIGN_IN)
+        self._signals = Signals(self._presence, link, lambda signal: self._send(Push("signal", signal)))
         if link.tls is None or link.tls.version != "TLSv1.3" or link.tls.alpn != ALPN:
             # OpenSSL does not abort when the client offers no ALPN: checked here (docs/parley.rst §Transport)
             self._bye("transport", "TLS 1.3 with ALPN parley/1 is needed")
@@ -69,6 +86,7 @@ class ParleyServerSession:
         self._bye("timeout", "idle for too long")
 
     def closed(self, reason: Exception | None) -> None:
+        self._signals.close()
         if self._log is not None:
             self._log.close()
 
@@ -140,7 +158,12 @@ class ParleyServerSession:
             case "send":
                 return await self._sending.from_user(log.account, read(Send, request.body))
             case "sync":
-                return await log.sync(read(Sync, request.body))
+                body = read(Sync, request.body)
+                if body.live:
+                    self._signals.listen(log.account)
+                return await log.sync(body)
+            case "signal":
+                return await self._signals.from_user(log.account, read(Signal, request.body))
             case "mark":
                 return await log.mark(read(Mark, request.body))
         raise _unknown(request)
@@ -149,6 +172,8 @@ class ParleyServerSession:
         match request.method:
             case "send":
                 return await self._sending.from_peer(peer, read(Send, request.body))
+            case "signal":
+                return await self._signals.from_peer(peer, read(Signal, request.body))
         raise _unknown(request)
 
     # -- what is said -----------------------------------------------------------------------------------------------

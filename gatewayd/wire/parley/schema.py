@@ -99,6 +99,27 @@ class Mark(Body, frozen=True):
     displayed: bool = False  # to the reader, who lets authors know that asked for it; \\Seen too
 
 
+class Signal(Body, frozen=True):
+    to: tuple[str, ...]
+    kind: str  # "presence", "typing"
+    state: str
+    lease: Number  # seconds
+    about: bytes = b""  # the id of a conversation's first object
+    from_: str = ""  # from a peer: whose signal it is
+
+
+class SignalReply(Body, frozen=True):
+    skipped: tuple[str, ...] = ()  # to a user: whom he has not granted
+
+
+class Signalled(Body, frozen=True):
+    from_: str
+    kind: str
+    state: str
+    lease: Number
+    about: bytes = b""
+
+
 class Error(Body, frozen=True):
     error: str  # the registry's name
     text: str

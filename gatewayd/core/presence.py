@@ -1,0 +1,146 @@
+"""Signals: presence and typing, passed on to who is connected now and never stored (docs/parley.rst §7.6).
+
+They go between people who have granted each other to write: the sender's server passes on only to those whom the sender
+granted, the recipient's server only from those whom the recipient granted. What cannot be passed on at once is dropped:
+whoever sent it says it again before its lease ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet import defer
+from twisted.logger import Logger
+
+from gatewayd.address import Address, Domain
+from gatewayd.interfaces import IStore, Parley, Route
+
+USER_RATE, USER_BURST = 10.0, 20.0  # signals a second, each recipient counts
+PEER_RATE, PEER_BURST = 500.0, 1000.0
+UNDER_WAY = 8  # to one domain at once
+UNREACHABLE = 30.0  # seconds that a domain is left in peace after it could not be reached
+MAX_KNOWN = 10_000  # senders whose rate, and domains whose failure, is remembered
+
+Push = Callable[["Signal"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    sender: Address
+    kind: str  # "presence", "typing"
+    state: str
+    lease: int  # seconds after which it no longer holds
+    about: bytes = b""  # the id of the first object of a conversation
+
+
+class TooOften(Exception):
+    """More signals than are passed on; none of these were."""
+
+
+class Carrier(Protocol):
+    async def signal(self, route: Parley, signal: Signal, to: Sequence[Address]) -> None:
+        """To a peer domain, at once or never. Raises OSError when it could not be reached."""
+
+
+class Presence:
+    """`now` gives seconds."""
+
+    log = Logger()
+
+    def __init__(
+        self, store: IStore, route: Callable[[Domain], Awaitable[Route]], carrier: Carrier, now: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._route = route
+        self._carrier = carrier
+        self._now = now
+        self._connected: dict[int, set[Push]] = defaultdict(set)
+        self._under_way: Counter[Domain] = Counter()
+        self._unreachable: dict[Domain, float] = {}
+        self._rates = _Rates(now)
+
+    def connect(self, account_id: int, push: Push) -> Callable[[], None]:
+        """A client of this account listens. Returns what ends it."""
+        self._connected[account_id].add(push)
+
+        def end() -> None:
+            self._connected[account_id].discard(push)
+            if not self._connected[account_id]:
+                del self._connected[account_id]
+
+        return end
+
+    async def from_user(self, account_id: int, signal: Signal, to: Sequence[Address]) -> list[Address]:
+        """Returns those who are not granted, and got nothing. Raises TooOften, StoreError."""
+        self._rates.take(account_id, len(to), USER_RATE, USER_BURST)
+        granted = [address for address in to if await self._grants(account_id, address)]
+        ours = await self._store.domains()
+        await self._deliver(signal, [address for address in granted if address.domain in ours])
+        remote: dict[Domain, list[Address]] = defaultdict(list)
+        for address in granted:
+            if address.domain not in ours:
+                remote[address.domain].append(address)
+        for domain, addresses in remote.items():
+            if self._under_way[domain] < UNDER_WAY and self._unreachable.get(domain, 0.0) <= self._now():
+                self._under_way[domain] += 1
+                defer.Deferred.fromCoroutine(self._carry(domain, signal, addresses))
+        return [address for address in to if address not in granted]
+
+    async def from_peer(self, signal: Signal, to: Sequence[Address]) -> None:
+        """Says nothing of who got it: presence is nobody's but the granted. Raises TooOften, StoreError."""
+        self._rates.take(signal.sender.domain, len(to), PEER_RATE, PEER_BURST)
+        await self._deliver(signal, to)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _deliver(self, signal: Signal, to: Iterable[Address]) -> None:
+        for address in to:
+            account = await self._store.account(address)
+            if account is None or account.account_id not in self._connected:
+                continue
+            if await self._grants(account.account_id, signal.sender):
+                for push in list(self._connected.get(account.account_id, ())):
+                    push(signal)
+
+    async def _carry(self, domain: Domain, signal: Signal, to: Sequence[Address]) -> None:
+        try:
+            route = await self._route(domain)
+            if isinstance(route, Parley):
+                await self._carrier.signal(route, signal, to)
+        except OSError as error:
+            self.log.debug("signals for {domain} are dropped: {error}", domain=domain, error=error)
+            if len(self._unreachable) >= MAX_KNOWN:
+                self._unreachable.clear()
+            self._unreachable[domain] = self._now() + UNREACHABLE
+        except Exception:
+            self.log.failure("a signal failed")
+        finally:
+            self._under_way[domain] -= 1
+            if not self._under_way[domain]:
+                del self._under_way[domain]
+
+    async def _grants(self, account_id: int, address: Address) -> bool:
+        contact = await self._store.contact(account_id, address)
+        return contact is not None and contact.state == "granted"
+
+
+class _Rates:
+    """A bucket for each sender, which fills as time goes by."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._left: dict[object, tuple[float, float]] = {}  # how many may be sent, as of when
+
+    def take(self, sender: object, count: int, rate: float, burst: float) -> None:
+        """Raises TooOften, and takes nothing."""
+        now = self._now()
+        left, since = self._left.get(sender, (burst, now))
+        left = min(burst, left + (now - since) * rate)
+        if left < count:
+            raise TooOften
+        if len(self._left) >= MAX_KNOWN:
+            self._left.clear()
+        self._left[sender] = left - count, now
