@@ -35,6 +35,7 @@ class Listen(_Section, frozen=True, kw_only=True):
     smtp: tuple[Endpoint, ...] = ()
     submission: tuple[Endpoint, ...] = ()
     submissions: tuple[Endpoint, ...] = ()
+    lmtp: tuple[Endpoint, ...] = ()
     imap: tuple[Endpoint, ...] = ()
     imaps: tuple[Endpoint, ...] = ()
     pop3: tuple[Endpoint, ...] = ()
@@ -63,6 +64,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     message_size: int = 52_428_800  # octets
     recipients: int = 1000  # of one transaction, RFC 5321 §4.5.3.1.8: at least 100
     transactions: int = 10_000  # of one SMTP connection
+    hold: int = 30 * 86400  # seconds that a user may have a message held (RFC 4865); 0: not offered
     connections: int = 10_000
     connections_per_address: int = 100
 
@@ -72,6 +74,7 @@ class Incoming(_Section, frozen=True, kw_only=True):
 
     examine: bool = True  # SPF, DKIM and DMARC, and do what the author's domain asks for
     trusted: tuple[str, ...] = ("127.0.0.0/8", "::1")  # networks whose mail is not examined
+    proxies: tuple[str, ...] = ()  # networks whose connections begin with a PROXY header
     dmarc_reports: bool = True  # tell domains that ask for it, once a day, what their mail looked like
     arc_sealers: tuple[str, ...] = ()  # domains, such as mailing lists', whose ARC seal excuses a DMARC failure
 
@@ -138,8 +141,9 @@ def load(path: Path) -> Config:
             if not isinstance(texts, list):
                 raise ConfigError(f"listen.{key}: expected a list of address:port, got {texts!r}")
             listen[key] = [_place(f"listen.{key}", text) for text in texts]
-        for text in _table(raw, "incoming").get("trusted", ()):
-            _network("incoming.trusted", text)
+        for key in ("trusted", "proxies"):
+            for text in _table(raw, "incoming").get(key, ()):
+                _network(f"incoming.{key}", text)
         config = msgspec.convert(raw, Config, dec_hook=lambda kind, text: base / text if kind is Path else text)
         return msgspec.structs.replace(
             config,

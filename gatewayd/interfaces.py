@@ -548,6 +548,7 @@ class Origin:
     address: str
     helo: str
     protocol: str = "SMTP"  # as in the Received field: "ESMTPSA"
+    trusted: bool = False  # a server of ours in front of this one (LMTP), which has judged the mail already
 
     def __str__(self) -> str:
         return f"{self.helo} [{self.address}]"

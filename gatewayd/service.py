@@ -59,6 +59,7 @@ from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
 from gatewayd.session.smtp_client import SMTPCourier
 from gatewayd.session.smtp_server import SMTPServerSession
+from gatewayd.session.smtp_terms import Role, Terms
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.dmarc import SQLiteSightings
 from gatewayd.store.sqlite import SQLiteStore
@@ -222,14 +223,16 @@ class Gateway(Service):
 
     # -- one engine and one session for each connection -------------------------------------------------------------
 
-    def _smtp(self, *, submission: bool) -> tuple[Engine, Session]:
+    def _smtp(self, role: Role) -> tuple[Engine, Session]:
         limits = self.config.limits
-        self.metrics.session("submission" if submission else "smtp")
-        return SMTPServer(limits.message_size), SMTPServerSession(
-            self.config.hostname, self.post_office, self.authenticator, self._reactor.seconds,
-            submission=submission, starttls=True, max_size=limits.message_size, max_recipients=limits.recipients,
-            max_transactions=limits.transactions,
+        self.metrics.session(role.value.lower())
+        terms = Terms(
+            role, starttls=True, max_size=limits.message_size, max_recipients=limits.recipients,
+            max_transactions=limits.transactions, max_hold=limits.hold,
         )  # fmt: skip
+        return SMTPServer(limits.message_size, lmtp=role is Role.LMTP), SMTPServerSession(
+            self.config.hostname, self.post_office, self.authenticator, self._reactor.seconds, terms
+        )
 
     def _imap(self) -> tuple[Engine, Session]:
         self.metrics.session("imap")
@@ -276,9 +279,11 @@ class Gateway(Service):
 
     def _listen(self) -> None:
         where = self.config.listen
-        submission = partial(self._smtp, submission=True)
+        submission = partial(self._smtp, Role.SUBMISSION)
+        proxies = [ipaddress.ip_network(text) for text in self.config.incoming.proxies]
         listeners: list[tuple[str, tuple[Endpoint, ...], Callable[[], tuple[Engine, Session]], dict[str, Any]]] = [
-            ("SMTP", where.smtp, partial(self._smtp, submission=False), {"starttls": self._tls}),
+            ("SMTP", where.smtp, partial(self._smtp, Role.MX), {"starttls": self._tls}),
+            ("LMTP", where.lmtp, partial(self._smtp, Role.LMTP), {"starttls": self._tls}),
             ("submission", where.submission, submission, {"starttls": self._tls}),
             ("submissions", where.submissions, submission, {"tls": self._tls}),
             ("IMAP", where.imap, self._imap, {"starttls": self._tls}),
@@ -289,7 +294,7 @@ class Gateway(Service):
         ]
         for name, endpoints, make, tls in listeners:
             for at in endpoints:
-                self._ports.append(listen(self._reactor, at.host, at.port, make, self._limits, **tls))
+                self._ports.append(listen(self._reactor, at.host, at.port, make, self._limits, proxies=proxies, **tls))
                 log.info("{name} listens on {host}:{port}", name=name, host=at.host, port=at.port)
         site = status.site(self.metrics.registry, self._health)
         for at in where.http:

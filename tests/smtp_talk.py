@@ -18,14 +18,17 @@ TIMEOUT = 20.0  # seconds
 class Talk:
     """A connection to a listener of a gateway. Replies come with all their lines, without their line ends."""
 
-    def __init__(self, gateway: Gateway, service: str = "smtp", *, tls: bool = False, banner: bool = True) -> None:
+    def __init__(
+        self, gateway: Gateway, service: str = "smtp", *, tls: bool = False, connected: socket.socket | None = None,
+        source: str = "",
+    ) -> None:  # fmt: skip
         self.gateway = gateway
-        self.socket: Any = socket.create_connection(gateway.port(service), timeout=TIMEOUT)
+        at = (source, 0) if source else None
+        self.socket: Any = connected or socket.create_connection(gateway.port(service), TIMEOUT, at)
         self._file = self.socket.makefile("rb")
         if tls:
             self.wrap()
-        if banner:
-            assert self.reply().startswith("220 ")
+        assert self.reply().startswith("220 ")
 
     def wrap(self) -> None:
         self.socket = self.gateway.ssl.wrap_socket(self.socket, server_hostname=self.gateway.address)
@@ -112,6 +115,7 @@ class Mailbox:
         return found
 
     def clear(self) -> None:
+        self.imap.noop()
         self.imap.store("1:*", "+FLAGS", "(\\Deleted)")
         self.imap.expunge()
 

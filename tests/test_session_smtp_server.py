@@ -73,6 +73,7 @@ def test_what_is_offered_where(alpha: Gateway) -> None:
             "ENHANCEDSTATUSCODES", "LIMITS RCPTMAX=100 MAILMAX=5", "STARTTLS",
         ]  # fmt: skip
         assert talk.do("HELO client.test") == "250 mx.alpha.test"
+        assert talk.do("LHLO client.test").startswith("500 5.5.1")
 
 
 def test_no_more_recipients_than_announced(alpha: Gateway, bob: Mailbox) -> None:

@@ -20,6 +20,7 @@ from gatewayd.wire.smtp.commands import (
     Message,
     RcptTo,
     RefusedMessage,
+    Reply,
     Simple,
     StartData,
     State,
@@ -109,7 +110,7 @@ def test_random_octets_are_bad_commands(chunks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("state", list(ALLOWED))
-@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize("verb", sorted(VERBS - {"LHLO"}))
 def test_what_is_allowed_when(state: State, verb: str) -> None:
     arguments = {
         "EHLO": " x",
@@ -186,7 +187,7 @@ def test_chunks_are_counted_and_never_commands() -> None:
 
 def test_chunks_that_are_too_much_are_skipped_and_end_the_transaction() -> None:
     talk_to = b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
-    too_big = RefusedMessage(552, "5.3.4", "Message larger than 30 octets")
+    too_big = RefusedMessage(552, "5.3.4", "Message larger than 30 octets", chunk=True)
     events, _ = talk([talk_to + b"BDAT 18\r\n" + BINARY + b"BDAT 18\r\n" + BINARY + b"BDAT 18 LAST\r\n" + BINARY], 30)
     assert events[3:] == [Chunk(18), too_big, BadCommand(503, "5.5.1", "BDAT is not allowed now")]
     engine = SMTPServer(30)
@@ -206,6 +207,23 @@ def test_a_chunk_without_a_size_ends_the_connection(line: bytes) -> None:
     (event,) = engine.receive(line + b"\r\nQUIT\r\n")
     assert isinstance(event, BadCommand)
     assert (event.code, event.fatal) == (521, True)
+
+
+def test_lmtp_is_greeted_by_lhlo_alone() -> None:
+    for lmtp, good, bad in ((True, b"LHLO", b"EHLO"), (False, b"EHLO", b"LHLO")):
+        engine = SMTPServer(100, lmtp=lmtp)
+        assert engine.receive(bad + b" x\r\n") == [BadCommand(500, "5.5.1", "Command not recognized")]
+        engine.send(reply(500, "", "no"))
+        assert engine.receive(good + b" x\r\n") == [Hello("x", True)]
+
+
+def test_several_replies_to_one_command_are_one_turn() -> None:
+    engine = SMTPServer(100, lmtp=True)
+    assert engine.receive(b"NOOP\r\nHELP\r\n") == [Simple("NOOP")]
+    engine.send(Reply(250, ("one",), final=False))
+    assert engine.receive(b"") == []
+    engine.send(Reply(250, ("two",)))
+    assert engine.receive(b"") == [Simple("HELP")]
 
 
 def test_source_routes_are_read_and_ignored() -> None:

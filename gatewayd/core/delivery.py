@@ -142,9 +142,11 @@ class PostOffice:
     # -- acceptance -------------------------------------------------------------------------------------------------
 
     async def accept_mail(
-        self, envelope: Envelope, mail: bytes, stamp: Stamp, submitter: Account | None, origin: Origin
-    ) -> dict[Address, Outcome]:
-        """Mail by SMTP. Comes back when every recipient's copy is durable or refused."""
+        self, envelope: Envelope, mail: bytes, stamp: Stamp, submitter: Account | None, origin: Origin, *,
+        each: bool = False,
+    ) -> dict[Address, Outcome]:  # fmt: skip
+        """Mail by SMTP or LMTP. Comes back when every recipient's copy is durable or refused: all alike, or `each` by
+        itself."""
         size, trace = len(mail), b""
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         if submitter is not None:
@@ -155,7 +157,7 @@ class PostOffice:
                 return dict.fromkeys(recipients, self._failed(error))
             mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
         examined, mailbox = None, "INBOX"
-        if submitter is None and self._examine is not None:
+        if submitter is None and self._examine is not None and not origin.trusted:
             mail = bridge.without_results_of(mail, self._hostname)
             examined = await self._examine(mail, origin, reverse_path)
         if examined is not None:
@@ -184,7 +186,20 @@ class PostOffice:
         if examined is not None:
             self._story.examined(content, examined, mailbox)
         letter = _Letter(content, envelope, trace + stamp(content.trace_id), mailbox)
-        return await self._one_fate(letter, await self._post(letter, recipients))
+        if envelope.not_before > self._now():
+            return await self._hold(letter)
+        answers = await self._post(letter, recipients)
+        return answers if each else await self._one_fate(letter, answers)
+
+    async def _hold(self, letter: _Letter) -> dict[Address, Outcome]:
+        """For users here too it waits in the queue (RFC 4865)."""
+        try:
+            answers = await self._queue.enqueue(letter.content, letter.trace, letter.envelope)
+        except StoreError as error:
+            answers = dict.fromkeys(letter.envelope.recipients, self._failed(error))
+        for address, answer in answers.items():
+            self._story.posted(letter.content, address, answer, letter.mailbox)
+        return answers
 
     async def submit_object(
         self, account: Account, payload: bytes, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from gatewayd.net.protocol import LinkProtocol, server_options
+from gatewayd.net.proxy_protocol import Network, ProxyFactory
 from gatewayd.session.link import Engine, Session
 
 BACKLOG = 1024  # Twisted's 50 loses connections in a burst
@@ -75,11 +76,14 @@ class LinkFactory(Factory):
 
 def listen(
     reactor: Any, host: str, port: int, make: Callable[[], tuple[Engine, Session]], limits: Limits, *,
-    tls: SSL.Context | None = None, starttls: SSL.Context | None = None,
+    tls: SSL.Context | None = None, starttls: SSL.Context | None = None, proxies: Collection[Network] = (),
 ) -> IListeningPort:  # fmt: skip
-    """`tls` from the first byte, or `starttls` when the client asks. Raises CannotListenError."""
+    """`tls` from the first byte, or `starttls` when the client asks. Connections from `proxies` say whose they are.
+    Raises CannotListenError."""
     factory: Any = LinkFactory(reactor, make, limits, implicit_tls=tls is not None, starttls=starttls)
     if tls is not None:
         factory = TLSMemoryBIOFactory(server_options(tls), False, factory, reactor)
         factory.noisy = False
+    if proxies:
+        factory = ProxyFactory(reactor, factory, proxies)
     return cast(IListeningPort, reactor.listenTCP(port, factory, backlog=BACKLOG, interface=host))

@@ -1,26 +1,27 @@
-"""SMTP in: a listener for the world (MX) or for our users (submission, RFC 6409). Thin: the core decides."""
+"""SMTP in: for the world (MX), for our users (submission, RFC 6409), from a server in front (LMTP, RFC 2033). Thin: the
+core decides."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
-from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, Asked, AuthenticationFailed, Envelope, IAuthenticator, Origin
+from gatewayd.interfaces import Account, Asked, Envelope, IAuthenticator, Origin
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
-from gatewayd.session import sasl
 from gatewayd.session.link import Link
 from gatewayd.session.received import goes_round, received
+from gatewayd.session.smtp_auth import SignIn
+from gatewayd.session.smtp_terms import Role, Terms
 from gatewayd.wire.smtp import commands as wire
 from gatewayd.wire.smtp.commands import Reply, State, reply
+from gatewayd.wire.smtp.parameters import MailParameters
 
 IDLE = 300.0  # seconds, RFC 5321 §4.5.3.2.7
 MAX_ERRORS = 20
 MAX_AUTH_FAILURES = 3
-MAIL_PARAMETERS = frozenset({"SIZE", "BODY", "SMTPUTF8", "AUTH", "RET", "ENVID"})  # everywhere
 
 
 class MailAcceptor(Protocol):
@@ -29,8 +30,9 @@ class MailAcceptor(Protocol):
     async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome: ...
 
     async def accept_mail(
-        self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin
-    ) -> dict[Address, Outcome]: ...
+        self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin,
+        *, each: bool = False,
+    ) -> dict[Address, Outcome]: ...  # fmt: skip
 
 
 def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
@@ -46,29 +48,24 @@ def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
 
 
 class SMTPServerSession:
-    """`submission`: sign in first, under TLS; then anywhere. Else: for local recipients only, and no AUTH."""
+    """One listener's client, held to the listener's terms."""
 
     def __init__(
-        self, hostname: Domain, acceptor: MailAcceptor, authenticator: IAuthenticator, now: Callable[[], float], *,
-        submission: bool, starttls: bool, max_size: int, max_recipients: int = 1000, max_transactions: int = 10_000,
+        self, hostname: Domain, acceptor: MailAcceptor, authenticator: IAuthenticator, now: Callable[[], float],
+        terms: Terms,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._acceptor = acceptor
         self._authenticator = authenticator
         self._now = now
-        self._submission = submission
-        self._starttls = starttls
-        self._max_size = max_size
-        self._max_recipients = max_recipients
-        self._max_transactions = max_transactions
+        self._terms = terms
         self._hello = wire.Hello("", False)
-        self._account: Account | None = None
+        self._sign_in = SignIn(authenticator)
         self._mail: wire.MailFrom | None = None
         self._recipients: dict[Address, Asked] = {}
+        self._accepted: list[Address] = []  # one for each RCPT that was answered with 250
         self._asked = 0  # RCPT commands of this transaction
-        self._exchange: sasl.Exchange | None = None
         self._errors = 0
-        self._auth_failures = 0
         self._count = 0  # MAIL commands
 
     # -- Session ----------------------------------------------------------------------------------------------------
@@ -80,7 +77,7 @@ class SMTPServerSession:
 
     def tls_started(self) -> None:
         self._hello = wire.Hello("", False)
-        self._account = None
+        self._sign_in = SignIn(self._authenticator)
         self._reset()
 
     def protocol_error(self, error: Exception) -> None:
@@ -110,12 +107,13 @@ class SMTPServerSession:
             case wire.Message():
                 await self._message(event.content)
             case wire.RefusedMessage():
-                self._reset()
-                self._error(reply(event.code, event.enhanced, event.text))
+                self._refuse(reply(event.code, event.enhanced, event.text), one=event.chunk)
+            case wire.Auth() if self._terms.role is not Role.SUBMISSION:
+                self._error(reply(502, "5.5.1", "No AUTH here; use the submission port"))
             case wire.Auth():
-                await self._auth(event)
+                self._signed_in(await self._sign_in.begin(event, self._link.tls))
             case wire.AuthResponse():
-                await self._auth_response(event.response)
+                self._signed_in(await self._sign_in.respond(event.response))
             case wire.BadCommand() if event.fatal:
                 self._bye(event.code, event.enhanced, event.text)
             case wire.BadCommand():
@@ -131,43 +129,40 @@ class SMTPServerSession:
         if not event.extended:
             self._link.send(reply(250, "", str(self._hostname), state=State.READY))
             return
-        lines = [
-            f"{self._hostname} greets {event.name}", "PIPELINING", f"SIZE {self._max_size}", "8BITMIME", "BINARYMIME",
-            "CHUNKING", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES",
-            f"LIMITS RCPTMAX={self._max_recipients} MAILMAX={self._max_transactions}",  # RFC 9422
-        ]  # fmt: skip
-        if self._starttls and self._link.tls is None:
-            lines.append("STARTTLS")
-        if self._submission and self._link.tls is not None and self._account is None:
-            lines.append(
-                f"AUTH {' '.join(sasl.offered(self._link.tls))} LOGIN"
-            )  # in the clear it is not even offered (RFC 4954 §4)
-        self._link.send(reply(250, "", *lines, state=State.READY))
+        signed_in = self._sign_in.account is not None
+        keywords = self._terms.keywords(self._link.tls, signed_in=signed_in, now=self._now())
+        self._link.send(reply(250, "", f"{self._hostname} greets {event.name}", *keywords, state=State.READY))
 
     async def _mail_from(self, event: wire.MailFrom) -> None:
-        if self._submission and self._account is None:
+        terms, account = self._terms, self._sign_in.account
+        if terms.role is Role.SUBMISSION and account is None:
             if self._link.tls is None:
                 self._error(reply(530, "5.7.0", "Must issue a STARTTLS command first"))
             else:
                 self._error(reply(530, "5.7.0", "Authentication required"))
             return
         self._count += 1
-        if self._count > self._max_transactions:
-            self._bye(421, "4.7.0", f"No more than {self._max_transactions} transactions; come again (LIMITS MAILMAX)")
+        if self._count > terms.max_transactions:
+            self._bye(421, "4.7.0", f"No more than {terms.max_transactions} transactions; come again (LIMITS MAILMAX)")
             return
         said = event.parameters
-        unknown = sorted(said.given - MAIL_PARAMETERS)
+        unknown = sorted(said.given - terms.parameters(self._link.tls))
         if unknown:
             self._error(reply(555, "5.5.4", f"Parameter {unknown[0]} is not offered here"))
             return
-        if said.size > self._max_size:
-            self._error(reply(552, "5.3.4", f"Message larger than {self._max_size} octets"))
+        if said.size > terms.max_size:
+            self._error(reply(552, "5.3.4", f"Message larger than {terms.max_size} octets"))
+            return
+        if self._not_before(said) > self._now() + terms.max_hold:
+            self._error(reply(501, "5.5.4", f"Held for no longer than {terms.max_hold} seconds"))  # RFC 4865 §5
             return
         address = event.reverse_path
         if address is not None and not address.is_ascii and not said.smtputf8:
             self._error(reply(550, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
-        outcome = await self._acceptor.reverse_path(address, self._account)
+        outcome: Outcome = Delivered("2.1.0", "Sender ok")
+        if terms.role is not Role.LMTP:
+            outcome = await self._acceptor.reverse_path(address, account)
         if outcome.ok:
             self._reset()
             self._mail = event
@@ -176,44 +171,51 @@ class SMTPServerSession:
     async def _rcpt_to(self, event: wire.RcptTo) -> None:
         assert self._mail is not None
         self._asked += 1
-        if self._asked > 2 * self._max_recipients:
+        if self._asked > 2 * self._terms.max_recipients:
             self._bye(421, "4.7.0", "Too many recipients, refused ones counted")
             return
-        if self._asked > self._max_recipients:  # RFC 5321 §4.5.3.1.10; all RCPT commands count (RFC 9422 §4.2)
+        if self._asked > self._terms.max_recipients:  # RFC 5321 §4.5.3.1.10; all RCPT commands count (RFC 9422 §4.2)
             self._link.send(reply(452, "4.5.3", "Too many recipients; send the rest in another transaction"))
             return
         recipient = event.recipient or Address("postmaster", self._hostname)
         if not recipient.is_ascii and not self._mail.parameters.smtputf8:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
-        outcome = await self._acceptor.recipient(recipient, self._account)
+        outcome = await self._acceptor.recipient(recipient, self._sign_in.account)
         if outcome.ok:
+            self._accepted.append(recipient)
             self._recipients[recipient] = Asked(event.parameters.notify, event.parameters.orcpt)
         self._answer(outcome, State.RCPT)
 
     async def _message(self, mail: bytes) -> None:
         assert self._mail is not None
         said = self._mail.parameters
+        options = {name for name, said_so in (("SMTPUTF8", said.smtputf8), ("REQUIRETLS", said.requiretls)) if said_so}
         envelope = Envelope(
             self._mail.reverse_path,
             tuple(self._recipients),
-            frozenset({"SMTPUTF8"} if said.smtputf8 else ()),
+            frozenset(options),
             said.ret,
             said.envid,
             {address: asked for address, asked in self._recipients.items() if asked != Asked()},
+            self._not_before(said),
         )
         if goes_round(mail):
-            self._reset()
-            self._error(reply(554, "5.4.6", "Too many hops: the message goes round in a loop"))
+            self._refuse(reply(554, "5.4.6", "Too many hops: the message goes round in a loop"))
             return
+        account, each = self._sign_in.account, self._terms.role is Role.LMTP
         protocol = self._protocol(envelope)
         stamp = partial(
             received, helo=self._hello.name, peer=self._link.peer_address, by=self._hostname, tls=self._link.tls,
             protocol=protocol, envelope=envelope, now=self._now(),
         )  # fmt: skip
-        origin = Origin(self._link.peer_address, self._hello.name, protocol)
+        origin = Origin(self._link.peer_address, self._hello.name, protocol, trusted=each)
+        accepted = self._accepted
         self._reset()
-        answers = await self._acceptor.accept_mail(envelope, mail, stamp, self._account, origin)
+        answers = await self._acceptor.accept_mail(envelope, mail, stamp, account, origin, each=each)
+        if each:  # RFC 2033 §4.2
+            self._answer_each([as_reply(answers[address]) for address in accepted])
+            return
         # one reply for all: it is ours as soon as one copy is, and the core tells the sender of the others
         outcomes = sorted(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
         self._answer(outcomes[0], None)
@@ -232,58 +234,40 @@ class SMTPServerSession:
                 self._link.send(reply(214, "2.0.0", "See RFC 5321"))
             case "VRFY":
                 self._link.send(reply(252, "2.5.0", "Not told; send and see"))  # RFC 5321 §7.3
-            case "STARTTLS" if not self._starttls or self._link.tls is not None:
+            case "STARTTLS" if not self._terms.starttls or self._link.tls is not None:
                 self._error(reply(503, "5.5.1", "TLS is on already" if self._link.tls else "No TLS here"))
             case "STARTTLS":
                 self._link.send(reply(220, "2.0.0", "Ready to start TLS", state=State.OVER))
                 self._link.start_tls()
 
-    # -- authentication (RFC 4954) ----------------------------------------------------------------------------------
-
-    async def _auth(self, event: wire.Auth) -> None:
-        if not self._submission:
-            self._error(reply(502, "5.5.1", "No AUTH here; use the submission port"))
-        elif self._link.tls is None:
-            self._error(reply(538, "5.7.11", "Encryption required for authentication"))
-        elif self._account is not None:
-            self._error(reply(503, "5.5.1", "Signed in already"))
-        elif (exchange := sasl.begin(event.mechanism, self._authenticator, self._link.tls)) is None:
-            self._error(reply(504, "5.5.4", "Mechanism not offered"))
-        else:
-            self._exchange = exchange
-            if event.initial is None:
-                self._challenge(exchange.first)
-            else:
-                await self._auth_response(event.initial)
-
-    async def _auth_response(self, response: bytes | None) -> None:
-        assert self._exchange is not None
-        if response is None:
-            self._error(reply(501, "5.7.0", "Cancelled", state=State.READY))
-            return
-        try:
-            answer = await self._exchange.step(response)
-        except sasl.BadResponse as error:
-            self._error(reply(501, "5.5.2", str(error), state=State.READY))
-        except AuthenticationFailed:
-            self._auth_failures += 1
-            if self._auth_failures >= MAX_AUTH_FAILURES:
-                self._bye(421, "4.7.0", "Too many failed attempts")
-            else:
-                self._error(reply(535, "5.7.8", "Authentication credentials invalid", state=State.READY))
-        except StoreError:
-            self._error(reply(454, "4.7.0", "Temporary authentication failure", state=State.READY))
-        else:
-            if isinstance(answer, bytes):
-                self._challenge(answer)
-                return
-            self._account = answer
-            self._link.send(reply(235, "2.7.0", "Authentication successful", state=State.READY))
-
-    def _challenge(self, octets: bytes) -> None:
-        self._link.send(reply(334, "", base64.b64encode(octets).decode("ascii"), state=State.AUTH))
-
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _signed_in(self, answer: Reply) -> None:
+        if self._sign_in.failures >= MAX_AUTH_FAILURES:
+            self._bye(421, "4.7.0", "Too many failed attempts")
+        elif answer.code >= 400:
+            self._error(answer)
+        else:
+            self._link.send(answer)
+
+    def _not_before(self, said: MailParameters) -> float:
+        if said.hold_for is not None:
+            return self._now() + said.hold_for
+        return said.hold_until or 0.0
+
+    def _refuse(self, answer: Reply, *, one: bool = False) -> None:
+        """The whole message, or with `one` a chunk of it that was not the last."""
+        count = len(self._accepted) if self._terms.role is Role.LMTP and not one else 1
+        self._reset()
+        if count > 1:
+            self._answer_each([answer] * count)
+        else:
+            self._error(answer)
+
+    def _answer_each(self, answers: list[Reply]) -> None:
+        for answer in answers[:-1]:
+            self._link.send(replace(answer, final=False))
+        self._link.send(answers[-1])
 
     def _answer(self, outcome: Outcome, state: State | None) -> None:
         (self._link.send if outcome.ok else self._error)(as_reply(outcome, state))
@@ -302,12 +286,14 @@ class SMTPServerSession:
     def _reset(self) -> None:
         self._mail = None
         self._recipients = {}
+        self._accepted = []
         self._asked = 0
 
     def _protocol(self, envelope: Envelope) -> str:
         """The names of RFC 3848 and RFC 6531 §4.3."""
         utf8 = "SMTPUTF8" in envelope.options
-        protocol = ("UTF8SMTP" if utf8 else "ESMTP") if self._hello.extended or utf8 else "SMTP"
-        if protocol != "SMTP":
-            protocol += ("S" if self._link.tls else "") + ("A" if self._account else "")
-        return protocol
+        lmtp = self._terms.role is Role.LMTP
+        if not (self._hello.extended or utf8):
+            return "SMTP"
+        protocol = ("UTF8" if utf8 else "") + ("LMTP" if lmtp else "SMTP" if utf8 else "ESMTP")
+        return protocol + ("S" if self._link.tls else "") + ("A" if self._sign_in.account else "")

@@ -74,6 +74,7 @@ class RefusedMessage:
     code: int
     enhanced: str
     text: str
+    chunk: bool = False  # of one BDAT, which was not the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Reply:
     lines: tuple[str, ...]
     enhanced: str = ""
     state: State | None = None  # the state that this reply moves the engine to
+    final: bool = True  # another one follows to the same command: LMTP, after the content (RFC 2033 §4.2)
 
 
 def reply(code: int, enhanced: str, *lines: str, state: State | None = None) -> Reply:
@@ -129,7 +131,7 @@ Event = (
 )
 
 VERBS = {
-    "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "NOOP", "HELP", "RSET", "VRFY", "QUIT",
+    "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "NOOP", "HELP", "RSET", "VRFY", "QUIT",
 }  # fmt: skip
 _PATH = re.compile(r"(?P<path><[^>]*>|<\"(?:[^\"\\]|\\.)*\"@[^>]*>)(?P<parameters>(?: +\S+)*) *\Z")
 _CHUNK = re.compile(r"(?P<size>[0-9]{1,15})(?P<last> +LAST)? *\Z", re.IGNORECASE)

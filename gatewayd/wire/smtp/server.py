@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from gatewayd.wire.smtp import LocalProtocolError, commands
 from gatewayd.wire.smtp.commands import (
@@ -37,8 +38,9 @@ class SMTPServer:
     behind waits in the buffer until then: what it means depends on the answer (RFC 2920 §3.1). `receive(b"")` asks for
     the next."""
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, *, lmtp: bool = False) -> None:
         self.state = State.NEW
+        self._strange = {"EHLO", "HELO"} if lmtp else {"LHLO"}  # RFC 2033 §4.1
         self._max_size = max_size
         self._forget()
 
@@ -66,7 +68,7 @@ class SMTPServer:
         """One reply, in as many lines as it has."""
         if not event.lines:
             raise LocalProtocolError("a reply has at least one line")
-        self._waiting = False
+        self._waiting = not event.final
         if event.state is State.DATA:
             self._data = DataReader(self._max_size)
         if event.state is not None:
@@ -104,6 +106,9 @@ class SMTPServer:
         if isinstance(words, BadCommand):
             return words
         verb, rest = words
+        if verb in self._strange:
+            return BadCommand(500, "5.5.1", "Command not recognized")
+        verb = "EHLO" if verb == "LHLO" else verb
         allowed = verb in ALLOWED[self.state]
         bad = BadCommand(503, "5.5.1", f"{verb} is not allowed now")
         if not allowed and verb != "BDAT":
@@ -165,7 +170,10 @@ class SMTPServer:
             return Chunk(chunks.size)
         self._chunks = None  # a refused one ends the transaction: those that follow are 503 (RFC 3030 §2)
         self.state = State.READY
-        return self._judged(chunks)
+        judged = self._judged(chunks)
+        if isinstance(judged, RefusedMessage) and not chunks.last:
+            return replace(judged, chunk=True)
+        return judged
 
     def _judged(self, content: DataReader | ChunkReader) -> Message | RefusedMessage:
         if content.too_big:
