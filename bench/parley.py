@@ -51,14 +51,18 @@ def domains(root: Path, names: Sequence[str], users: Sequence[str]) -> Iterator[
 
 
 async def _populate(gateway: Gateway, users: Sequence[str], reactor: Any) -> None:
-    """All have one password and one salt: the load computes its PBKDF2 once."""
+    """All have one password and one salt: the load computes its PBKDF2 once. No sender is a stranger."""
     config = load(gateway.config)
     database = Database(config.database, reactor.callFromThread)
     store = SQLiteStore(database, BlobStore(config.blobs), reactor)
     password, domain = credentials(PASSWORD), Domain.parse(gateway.domain)
-    await defer.gatherResults(
-        [defer.Deferred.fromCoroutine(store.add_account(Address(user, domain), password)) for user in users]
-    )
+
+    async def add(user: str) -> None:
+        account = await store.add_account(Address(user, domain), password)
+        if user.startswith("r"):
+            await store.set_contact(account.account_id, Address("s" + user[1:], Domain(ONE)), "granted")
+
+    await defer.gatherResults([defer.Deferred.fromCoroutine(add(user)) for user in users])
     database.close()
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from demo.clients import Client, IMAPProgram, LegacyHost, Lost, ParleyProgram, POPProgram
 from demo.crash import crash
+from demo.introductions import Accept, by_imap, by_parley, introduce
 from demo.legacy import ADDRESS, legacy
 from demo.world import Gateway, World
 
@@ -101,6 +102,23 @@ def expected(sender: Client, receiver: Client) -> str:
     return "SMTP" if LEGACY in sender.address + receiver.address else "Parley"
 
 
+def stranger(sender: ParleyProgram, receiver: Client, accept: Accept, number: int, carriers: Carriers) -> Row:
+    """A first message between two who do not know each other; how long it takes with the receiver's consent."""
+    subject, carrier, failed, spent = f"introduction {number}", "", "", None
+    carriers.mark()
+    try:
+        begin = time.perf_counter()
+        got = introduce(sender, receiver, accept, subject, TEXT.format(sender.kind))
+        spent = (time.perf_counter() - begin) * 1000
+        if got.text != TEXT.format(sender.kind):
+            raise Lost(f"the text came as {got.text!r}")
+        carrier = carriers.carried(sender, receiver)
+        receiver.go_offline()
+    except Exception as error:  # as in `walk`
+        failed = f"{type(error).__name__}: {error}"
+    return Row(sender.kind, receiver.kind, "stranger", carrier, spent, failed)
+
+
 def people(gateway: Gateway, world: World) -> list[Client]:
     return [
         IMAPProgram(gateway, "alice"),
@@ -113,10 +131,16 @@ def routes(world: World, root: Path, show: Callable[[Row], None]) -> list[Row]:
     alpha, beta = world.gateways[ALPHA], world.gateways[BETA]
     carol = LegacyHost(legacy(root / "legacy"))
     here, there = people(alpha, world), people(beta, world)
+    zoe, bob = ParleyProgram(alpha, "zoe", world.reactor), IMAPProgram(beta, "bob")
+    strangers: list[tuple[Client, Accept]] = [(each, by_imap(beta, each.address)) for each in (*there[:2], bob)]
+    strangers += [(each, by_parley(each)) for each in there if isinstance(each, ParleyProgram)]
     pairs = [*product(here, [*here, *there, carol]), *((carol, receiver) for receiver in there)]
     carriers = Carriers([alpha, beta])
     rows: list[Row] = []
     try:
+        for number, (receiver, accept) in enumerate(strangers):
+            rows.append(stranger(zoe, receiver, accept, number, carriers))
+            show(rows[-1])
         for number, (online, (sender, receiver)) in enumerate(product((True, False), pairs)):
             rows.append(walk(sender, receiver, online, number, carriers))
             show(rows[-1])

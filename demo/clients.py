@@ -160,12 +160,12 @@ class ParleyProgram(Client):
     def __init__(self, gateway: Gateway, name: str, reactor: Reactor) -> None:
         super().__init__(f"{name}@{gateway.domain}")
         self._gateway = gateway
-        self._reactor = reactor
+        self.reactor = reactor
         self._since = 0
 
     async def connect(self) -> ParleyClient:
         return await connect(
-            self._reactor.reactor, self.address, PASSWORD, server=Endpoint(*self._gateway.port("parley")),
+            self.reactor.reactor, self.address, PASSWORD, server=Endpoint(*self._gateway.port("parley")),
             authorities=self._gateway.root / "ca.pem",
         )  # fmt: skip
 
@@ -176,10 +176,10 @@ class ParleyProgram(Client):
                 if not result.code.startswith("2"):
                     raise Lost(f"{result.code} {result.text}")
 
-        self._reactor.wait(send())
+        self.reactor.wait(send())
 
     def go_online(self) -> None:
-        self._session = self._reactor.wait(self.connect())
+        self._session = self.reactor.wait(self.connect())
 
     def receive(self, subject: str) -> Arrived:
         async def receive() -> Message:
@@ -191,12 +191,12 @@ class ParleyProgram(Client):
                     return message
             raise Lost("the log ended")
 
-        message = self._reactor.wait(receive(), TIMEOUT)
+        message = self.reactor.wait(receive(), TIMEOUT)
         return Arrived(message.sender, message.text.replace("\r\n", "\n").rstrip("\n"))
 
     def go_offline(self) -> None:
         if self._session is not None:
-            self._reactor.call(self._session.close)
+            self.reactor.call(self._session.close)
             self._session = None
 
 

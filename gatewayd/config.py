@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -79,6 +79,16 @@ class Incoming(_Section, frozen=True, kw_only=True):
     arc_sealers: tuple[str, ...] = ()  # domains, such as mailing lists', whose ARC seal excuses a DMARC failure
 
 
+class Consent(_Section, frozen=True, kw_only=True):
+    """What strangers may do (core/consent.py, Policy)."""
+
+    mail: Literal["authenticated", "all", "off"] = "authenticated"  # whose mail waits in Introductions
+    text: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 2000  # characters of a first Parley message
+    pending: Annotated[int, msgspec.Meta(ge=1)] = 3  # undecided messages of one stranger to one user
+    per_account: Annotated[int, msgspec.Meta(ge=1)] = 50  # strangers a day, for one user
+    per_domain: Annotated[int, msgspec.Meta(ge=1)] = 100  # first messages a day, from one domain to all users
+
+
 class DKIM(_Section, frozen=True, kw_only=True):
     selector: str
     key: Path
@@ -95,6 +105,7 @@ class Config(_Section, frozen=True, kw_only=True):
     relay: Relay = Relay()
     limits: Limits = Limits()
     incoming: Incoming = Incoming()
+    consent: Consent = Consent()
     bridge: dict[Domain, Endpoint] = {}
     dkim: dict[Domain, DKIM] = {}
 

@@ -93,12 +93,13 @@ class Expunged(NamedTuple):
     modseq: int
 
 
-ContactState = Literal["requested", "granted", "revoked"]
+ContactState = Literal["requested", "granted", "revoked", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Whether somebody may write to an account: who is no contact at all is a stranger (docs/parley.rst, Consent)."""
+    """Whether somebody may write to an account. Who is no contact is a stranger; one who is a stranger again stands in
+    the log as "none" (docs/parley.rst, Consent)."""
 
     address: Address
     state: ContactState
@@ -136,6 +137,22 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What strangers may have waiting in one account."""
+
+    sender: int  # undecided messages of one of them
+    account: int  # strangers that came in the last day and wait
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a stranger sends waits for the account's decision. Without an allowance (mail) it is nobody's request."""
+
+    sender: Address
+    allowance: Allowance | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One message into one account's mailbox."""
 
@@ -145,7 +162,9 @@ class Delivery:
     mailbox: str = "INBOX"  # a name, or a special-use attribute such as "\\Sent"
     flags: Collection[str] = ()
     internal_date_ms: int | None = None  # None: now
-    once: bool = True  # a second delivery of this object id to this mailbox is answered as the first, and not stored
+    once: bool = True  # a second delivery of this object id to this mailbox is answered as the first, and not stored;
+    # INBOX, \\Introductions and \\Junk are one in this: where a message arrives depends on what was decided since
+    introduction: Introduction | None = None
 
 
 class Placed(NamedTuple):
@@ -189,6 +208,10 @@ class MailboxExists(StoreError):
     pass
 
 
+class TooManyIntroductions(StoreError):
+    """A stranger's allowance is used up; its message says which."""
+
+
 class IStore(Interface):
     """Accounts, mailboxes, messages and the log. Every method may raise StoreError; a return means committed."""
 
@@ -196,7 +219,7 @@ class IStore(Interface):
     async def domains() -> frozenset[Domain]: ...
 
     async def add_account(address: Address, credentials: ScramCredentials) -> Account:
-        """Makes INBOX, Sent, Drafts, Trash, Junk and Archive too. Raises ValueError if it exists."""
+        """Makes INBOX and the special mailboxes too. Raises ValueError if it exists."""
 
     async def set_credentials(account_id: int, credentials: ScramCredentials) -> None: ...
     async def account(address: Address) -> Account | None: ...
@@ -269,7 +292,9 @@ class IStore(Interface):
     async def copy(
         account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
     ) -> tuple[int, list[tuple[int, int]]]:
-        """One transaction. Returns (the target's uidvalidity, [(uid there, new uid)]). Raises NoSuchMailbox."""
+        """One transaction. Returns (the target's uidvalidity, [(uid there, new uid)]). Raises NoSuchMailbox.
+        Out of \\Introductions, to \\Junk revokes the sender's consent, to anything but \\Trash grants it. Out of
+        \\Junk, to anything but those grants it."""
 
     async def contact(account_id: int, address: Address) -> Contact | None:
         """None for a stranger. Addresses are compared by their `key`."""
@@ -278,7 +303,11 @@ class IStore(Interface):
         """By domain and local part."""
 
     async def set_contact(account_id: int, address: Address, state: ContactState) -> None:
-        """Takes a place in the log; none if it is in that state already."""
+        """Takes a place in the log; none if it is in that state already. What waited of one who is granted moves to
+        INBOX, of one who is revoked to \\Junk."""
+
+    async def request_contact(account_id: int, address: Address, allowance: Allowance) -> None:
+        """A stranger becomes "requested", a contact stays as it is. Raises TooManyIntroductions."""
 
     async def expect_receipts(
         account_id: int, object_id: bytes, recipients: Sequence[Address], awaited: Awaited

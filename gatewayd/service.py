@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet import defer, threads
@@ -27,6 +28,7 @@ from twisted.python.threadpool import ThreadPool
 from gatewayd.address import Address, Domain
 from gatewayd.config import DAY, Config, ConfigError, load
 from gatewayd.core.authentication import Authenticator
+from gatewayd.core.consent import Consent, Policy
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
@@ -195,6 +197,7 @@ class Gateway(Service):
             postmaster=config.postmaster,
             examine=examined if config.incoming.examine else None,
             story=story,
+            consent=Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent))),
         )
         self.signer = signer
 

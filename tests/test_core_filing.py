@@ -34,6 +34,8 @@ def houses(reactor: Any, tmp_path: Path) -> Iterator[tuple[House, House]]:
     authority = make_authority("Test authority")
     alpha = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), routes, authority)
     beta = House(reactor, tmp_path / "beta", BETA, (CAROL,), routes, authority)
+    for address in (ALICE, BOB):
+        alpha.grant(address, CAROL)
     yield alpha, beta
     alpha.stop()
     beta.stop()

@@ -312,6 +312,7 @@ def mails(house: House, owner: Any) -> list[bytes]:
 def test_a_notification_by_mail_is_a_receipt_that_nobody_signed(houses: tuple[House, House]) -> None:
     """Carol sits in a mail program, which answers the field that Alice's object has in its mail form."""
     alpha, beta = houses
+    beta.grant(CAROL, ALICE)
     alice = sign_in(alpha, ALICE)
     sent(alpha, alice, CAROL, ("displayed",))
     eventually(lambda: len(beta.inbox(CAROL)) == 1)

@@ -685,6 +685,7 @@ def test_list_and_special_use(house: House) -> None:
     assert listed(client, 'LIST "" *') == {
         "INBOX": "\\HasNoChildren", "Archive": "\\HasNoChildren \\Archive", "Drafts": "\\HasNoChildren \\Drafts",
         "Junk": "\\HasNoChildren \\Junk", "Sent": "\\HasNoChildren \\Sent", "Trash": "\\HasNoChildren \\Trash",
+        "Introductions": "\\HasNoChildren",
         "Lists": "\\HasChildren", "Lists/a": "\\HasChildren", "Lists/a/deep": "\\HasNoChildren",
         "Lists/b": "\\HasNoChildren", "&AOQ-": "\\HasNoChildren", 'say \\"x\\"': "\\HasNoChildren",
     }  # fmt: skip
@@ -719,11 +720,12 @@ def test_subscriptions(house: House) -> None:
     client.ok("CREATE a/b")
     for name in ("Junk", "Trash", "a"):
         client.ok(f"UNSUBSCRIBE {name}")
-    assert set(listed(client, 'LSUB "" *')) == {"INBOX", "Archive", "Drafts", "Sent", "a/b"}
+    assert set(listed(client, 'LSUB "" *')) == {"INBOX", "Archive", "Drafts", "Introductions", "Sent", "a/b"}
     assert listed(client, 'LSUB "" %')["a"] == "\\Noselect \\HasChildren"
     client.ok("SUBSCRIBE Junk")
     assert "Junk" in listed(Mail(house), 'LSUB "" *')
-    assert set(listed(client, 'LIST "" %')) == {"INBOX", "Archive", "Drafts", "Sent", "Junk", "Trash", "a"}
+    there = {"INBOX", "Archive", "Drafts", "Introductions", "Sent", "Junk", "Trash", "a"}
+    assert set(listed(client, 'LIST "" %')) == there
     assert client.do("SUBSCRIBE nowhere")[-1].startswith(b"NO ")
 
 

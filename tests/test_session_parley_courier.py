@@ -58,6 +58,8 @@ def alpha(reactor: Any, tmp_path: Path, routes: dict[Domain, Route], authority: 
 @pytest.fixture
 def beta(reactor: Any, tmp_path: Path, routes: dict[Domain, Route], authority: Authority) -> Iterator[House]:
     made = House(reactor, tmp_path / "beta", BETA, (CAROL, DAVE), routes, authority)
+    made.grant(CAROL, ALICE)
+    made.grant(DAVE, ALICE)
     yield made
     made.stop()
 
@@ -213,9 +215,9 @@ def test_the_memory_of_parley_is_written(alpha: House, beta: House) -> None:
 
 
 def test_a_bounce_goes_as_the_domain_that_signed_it(alpha: House, beta: House) -> None:
-    content = signed(
-        message("MAILER-DAEMON@mx.alpha.test", type="mail", ext={"bridged": {"by": "alpha.test"}}), alpha.key
-    )
+    author = "MAILER-DAEMON@mx.alpha.test"
+    mail = f"From: <{author}>\r\n\r\nIt did not arrive.\r\n".encode()
+    content = signed(message(author, mail, type="mail", ext={"bridged": {"by": "alpha.test"}}), alpha.key)
     way = alpha.routes[BETA]
     assert isinstance(way, Parley)
     answers = alpha.wait(alpha.courier.deliver(way, Envelope(None, (CAROL,)), content, b""))

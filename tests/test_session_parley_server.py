@@ -234,6 +234,17 @@ class House:
 
         return self.wait(run())
 
+    def grant(self, address: Address, *senders: Address) -> None:
+        """They may write to this user of ours."""
+
+        async def run() -> None:
+            account = await self.store.account(address)
+            assert account is not None
+            for sender in senders:
+                await self.store.set_contact(account.account_id, sender, "granted")
+
+        self.wait(run())
+
     def fill(self, address: Address, count: int, size: int = 10) -> list[Content]:
         """Messages of that many octets, as if they had come."""
 
@@ -726,6 +737,8 @@ def test_a_user_speaks_as_itself_only(alpha: House) -> None:
 
 def test_a_peers_message_arrives_once_however_often_it_is_sent(alpha: House, beta: House) -> None:
     content = signed(message(str(CAROL)), beta.key)
+    for address in (ALICE, BOB):
+        alpha.grant(address, CAROL)
     for _ in range(2):
         session = alpha.peer(beta.key)
         assert codes(alpha.ask(session, "send", of_domain(content))) == ["2.0.0"]
@@ -780,6 +793,7 @@ def test_what_was_changed_after_it_was_signed(alpha: House, beta: House) -> None
         ({"date": 253402300800000}, "5.6.0"),
         ({"date": 253402300799999}, "2.0.0"),
         ({"type": "mail", "parts": ()}, "5.6.0"),
+        ({"type": "mail", "from_": "dave@beta.test"}, "5.6.0"),  # the mail says something else
         ({"subject": "a\r\nX-Evil: b", "to": ("x\r\nX-Evil: y",)}, "2.0.0"),
         ({"parts": (Part(sha256(b"x").digest(), "text/plain\r\nX-Evil: y", 1, "n\r\nX-Evil: y"),)}, "2.0.0"),
         ({"parts": (Part(sha256(b"x").digest(), "multipart/mixed; boundary=a", 1),)}, "2.0.0"),
@@ -792,6 +806,7 @@ def test_what_was_changed_after_it_was_signed(alpha: House, beta: House) -> None
 def test_what_a_peer_says_never_spoils_a_mailbox(alpha: House, beta: House, fields: dict[str, Any], code: str) -> None:
     """Whatever is taken in can be shown to a mail program, beside what was there before."""
     alpha.fill(BOB, 1)
+    alpha.grant(BOB, CAROL)
     given = {
         "from_": str(CAROL), "to": (str(BOB),), "date": 1735689600000, "nonce": bytes(16),
         "parts": (Part(sha256(b"x").digest(), "text/plain", 1),), **fields,
@@ -815,9 +830,11 @@ def test_what_a_peer_says_never_spoils_a_mailbox(alpha: House, beta: House, fiel
 
 
 def test_mail_of_anybody_is_taken_from_who_signed_it_as_bridged(alpha: House, beta: House) -> None:
-    content = signed(message("someone@elsewhere.test", type="mail"), beta.key)
+    mail = b"From: Someone <someone@elsewhere.test>\r\n\r\nHello\r\n"
     session = alpha.peer(beta.key)
-    assert codes(alpha.ask(session, "send", of_domain(content, reverse_path=""))) == ["2.0.0"]
+    for author, code in (("someone@elsewhere.test", "2.0.0"), ("carol@beta.test", "5.6.0")):
+        content = signed(message(author, mail, type="mail"), beta.key)
+        assert codes(alpha.ask(session, "send", of_domain(content, reverse_path=""))) == [code]
     assert len(alpha.inbox(BOB)) == 1
 
 

@@ -7,7 +7,7 @@ others queued. No protocol's reply codes are known here; outcomes are those of o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from twisted.internet import defer
@@ -15,6 +15,8 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
+from gatewayd.core.consent import INBOX, Consent, Provenance
+from gatewayd.core.dmarc import aligned
 from gatewayd.core.examination import Examined
 from gatewayd.core.receipts import Receipts
 from gatewayd.core.recipients import Found, Recipients
@@ -70,7 +72,18 @@ class _Letter:
     content: Content
     envelope: Envelope
     trace: bytes
-    mailbox: str = "INBOX"
+    provenance: Provenance = Provenance.HERE
+    mailbox: str = INBOX
+    sorted: dict[Address, str] = field(default_factory=dict)  # the mailboxes of those for whom it was not that
+
+    @property
+    def sender(self) -> Address:
+        return Address.parse(self.content.fields.from_)
+
+    @property
+    def answers(self) -> bool:
+        """A bounce or the like, which consent never stops (RFC 5321 §4.5.5)."""
+        return self.envelope.reverse_path is None and self.content.fields.type == MAIL
 
     def to(self, recipients: Sequence[Address]) -> Envelope:
         return replace(self.envelope, recipients=tuple(recipients))
@@ -92,6 +105,7 @@ class PostOffice:
         *,
         postmaster: Address | None = None,
         examine: Examine | None = None,
+        consent: Consent | None = None,
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
         story: Story | None = None,
     ) -> None:
@@ -105,6 +119,7 @@ class PostOffice:
         self._story = story or Story(now)
         self._recipients = Recipients(store, hostname, postmaster)
         self._examine = examine
+        self._consent = consent or Consent(store, now)
         self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
@@ -156,7 +171,8 @@ class PostOffice:
             except StoreError as error:
                 return dict.fromkeys(recipients, self._failed(error))
             mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
-        examined, mailbox = None, "INBOX"
+        provenance, mailbox = Provenance.UNEXAMINED if submitter is None else Provenance.HERE, INBOX
+        examined = None
         if submitter is None and self._examine is not None and not origin.trusted:
             mail = bridge.without_results_of(mail, self._hostname)
             examined = await self._examine(mail, origin, reverse_path)
@@ -170,22 +186,24 @@ class PostOffice:
                 return dict.fromkeys(recipients, refused)
             if examined.dmarc == "fail" and examined.policy == "quarantine":
                 mailbox = "\\Junk"
+            provenance = Provenance.AUTHENTICATED if examined.authenticated else Provenance.UNAUTHENTICATED
         try:
             author = submitter.address.domain if submitter else await self._our_domain(recipients)
-            content = await self._restored(mail) or self._bridged(
-                mail, author, reverse_path, examined.summary if examined else None
-            )
+            restored = await self._restored(mail)
+            if restored is not None and examined is not None:
+                provenance = Provenance.AUTHENTICATED  # by its signature
+            content = restored or self._bridged(mail, author, reverse_path, examined.summary if examined else None)
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         except KeyError as domain:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
-        if submitter is not None and not await self._expects_receipts(submitter, content, recipients):
+        if submitter is not None and not await self._writes(submitter, content, recipients):
             return dict.fromkeys(recipients, STORE_FAILED)
         self._story.mail(content, origin, reverse_path, submitter, size)
         if examined is not None:
             self._story.examined(content, examined, mailbox)
-        letter = _Letter(content, envelope, trace + stamp(content.trace_id), mailbox)
+        letter = _Letter(content, envelope, trace + stamp(content.trace_id), provenance, mailbox)
         if envelope.not_before > self._now():
             return await self._hold(letter)
         answers = await self._post(letter, recipients)
@@ -222,11 +240,11 @@ class PostOffice:
             self.log.error("no signing key for {domain}", domain=account.address.domain)
             return dict.fromkeys(recipients, STORE_FAILED)
         content = Content(protected, payload, signature, bodies)
-        if not await self._expects_receipts(account, content, recipients):
+        if not await self._writes(account, content, recipients):
             return dict.fromkeys(recipients, STORE_FAILED)
         self._story.submitted(content, account)
         letter = _Letter(content, Envelope(account.address, tuple(recipients)), b"")
-        filing_it = defer.Deferred.fromCoroutine(self._file(account, content, mailbox="\\Sent", seen=True))
+        filing_it = defer.Deferred.fromCoroutine(self._file_sent(account, content))
         answers = await self._post(letter, recipients)  # beside each other: they wait for the same commit
         filed = await filing_it
         return answers if filed.ok else dict.fromkeys(recipients, filed)
@@ -238,6 +256,7 @@ class PostOffice:
         try:
             content.check_bodies()
             object_types.check(content)
+            provenance = _provenance(peer, content, reverse_path)
         except ObjectError as error:
             return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
         trace = (
@@ -250,7 +269,8 @@ class PostOffice:
             return dict.fromkeys(recipients, self._failed(error))
         self._story.handed_over(content, peer, reverse_path)
         answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
-        answers.update(await self._post(_Letter(content, Envelope(reverse_path, tuple(ours)), trace), ours))
+        letter = _Letter(content, Envelope(reverse_path, tuple(ours)), trace, provenance)
+        answers.update(await self._post(letter, ours))
         return answers
 
     def peer_contact(self, domain: Domain) -> None:
@@ -364,7 +384,7 @@ class PostOffice:
         """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
         answers = await self._post_quietly(letter, recipients)
         for address, answer in answers.items():
-            self._story.posted(letter.content, address, answer, letter.mailbox)
+            self._story.posted(letter.content, address, answer, letter.sorted.get(address, letter.mailbox))
             said = f"from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
             self.log.info("{id}: {said}", id=letter.content.trace_id, said=said)
         return answers
@@ -403,7 +423,7 @@ class PostOffice:
                 elif found:
                     aliases[address] = found
                 else:
-                    answers[address] = ALIAS_LOOP if found.circular else NO_SUCH_USER
+                    answers[address] = ALIAS_LOOP if found.circular else self._no_such_user(letter)
             if remote:
                 answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.to(remote)))
         except StoreError as error:
@@ -411,8 +431,7 @@ class PostOffice:
         for alias, found in aliases.items():
             answers[alias] = await self._post_alias(letter, alias, found)
         if local:
-            trace = _return_path(letter) + letter.trace
-            copies = [self._file(account, letter.content, trace, letter.mailbox) for account in local.values()]
+            copies = [self._copy(letter, address, account) for address, account in local.items()]
             filed = await defer.gatherResults([defer.Deferred.fromCoroutine(copy) for copy in copies])
             answers.update(zip(local, filed, strict=True))
             if letter.envelope.asked:
@@ -438,8 +457,7 @@ class PostOffice:
         sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
         answers: dict[Address, Outcome] = {}
         for account in found.accounts:
-            trace = _return_path(letter) + letter.trace
-            answers[account.address] = await self._file(account, letter.content, trace, letter.mailbox)
+            answers[account.address] = await self._copy(letter, alias, account)
         if found.elsewhere:
             try:
                 queued = await self._queue.enqueue(letter.content, sent_on.trace, sent_on.to(found.elsewhere))
@@ -448,24 +466,51 @@ class PostOffice:
                 answers.update(dict.fromkeys(found.elsewhere, self._failed(error)))
         return next(iter((await self._one_fate(sent_on, answers)).values()))
 
-    async def _file(
-        self, account: Account, content: Content, trace: bytes = b"", mailbox: str = "INBOX", *, seen: bool = False
-    ) -> Outcome:
+    async def _file_sent(self, account: Account, content: Content) -> Outcome:
         try:
-            delivery = await filing.place(self._store, account, content, trace, mailbox, seen=seen)
-            if isinstance(delivery, Refused):
-                return delivery
+            sent = await filing.place(self._store, account, content, mailbox="\\Sent", seen=True)
+        except StoreError as error:
+            return self._failed(error)
+        return await self._file(account, sent)
+
+    async def _copy(self, letter: _Letter, address: Address, account: Account) -> Outcome:
+        """One account's. Postmaster is open to all (RFC 5321 §4.5.1)."""
+        trace = _return_path(letter) + letter.trace
+        try:
+            copy = await filing.place(self._store, account, letter.content, trace, letter.mailbox)
+            open_to_all = letter.answers or address.local.lower() == "postmaster"
+            if isinstance(copy, Delivery) and copy.mailbox == INBOX and not open_to_all:
+                copy = await self._consent.sorted(copy, letter.sender, letter.provenance)
+        except StoreError as error:
+            return self._failed(error)
+        if isinstance(copy, Delivery):
+            letter.sorted[address] = copy.mailbox
+        return await self._file(account, copy)
+
+    async def _file(self, account: Account, delivery: Delivery | Refused) -> Outcome:
+        if isinstance(delivery, Refused):
+            return delivery
+        try:
             placed = (await self._store.deliver([delivery]))[0]
         except StoreError as error:
             placed = error
+        answer = self._consent.answer(delivery, placed)
+        if answer is not None:
+            return answer
         if isinstance(placed, StoreError):
             return self._failed(placed)
-        await self._receipts.give(account, [content], STORED)
+        await self._receipts.give(account, [delivery.content], STORED)
         return Delivered("2.0.0", "Delivered")
 
-    async def _expects_receipts(self, account: Account, content: Content, recipients: Sequence[Address]) -> bool:
-        """Whether those that the message asks for will be known when they come."""
+    def _no_such_user(self, letter: _Letter) -> Outcome:
+        if letter.provenance is Provenance.NATIVE and not self._consent.nobody(letter.sender.domain):
+            return self._consent.used_up
+        return NO_SUCH_USER
+
+    async def _writes(self, account: Account, content: Content, recipients: Sequence[Address]) -> bool:
+        """Who is written to may answer, and the receipts that the message asks for will be known when they come."""
         try:
+            await self._consent.written(account, recipients)
             await self._receipts.expect(account, content, recipients)
         except StoreError as error:
             self.log.error("the store could not: {error}", error=error)
@@ -481,6 +526,19 @@ class PostOffice:
             return MESSAGE_OVER_QUOTA if error.never else MAILBOX_FULL
         self.log.error("the store could not: {error}", error=error)
         return STORE_FULL if isinstance(error, StoreFull) else STORE_FAILED
+
+
+def _provenance(peer: Domain, content: Content, reverse_path: Address | None) -> Provenance:
+    """A peer vouches for the mail of its own users. Raises ObjectError: the object names another author than its mail
+    does."""
+    fields = content.fields
+    if fields.type != MAIL:
+        return Provenance.NATIVE
+    said = bridge.author(content.bodies[fields.parts[0].hash], reverse_path)
+    if said != fields.from_:
+        raise ObjectError("the object names another author than its mail does")
+    vouched = aligned(Address.parse(said).domain.name, peer.name)
+    return Provenance.AUTHENTICATED if vouched else Provenance.UNAUTHENTICATED
 
 
 def _return_path(letter: _Letter) -> bytes:

@@ -70,6 +70,16 @@ class Examined:
         """What is done with it when DMARC fails."""
         return "none" if self.overridden else self.verdict.policy
 
+    @property
+    def authenticated(self) -> bool:
+        """Whether anybody's word holds for the author: DMARC's, or where its domain has no policy, what DMARC looks at
+        (RFC 7489 §3.1)."""
+        if self.dmarc == "fail":
+            return self.overridden
+        spoke = [each.domain for each in self.signatures if each.result == "pass"]
+        spoke += [self.spf_domain] if self.spf == "pass" else []
+        return self.dmarc == "pass" or any(dmarc.aligned(domain, self.author) for domain in spoke if self.author)
+
     def field(self, hostname: Domain) -> bytes:
         """Authentication-Results with its CRLF (RFC 8601 §2.2)."""
         results = [f"spf={self.spf} smtp.{self.spf_identity}={_token(self.spf_domain)}"]

@@ -56,7 +56,8 @@ class Story:
         self._say(content, None, "written by this gateway itself")
 
     def posted(self, content: Content, recipient: Address, outcome: Outcome, mailbox: str) -> None:
-        fate = {"Delivered": f"in the mailbox {mailbox}", "Queued": "waits in the queue"}
+        there = "in the mailbox " + mailbox.removeprefix("\\")
+        fate = {"Delivered": there, "Received": there, "Queued": "waits in the queue"}
         done = fate.get(outcome.text, _said(outcome)) if isinstance(outcome, Delivered) else _said(outcome)
         self._say(content, recipient, done)
 

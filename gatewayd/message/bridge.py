@@ -24,6 +24,7 @@ MAX_HEAD = 64 * 1024  # octets within which our own rendering names its Parley-O
 MAX_SHOWN = 100  # recipients in the structured view
 _MESSAGE_IDS = re.compile(r"<([!-;=?A-~]{1,400}@[!-;=?A-~]{1,400})>")
 _OBJECT_ID = re.compile(r"([0-9a-f]{64})@")  # as the rendering of an object names it
+NOBODY = "unknown@invalid"  # the author of a mail that names none (RFC 2606 §2)
 _DATES = range(0, 253402300800)  # seconds of the years 1970 to 9999
 
 
@@ -51,7 +52,7 @@ def bridged_payload(
     view = mime.text_of(mail, root).strip().encode("utf-8", "replace")[:MAX_VIEW].decode("utf-8", "ignore")
     if view:
         parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
-    author = next((a for a in _authors(mime.values(root.fields, b"from")) if a is not None), reverse_path)
+    author = _author(_authors(mime.values(root.fields, b"from")), reverse_path)
     bridged: dict[str, Any] = {"by": by.name, "message_id": _first(root, b"message-id"), **(auth or {})}
     ext: dict[str, Any] = {"bridged": bridged}
     answered = _answered(root)
@@ -69,7 +70,7 @@ def bridged_payload(
     to_and_cc = mime.values(root.fields, b"to") + mime.values(root.fields, b"cc")
     shown = email.utils.getaddresses(to_and_cc)[:MAX_SHOWN]
     payload = Payload(
-        from_=str(author) if author else "unknown@invalid",
+        from_=str(author or NOBODY),
         to=tuple(_encodable(address) for _, address in shown if "@" in address),
         date=_date(mime.values(root.fields, b"date"), received_ms),
         nonce=nonce,
@@ -113,6 +114,15 @@ def _wants_notification(root: mime.Entity, author: Address | None) -> bool:
 def authors(mail: bytes) -> list[Address | None]:
     """The addresses of the From field, None for each that is none."""
     return _authors(mime.header(mail, b"from"))
+
+
+def author(mail: bytes, reverse_path: Address | None) -> str:
+    """Who says this, as `from` of its object has it."""
+    return str(_author(authors(mail), reverse_path) or NOBODY)
+
+
+def _author(found: list[Address | None], reverse_path: Address | None) -> Address | None:
+    return next((address for address in found if address is not None), reverse_path)
 
 
 def _authors(values: list[str]) -> list[Address | None]:

@@ -10,6 +10,7 @@ from gatewayd.session.imap_failed import No
 from gatewayd.wire.imap.syntax import BadSyntax, Reader, encoded_name
 
 MAX_NAME = 500  # characters of a mailbox name
+ANNOUNCED = frozenset({"\\Archive", "\\Drafts", "\\Junk", "\\Sent", "\\Trash"})  # RFC 6154 §2; others are our own
 
 
 class Folders:
@@ -84,8 +85,9 @@ class Folders:
             if _matches(pattern, name):
                 marks = [] if name in shown else ["\\Noselect"]  # a level, and no mailbox (RFC 3501 §6.3.8, §6.3.9)
                 marks.append("\\HasChildren" if name in superior else "\\HasNoChildren")
-                marks.append(shown.get(name) or "")
-                line = f'{response} ({" ".join(marks).strip()}) "/" '.encode() + encoded_name(name)
+                special_use = shown.get(name)
+                marks += [special_use] if special_use in ANNOUNCED else []
+                line = f'{response} ({" ".join(marks)}) "/" '.encode() + encoded_name(name)
                 self._say(line)
         return "OK Done"
 

@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cbor2
 
@@ -17,7 +18,7 @@ from gatewayd.database.sqlite import typed
 from gatewayd.errors import QuotaExceeded, StoreError
 from gatewayd.interfaces import Delivery, Placed, Quota
 from gatewayd.message.model import Content
-from gatewayd.store import rows
+from gatewayd.store import contacts, rows
 
 PLACES = """
     SELECT account, wanted, mailbox_id, name, uidvalidity
@@ -38,6 +39,7 @@ MESSAGE = """
     VALUES (?,?,?,?,?,?,?,?,?,?)"""
 ENTRY = "INSERT INTO entry VALUES (?,?,?,?,?,?,?)"
 SEEN = "INSERT OR IGNORE INTO seen VALUES (?,?,?,?,?,?,?)"
+ARRIVED = 0  # where a message came to that is looked for by no mailbox's id, but everywhere where messages come
 WAS_SEEN = "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox_id=?"
 
 
@@ -47,6 +49,14 @@ class _Unusual(Exception):
 
 def deliver(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: int) -> list[Placed | StoreError]:
     """Each stands or falls alone."""
+    of_known = iter(_of_known(db, [d for d in deliveries if d.introduction is None], now_ms))
+    return [_alone(db, d, now_ms) if d.introduction is not None else next(of_known) for d in deliveries]
+
+
+def _of_known(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: int) -> list[Placed | StoreError]:
+    """Those that are no introductions."""
+    if not deliveries:
+        return []
     db.execute("SAVEPOINT deliveries")
     placed: list[Placed | StoreError] = []
     try:
@@ -104,7 +114,7 @@ def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
         messages.append(_message(delivery, message_id, bodies))
         entries.append(_entry(delivery, mailbox_id, uid, message_id, modseq, now_ms))
         if delivery.once:
-            seen.append((account_id, content.id, mailbox_id, uidvalidity, uid, modseq, now_ms))
+            seen.append((account_id, content.id, _repeated_in(place[1], mailbox_id), uidvalidity, uid, modseq, now_ms))
         placed.append(Placed(uidvalidity, uid, modseq, False, name))
     if seen and db.executemany(SEEN, seen).rowcount != len(seen):
         raise _Unusual
@@ -117,7 +127,7 @@ def _alone(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed | 
     db.execute("SAVEPOINT delivery")
     placed: Placed | StoreError
     try:
-        placed = _placed(db, delivery, now_ms)
+        placed = (_introduced if delivery.introduction else _placed)(db, delivery, now_ms)
     except (StoreError, sqlite3.Error) as error:
         if not db.in_transaction:
             raise
@@ -127,11 +137,23 @@ def _alone(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed | 
     return placed
 
 
+def _introduced(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
+    """A repeat is answered as the first time, only then does the allowance count. Raises TooManyIntroductions."""
+    assert delivery.introduction is not None
+    if contacts.granted(db, delivery.account_id, delivery.introduction.sender):  # a moment ago
+        return _placed(db, replace(delivery, mailbox="INBOX"), now_ms)
+    placed = _placed(db, delivery, now_ms)  # undone if what follows raises
+    if not placed.duplicate:
+        contacts.introduce(db, delivery.account_id, delivery.introduction, placed, now_ms)
+    return placed
+
+
 def _placed(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
     account_id, content = delivery.account_id, delivery.content
     target = rows.place(db, account_id, delivery.mailbox)
+    repeated_in = _repeated_in(rows.canonical(delivery.mailbox), target.mailbox_id)
     if delivery.once:
-        seen = db.execute(WAS_SEEN, (account_id, content.id, target.mailbox_id)).fetchone()
+        seen = db.execute(WAS_SEEN, (account_id, content.id, repeated_in)).fetchone()
         if seen:
             uidvalidity, uid, modseq = seen
             return Placed(uidvalidity, uid, modseq, True, target.name)
@@ -147,8 +169,13 @@ def _placed(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
     db.execute(MESSAGE, _message(delivery, message_id, _bodies(content)))
     db.execute(ENTRY, _entry(delivery, target.mailbox_id, uid, message_id, modseq, now_ms))
     if delivery.once:
-        db.execute(SEEN, (account_id, content.id, target.mailbox_id, uidvalidity, uid, modseq, now_ms))
+        db.execute(SEEN, (account_id, content.id, repeated_in, uidvalidity, uid, modseq, now_ms))
     return Placed(uidvalidity, uid, modseq, False, target.name)
+
+
+def _repeated_in(name: str, mailbox_id: int) -> int:
+    """Where a message arrives depends on what was decided about its sender since it came for the first time."""
+    return ARRIVED if name in rows.ARRIVAL else mailbox_id
 
 
 def _octets(delivery: Delivery) -> int:

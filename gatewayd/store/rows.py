@@ -17,6 +17,7 @@ from gatewayd.store.schema import ON_NEED, SPECIAL_USE
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
 QUOTA = "used_octets, used_messages, max_octets, max_messages"
 ENTRY = "mailbox_id, uid, message_id, modseq, flags, internal_date_ms"
+ARRIVAL = ("INBOX", "\\Introductions", "\\Junk")  # what comes comes to one of these
 USUAL_NAMES = {special_use: name for name, special_use in SPECIAL_USE.items() if special_use}
 INLINE = 64 * 1024  # octets: a body up to here stands in the row
 
@@ -62,6 +63,16 @@ def place(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
         return mailbox(db, account_id, usual)
     except NoSuchMailbox:
         return create_mailbox(db, account_id, usual, name)
+
+
+def special(db: sqlite3.Connection, account_id: int, name: str) -> int | None:
+    """The id of the mailbox where `place` would deliver, if it is there."""
+    for known in (name, USUAL_NAMES.get(name, name)):
+        try:
+            return mailbox(db, account_id, known).mailbox_id
+        except NoSuchMailbox:
+            continue
+    return None
 
 
 def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
@@ -183,6 +194,11 @@ def expunge(
                 " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2) RETURNING octets",
                 (account_id, entry.message_id),
             ).fetchall()
+            db.execute(
+                "DELETE FROM introduction WHERE account_id=?1 AND message_id=?2 AND NOT EXISTS"
+                " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2)",
+                (account_id, entry.message_id),
+            )
     if freed:
         db.execute(
             "UPDATE account SET used_octets=used_octets-?, used_messages=used_messages-? WHERE account_id=?",

@@ -85,6 +85,16 @@ STEPS = [
         PRIMARY KEY (account_id, object_id, status)) WITHOUT ROWID;
     CREATE INDEX receipt_unsent ON receipt_owed (at_ms) WHERE sent=0
     """,
+    """
+    CREATE INDEX contact_state ON contact (account_id, state, since_ms);
+    CREATE TABLE introduction (
+        account_id INTEGER NOT NULL, message_id INTEGER NOT NULL, domain TEXT NOT NULL, local TEXT NOT NULL,
+        requests INTEGER NOT NULL, PRIMARY KEY (account_id, message_id)) WITHOUT ROWID;
+    CREATE INDEX introduction_sender ON introduction (account_id, domain, local);
+    UPDATE OR IGNORE seen SET mailbox_id=0 WHERE EXISTS (
+        SELECT 1 FROM mailbox WHERE mailbox.account_id=seen.account_id AND mailbox.mailbox_id=seen.mailbox_id
+            AND (name='INBOX' OR special_use='\\Junk'))
+    """,
 ]
 
 ON_NEED = {RECEIPTS}  # made when something first comes there, and not subscribed
@@ -96,4 +106,5 @@ SPECIAL_USE = {
     "Trash": "\\Trash",
     "Junk": "\\Junk",
     "Archive": "\\Archive",
+    "Introductions": "\\Introductions",  # ours alone, and never announced
 }  # RFC 6154 §2; what a new account is given

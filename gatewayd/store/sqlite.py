@@ -21,6 +21,7 @@ from gatewayd.database.sqlite import Database, Together
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import (
     Account,
+    Allowance,
     Arrival,
     Awaited,
     Changes,
@@ -213,14 +214,20 @@ class SQLiteStore:
 
     def _delivered(self, calls: Sequence[Sequence[Delivery]], answers: Sequence[list[Placed | StoreError]]) -> None:
         arrived: dict[int, list[Arrival]] = defaultdict(list)
+        introduced: set[int] = set()
         for deliveries, placed in zip(calls, answers, strict=True):
             for delivery, place in zip(deliveries, placed, strict=True):
-                if delivery.account_id in self._watchers and isinstance(place, Placed) and not place.duplicate:
+                if not isinstance(place, Placed) or place.duplicate:
+                    continue
+                if delivery.introduction is not None:  # a contact may have taken a number too: the log is to be read
+                    self._forget_contact(delivery.account_id, delivery.introduction.sender)
+                    introduced.add(delivery.account_id)
+                if delivery.account_id in self._watchers:
                     flags = rows.joined(delivery.flags)
                     arrival = Arrival(place.mailbox, place.uid, place.modseq, flags, delivery.content)
                     arrived[delivery.account_id].append(arrival)
         for account_id, arrivals in arrived.items():
-            self._notify(account_id, arrivals)
+            self._notify(account_id, () if account_id in introduced else arrivals)
 
     async def entries(self, account_id: int, mailbox_id: int, since_modseq: int = 0) -> list[Entry]:
         query = f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND mailbox_id=? AND modseq>? ORDER BY uid"
@@ -271,7 +278,12 @@ class SQLiteStore:
     async def copy(
         self, account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
     ) -> tuple[int, list[tuple[int, int]]]:
-        done = await self._database.write(lambda db: rows.copy(db, account_id, mailbox_id, uids, target, move))
+        now_ms = int(self._clock.seconds() * 1000)
+        done, decided = await self._database.write(
+            lambda db: contacts.copy(db, account_id, mailbox_id, uids, target, move, now_ms)
+        )
+        for sender in decided:
+            self._forget_contact(account_id, sender)
         self._notify(account_id)
         return done
 
@@ -363,10 +375,19 @@ class SQLiteStore:
     async def set_contact(self, account_id: int, address: Address, state: ContactState) -> None:
         now_ms = int(self._clock.seconds() * 1000)
         changed = await self._database.write(lambda db: contacts.set_contact(db, account_id, address, state, now_ms))
+        if changed:
+            self._forget_contact(account_id, address)
+            self._notify(account_id)
+
+    async def request_contact(self, account_id: int, address: Address, allowance: Allowance) -> None:
+        now_ms = int(self._clock.seconds() * 1000)
+        if await self._database.write(lambda db: contacts.request(db, account_id, address, allowance, now_ms)):
+            self._forget_contact(account_id, address)
+            self._notify(account_id)
+
+    def _forget_contact(self, account_id: int, address: Address) -> None:
         self._contacts_written += 1
         self._known_contacts.pop((account_id, address.key), None)
-        if changed:
-            self._notify(account_id)
 
     # -- receipts ---------------------------------------------------------------------------------------------------
 

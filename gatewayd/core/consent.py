@@ -1,0 +1,172 @@
+"""Who may write to whom: what becomes of a message, by what its recipient has said of its sender (docs/parley.rst §9).
+
+One list serves mail and Parley. A stranger's Parley message is an introduction: short text, and few of them. Mail
+cannot be told to wait: a stranger's is only sorted, by whether the DNS vouches for its author.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from twisted.internet import defer
+
+from gatewayd.address import Address, Domain
+from gatewayd.core.dmarc import organisational
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import (
+    Account,
+    Allowance,
+    ContactState,
+    Delivery,
+    Introduction,
+    IStore,
+    Placed,
+    TooManyIntroductions,
+)
+from gatewayd.message.model import MESSAGE, Content
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+
+NOTHING = Allowance(0, 0)
+INBOX, INTRODUCTIONS, JUNK = "INBOX", "\\Introductions", "\\Junk"
+RECEIVED = Delivered("2.0.0", "Received")  # all that a stranger learns, undecided or refused
+UNDECIDED = 3600.0  # seconds after which a stranger may try again
+DAY = 86400.0
+SHARE = 5  # of an account's introductions one domain has at most a fifth: it shuts out nobody else
+MAX_SUBJECT = 200  # characters of an introduction's subject
+MAX_PAYLOAD = 4096  # octets of an introduction's payload: names, ids, and no room for more
+MAX_COUNTED = 100_000  # domains and accounts that are counted in a day
+
+
+class Provenance(Enum):
+    """How a message came, as far as consent goes."""
+
+    HERE = auto()  # of a user of this gateway, or the gateway's own
+    NATIVE = auto()  # an object of another domain, by Parley
+    AUTHENTICATED = auto()  # mail whose author's domain vouches for it
+    UNAUTHENTICATED = auto()
+    UNEXAMINED = auto()  # mail that nobody looked at: examination is off, or the client is trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    mail: str = "authenticated"  # which strangers' mail reaches INBOX: "authenticated"; "off": every; "all": none
+    text: int = 2000  # characters of an introduction
+    pending: int = 3  # undecided messages of one stranger
+    per_account: int = 50  # strangers a day
+    per_domain: int = 100  # introductions a day from one domain, to all users here
+
+
+def place(state: ContactState, provenance: Provenance, mail: str) -> str:
+    """The whole decision: the mailbox for a message from one who is in that state."""
+    if state == "revoked":
+        return JUNK
+    if state == "granted" or provenance is Provenance.HERE:
+        return INBOX
+    if provenance is Provenance.NATIVE or mail == "all":
+        return INTRODUCTIONS
+    return INTRODUCTIONS if provenance is Provenance.UNAUTHENTICATED and mail != "off" else INBOX
+
+
+def fault(content: Content, limit: int) -> str | None:
+    """Why an object cannot be an introduction, None if it can."""
+    fields = content.fields
+    if fields.type != MESSAGE or fields.replaces is not None or fields.crit:
+        return "Until the recipient consents, only plain messages are taken"
+    if any(part.name is not None or part.type.partition(";")[0].strip() != "text/plain" for part in fields.parts):
+        return "Until the recipient consents, only text is taken"
+    texts = [body.decode("utf-8", "replace") for body in content.bodies.values()]
+    if sum(map(len, texts)) > limit or len(fields.subject) > MAX_SUBJECT or len(content.payload) > MAX_PAYLOAD:
+        return f"Until the recipient consents, a message has at most {limit} characters"
+    return None
+
+
+class Consent:
+    """`now` gives seconds since the epoch. Every coroutine may raise StoreError."""
+
+    def __init__(self, store: IStore, now: Callable[[], float], policy: Policy | None = None) -> None:
+        self._store = store
+        self._now = now
+        self.policy = policy or Policy()
+        self._today = 0
+        self._counted: Counter[tuple[str, int]] = Counter()
+
+    async def state(self, account_id: int, sender: Address) -> ContactState:
+        contact = await self._store.contact(account_id, sender)
+        return contact.state if contact is not None else "none"
+
+    async def written(self, account: Account, recipients: Sequence[Address]) -> None:
+        """Writing to somebody grants them the answer, unless they were revoked. Nobody here is a stranger."""
+        ours = await self._store.domains()
+
+        async def grant(address: Address) -> None:
+            if await self.state(account.account_id, address) in ("none", "requested"):
+                await self._store.set_contact(account.account_id, address, "granted")
+
+        work = [defer.Deferred.fromCoroutine(grant(each)) for each in recipients if each.domain not in ours]
+        try:
+            await defer.gatherResults(work, consumeErrors=True)
+        except defer.FirstError as failed:
+            failed.subFailure.raiseException()
+
+    async def sorted(self, delivery: Delivery, sender: Address, provenance: Provenance) -> Delivery | Refused:
+        """The delivery, to the mailbox where it belongs. Of one with an introduction `answer` must be asked."""
+        where = place(await self.state(delivery.account_id, sender), provenance, self.policy.mail)
+        if provenance is not Provenance.NATIVE:
+            waits = Introduction(sender) if where == INTRODUCTIONS else None
+            return replace(delivery, mailbox=where, introduction=waits)
+        if where == INBOX:
+            return delivery
+        wrong = fault(delivery.content, self.policy.text)
+        if wrong is not None:
+            return Refused("5.7.1", wrong)
+        allowance = Allowance(self.policy.pending, self.policy.per_account)
+        if not self._take(sender.domain, delivery.account_id):
+            allowance = NOTHING  # a repeat is still answered as the first time
+        return replace(delivery, mailbox=where, introduction=Introduction(sender, allowance))
+
+    def answer(self, delivery: Delivery, placed: Placed | StoreError) -> Outcome | None:
+        """What a stranger is told: the same, whether undecided or revoked. None: what anybody is told."""
+        introduction = delivery.introduction
+        if introduction is None or introduction.allowance is None:
+            return None
+        new = isinstance(placed, Placed) and not placed.duplicate
+        if not new and introduction.allowance != NOTHING:
+            self._give_back(introduction.sender.domain, delivery.account_id)
+        if isinstance(placed, TooManyIntroductions):
+            return self.used_up if introduction.allowance == NOTHING else Deferred("4.7.1", str(placed), UNDECIDED)
+        return RECEIVED if isinstance(placed, Placed) else None
+
+    @property
+    def used_up(self) -> Deferred:
+        left = DAY - self._now() % DAY
+        return Deferred("4.7.28", "Too many first messages from your domain today", max(60.0, left))
+
+    def nobody(self, domain: Domain) -> bool:
+        """A peer named a user who is not here; that counts too, or it could try all names. False: it was one too
+        many."""
+        return self._take(domain, 0)
+
+    def _take(self, domain: Domain, account_id: int) -> bool:
+        today = int(self._now() // DAY)
+        if today != self._today or len(self._counted) >= MAX_COUNTED:
+            self._today = today
+            self._counted.clear()
+        whole, share = self._keys(domain, account_id)
+        most = max(1, self.policy.per_account // SHARE) if account_id else self.policy.per_domain
+        if self._counted[whole] >= self.policy.per_domain or self._counted[share] >= most:
+            return False
+        self._counted[whole] += 1
+        self._counted[share] += 1
+        return True
+
+    def _give_back(self, domain: Domain, account_id: int) -> None:
+        for key in self._keys(domain, account_id):
+            self._counted[key] = max(0, self._counted[key] - 1)
+
+    @staticmethod
+    def _keys(domain: Domain, account_id: int) -> tuple[tuple[str, int], tuple[str, int]]:
+        name = organisational(domain.name)
+        return (name, -1), (name, account_id)
