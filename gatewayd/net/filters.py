@@ -1,0 +1,176 @@
+"""The filters that are asked over the network: milters, and rspamd by HTTP. Blocking: called in a thread."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from gatewayd.address import Address
+from gatewayd.core.filtering import FilterDown, Filtered, refusal
+from gatewayd.interfaces import Envelope, Origin
+from gatewayd.message.edit import EditableMail
+from gatewayd.outcome import Deferred, Refused
+from gatewayd.wire.milter import RemoteProtocolError
+from gatewayd.wire.milter.conversation import AddField, ChangeField, Question, ReplaceBody, Verdict, converse
+from gatewayd.wire.milter.packets import Packet, PacketReader
+
+TIMEOUT = 60.0  # seconds without a word of the filter
+MAX_ANSWER = 4 * 1024 * 1024  # octets of rspamd's
+SYMBOLS = 5  # that a verdict names
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A filter's address: host and port, or the path of a UNIX socket."""
+
+    host: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else self.host
+
+    def connect(self) -> socket.socket:
+        """Raises OSError."""
+        if self.port:
+            return socket.create_connection((self.host, self.port), TIMEOUT)
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(TIMEOUT)
+        try:
+            made.connect(self.host)
+        except OSError:
+            made.close()
+            raise
+        return made
+
+
+def ask_milter(
+    place: Place, hostname: str, mail: bytes, envelope: Envelope, origin: Origin, submitter: Address | None
+) -> Filtered:
+    """Raises FilterDown."""
+    editable = EditableMail(mail)
+    macros = {"j": hostname, "client_addr": origin.address, "daemon_name": "gatewayd", "i": "gatewayd"}
+    macros["mail_addr"] = str(envelope.reverse_path or "")
+    if submitter is not None:
+        macros |= {"auth_authen": str(submitter), "auth_type": "PLAIN"}
+    question = Question(
+        origin.address, origin.helo, str(envelope.reverse_path or ""), [str(to) for to in envelope.recipients],
+        editable.fields, editable.body, macros,
+    )  # fmt: skip
+    try:
+        with place.connect() as connection:
+            verdict = _converse(connection, question)
+        _edit(editable, verdict)
+    except (OSError, RemoteProtocolError, ValueError) as error:
+        raise FilterDown(f"milter {place}: {error}") from None
+    refused = frozenset(to for to in envelope.recipients if str(to) in verdict.refused)
+    match verdict.action:
+        case "reject" | "defer":
+            fallback = "5.7.1" if verdict.action == "reject" else "4.7.1"
+            outcome = refusal(verdict.reply or f"{fallback[0]}50 {fallback}", "A content filter does not take it")
+            return Filtered(
+                "refuse" if isinstance(outcome, Refused) else "defer",
+                mail,
+                f"milter {place}: {outcome.text}",
+                outcome,
+                refused,
+            )
+        case "discard":
+            return Filtered("discard", mail, f"milter {place}: discarded")
+    if verdict.quarantine:
+        return Filtered("junk", editable.octets, f"milter {place}: {verdict.quarantine}", None, refused)
+    return Filtered("take", editable.octets if verdict.edits else mail, "", None, refused)
+
+
+def _converse(connection: socket.socket, question: Question) -> Verdict:
+    talk, reader = converse(question), PacketReader()
+    octets = next(talk)
+    while True:
+        if octets:
+            connection.sendall(octets)
+        for packet in _packets(connection, reader):
+            try:
+                octets = talk.send(packet)
+            except StopIteration as end:
+                verdict: Verdict = end.value
+                connection.sendall(Packet("Q").encode())
+                return verdict
+            if octets:
+                connection.sendall(octets)
+                octets = b""
+
+
+def _packets(connection: socket.socket, reader: PacketReader) -> list[Packet]:
+    while True:
+        data = connection.recv(65536)
+        if not data:
+            raise RemoteProtocolError("the filter hung up")
+        packets = reader.feed(data)
+        if packets:
+            return packets
+
+
+def _edit(mail: EditableMail, verdict: Verdict) -> None:
+    chunks = [edit.chunk for edit in verdict.edits if isinstance(edit, ReplaceBody)]
+    if chunks:
+        mail.body = b"".join(chunks)
+    for edit in verdict.edits:
+        match edit:
+            case AddField(name, value, index):
+                mail.add(name, value, index)
+            case ChangeField(name, index, value):
+                mail.change(name, index, value)
+
+
+def ask_rspamd(place: Place, mail: bytes, envelope: Envelope, origin: Origin, submitter: Address | None) -> Filtered:
+    """By its own protocol, POST /checkv2. Raises FilterDown."""
+    headers = [("IP", origin.address), ("Helo", origin.helo), ("From", str(envelope.reverse_path or ""))]
+    headers += [("Rcpt", str(to)) for to in envelope.recipients]
+    if submitter is not None:
+        headers.append(("User", str(submitter)))
+    try:
+        said = _post(place, mail, headers)
+        action, score, wanted = str(said["action"]), float(said["score"]), float(said["required_score"])
+        symbols = sorted(said.get("symbols", {}).values(), key=lambda each: -abs(float(each.get("score", 0))))
+        names = ", ".join(str(each["name"])[:40] for each in symbols[:SYMBOLS])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FilterDown(f"rspamd {place}: {error!r}") from None
+    why = f"rspamd: {action}, {score:.1f} of {wanted:.1f} ({names})"
+    match action:
+        case "reject":
+            return Filtered("refuse", mail, why, Refused("5.7.1", "It looks like spam"))
+        case "soft reject" | "greylist":
+            return Filtered("defer", mail, why, Deferred("4.7.1", "Try again later"))
+        case "add header" | "rewrite subject":
+            return Filtered("junk", mail, why)
+    return Filtered("take", mail, why)
+
+
+def _post(place: Place, mail: bytes, headers: list[tuple[str, str]]) -> Any:
+    connection = HTTPConnection("rspamd", timeout=TIMEOUT)
+    connection.sock = place.connect()
+    try:
+        connection.putrequest("POST", "/checkv2")
+        connection.putheader("Content-Length", str(len(mail)))
+        for name, value in headers:
+            connection.putheader(name, value.encode("utf-8"))
+        connection.endheaders(mail)
+        response = connection.getresponse()
+        octets = response.read(MAX_ANSWER)
+        if response.status != 200:
+            raise HTTPException(f"{response.status} {octets[:200]!r}")
+        return json.loads(octets)
+    finally:
+        connection.close()
+
+
+def place(text: str) -> Place:
+    """`host:port` or an absolute path. Raises ValueError."""
+    if text.startswith("/"):
+        return Place(text)
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"expected host:port or the path of a socket, got {text!r}")
+    return Place(host.strip("[]"), int(port))
