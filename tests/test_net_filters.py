@@ -254,7 +254,8 @@ GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 def test_rspamd_judges(tmp_path: Path) -> None:
     (tmp_path / "rspamd.conf").write_text(f"""
 options {{
-  pidfile = "{tmp_path}/pid"; tempdir = "{tmp_path}"; url_tld = "{tmp_path}/tld"; filters = ""; disable_hyperscan = true;
+  pidfile = "{tmp_path}/pid"; tempdir = "{tmp_path}"; url_tld = "{tmp_path}/tld";
+  filters = ""; disable_hyperscan = true;
   dns {{ nameserver = "127.0.0.1:1"; timeout = 0.1s; retransmits = 0; }}
 }}
 logging {{ type = "console"; level = "error"; }}

@@ -1,0 +1,121 @@
+"""Whether a mail client may go on: how much it sends, and what blocklists say of its address (RFC 5782).
+
+Asked at MAIL and at RCPT, before any data. Trusted networks and signed-in users are not asked about blocklists.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from twisted.internet import defer
+from twisted.logger import Logger
+
+from gatewayd.address import Domain
+from gatewayd.interfaces import IResolver, ResolutionFailed
+from gatewayd.outcome import Deferred, Refused
+
+MAX_BUCKETS = 100_000  # of one kind; the one that was asked for longest ago is forgotten
+NETWORK = {4: 24, 6: 64}  # the prefix that is taken for one sender
+LISTED = ipaddress.ip_network("127.0.0.0/8")  # an answer from here is a listing (RFC 5782 §2.1)
+ERRORS = ipaddress.ip_network("127.255.255.0/24")  # "you may not ask", say the large lists
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """So many a minute, and as many at once; 0: any number."""
+
+    per_address: int = 0
+    per_network: int = 0
+    per_domain: int = 0  # of the reverse-path
+    per_account: int = 0  # recipients elsewhere
+
+
+class Buckets:
+    """Token buckets (RFC 2697's idea): `rate` tokens a minute, at most as many kept."""
+
+    def __init__(self, rate: int, now: Callable[[], float]) -> None:
+        self._rate = rate
+        self._now = now
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (tokens, when)
+
+    def take(self, key: str, count: int = 1) -> float:
+        """Seconds to wait until it may be asked again; 0.0: taken."""
+        if not self._rate:
+            return 0.0
+        now = self._now()
+        tokens, when = self._levels.pop(key, (float(self._rate), now))
+        tokens = min(self._rate, tokens + (now - when) * self._rate / 60)
+        wait = max(0.0, (min(count, self._rate) - tokens) * 60 / self._rate)
+        self._levels[key] = (tokens if wait else tokens - count, now)  # more than fit at all: a debt
+        if len(self._levels) > MAX_BUCKETS:
+            self._levels.popitem(last=False)
+        return wait
+
+
+class Admission:
+    log = Logger()
+
+    def __init__(
+        self, resolver: IResolver, now: Callable[[], float], *, rates: Rates = Rates(), blocklists: Sequence[str] = (),
+        trusted: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self._resolver = resolver
+        self._blocklists = blocklists
+        self._trusted = [ipaddress.ip_network(text) for text in trusted]
+        self._addresses = Buckets(rates.per_address, now)
+        self._networks = Buckets(rates.per_network, now)
+        self._domains = Buckets(rates.per_domain, now)
+        self._accounts = Buckets(rates.per_account, now)
+
+    async def client(self, address: str, domain: Domain | None) -> Deferred | Refused | None:
+        """A client that has not signed in begins a message; None: it may."""
+        client = ipaddress.ip_address(address)
+        if self.trusts(address):
+            return None
+        network = ipaddress.ip_network((client, NETWORK[client.version]), strict=False)
+        kinds = [(self._addresses, address), (self._networks, str(network))]
+        if domain is not None:
+            kinds.append((self._domains, domain.name))
+        for buckets, key in kinds:
+            wait = buckets.take(key)
+            if wait:
+                self.log.info("{key} sends too much", key=key)
+                return Deferred("4.7.1", f"Too many messages from {key}; try again in {wait:.0f} s", int(wait) + 1)
+        if not self._blocklists:
+            return None
+        answers = [defer.Deferred.fromCoroutine(self._listed(client, zone)) for zone in self._blocklists]
+        for reason in await defer.gatherResults(answers):
+            if reason is not None:
+                self.log.info("refused {client}: {reason}", client=address, reason=reason)
+                return Refused("5.7.1", reason)
+        return None
+
+    def account(self, name: str, recipients: int) -> Deferred | None:
+        """A user of ours writes to recipients elsewhere; None: he may."""
+        wait = self._accounts.take(name, recipients)
+        if not wait:
+            return None
+        self.log.warn("{name} writes to too many", name=name)
+        return Deferred("4.7.1", f"You have written to too many recipients; try again in {wait:.0f} s", int(wait) + 1)
+
+    def trusts(self, address: str) -> bool:
+        client = ipaddress.ip_address(address)
+        return any(client in network for network in self._trusted)
+
+    async def _listed(self, client: ipaddress.IPv4Address | ipaddress.IPv6Address, zone: str) -> str | None:
+        """Why, if it is. A list that cannot be asked lists nobody."""
+        name = client.reverse_pointer.rpartition(".in-addr.arpa")[0] or client.reverse_pointer.removesuffix(".ip6.arpa")
+        try:
+            found = await self._resolver.addresses(f"{name}.{zone}")
+            codes = [ipaddress.ip_address(str(record)) for record in found.records]
+            if not any(code in LISTED and code not in ERRORS for code in codes if code.version == 4):
+                return None
+            texts = (await self._resolver.txt(f"{name}.{zone}")).records
+        except ResolutionFailed as error:
+            self.log.debug("{zone} cannot be asked: {error}", zone=zone, error=error)
+            return None
+        said = next((text.decode("ascii", "replace") for text in texts if isinstance(text, bytes)), "")
+        return f"{client} is listed by {zone}" + (f": {said[:200]}" if said else "")

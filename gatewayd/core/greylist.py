@@ -1,0 +1,44 @@
+"""Greylisting (RFC 6647) of mail that nobody vouches for: who tries again after a while is let in, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gatewayd.address import Address
+from gatewayd.core.admission import NETWORK
+from gatewayd.outcome import Deferred
+
+DELAY = 300.0  # seconds before which it is too early
+WINDOW = 2 * 86400.0  # seconds within which the second try has to come
+REMEMBERED = 36 * 86400.0  # seconds after its last use that a sender stays known
+
+
+class Attempts(Protocol):
+    async def seen(self, keys: Sequence[bytes], now: float, window: float) -> float: ...
+    async def passed(self, keys: Sequence[bytes], until: float) -> None: ...
+
+
+class Greylist:
+    def __init__(self, attempts: Attempts, now: Callable[[], float], delay: float = DELAY) -> None:
+        self._attempts = attempts
+        self._now = now
+        self._delay = delay
+
+    async def ask(self, client: str, sender: Address | None, recipients: Sequence[Address]) -> Deferred | None:
+        """None: let in. Raises StoreError."""
+        address, now = ipaddress.ip_address(client), self._now()
+        network = ipaddress.ip_network((address, NETWORK[address.version]), strict=False)
+        keys = [_key(str(network), str(sender or "").lower(), str(to).lower()) for to in recipients]
+        first = await self._attempts.seen(keys, now, WINDOW)
+        wait = first + self._delay - now
+        if wait > 0:
+            return Deferred("4.7.1", f"Nobody vouches for this mail; try again in {wait:.0f} s", int(wait) + 1)
+        await self._attempts.passed(keys, now + REMEMBERED)
+        return None
+
+
+def _key(*words: str) -> bytes:
+    return hashlib.sha256("\0".join(words).encode()).digest()

@@ -1,0 +1,106 @@
+"""Rates and blocklists, with a clock and a DNS of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatewayd.address import Domain
+from gatewayd.core import admission
+from gatewayd.core.admission import Admission, Buckets, Rates
+from gatewayd.interfaces import Answer, ResolutionFailed
+from gatewayd.outcome import Deferred, Refused
+from tests.loop import Loop
+
+FROM = Domain.parse("elsewhere.test")
+
+
+class Door:
+    def __init__(self, **options: Any) -> None:
+        self.time = 1000.0
+        self.zone: dict[str, tuple[object, ...]] = {}
+        self.asked: list[str] = []
+        self.loop = Loop()
+        self.admission = Admission(self, lambda: self.time, **options)  # type: ignore[arg-type]
+
+    async def addresses(self, name: str) -> Answer:
+        self.asked.append(name)
+        if "dead" in name:
+            raise ResolutionFailed("no answer")
+        return Answer(self.zone.get(name, ()))
+
+    async def txt(self, name: str) -> Answer:
+        return Answer(self.zone.get(f"TXT {name}", ()))
+
+    def client(self, address: str, domain: Domain | None = FROM) -> object:
+        return self.loop.one(self.admission.client(address, domain))
+
+
+def test_so_many_and_then_as_time_goes() -> None:
+    door = Door(rates=Rates(per_address=3))
+    assert [door.client("192.0.2.1") for _ in range(3)] == [None] * 3
+    assert door.client("192.0.2.1") == Deferred("4.7.1", "Too many messages from 192.0.2.1; try again in 20 s", 21)
+    assert door.client("192.0.2.2") is None
+    door.time += 20
+    assert door.client("192.0.2.1") is None
+    assert isinstance(door.client("192.0.2.1"), Deferred)
+
+
+def test_networks_and_domains_are_counted_too() -> None:
+    door = Door(rates=Rates(per_network=1))
+    assert door.client("2001:db8::1") is None
+    assert "2001:db8::/64" in str(door.client("2001:db8::2"))
+    assert door.client("2001:db8:0:1::1") is None
+    door = Door(rates=Rates(per_domain=1))
+    assert door.client("192.0.2.1") is None
+    assert "elsewhere.test" in str(door.client("198.51.100.1"))
+    assert door.client("198.51.100.1", None) is None  # a bounce
+
+
+def test_accounts() -> None:
+    door = Door(rates=Rates(per_account=10))
+    assert door.admission.account("alice@alpha.test", 10) is None
+    assert isinstance(door.admission.account("alice@alpha.test", 1), Deferred)
+    assert door.admission.account("bob@alpha.test", 1000) is None  # more than fit at all: once, and then a long pause
+    assert isinstance(door.admission.account("bob@alpha.test", 1), Deferred)
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), max_size=60), st.integers(1, 10))
+def test_never_more_than_the_rate(steps: list[tuple[float, int]], rate: int) -> None:
+    time = [0.0]
+    buckets = Buckets(rate, lambda: time[0])
+    taken = 0
+    for pause, count in steps:
+        time[0] += pause
+        if not buckets.take("x", count):
+            taken += count
+            assert taken <= rate * (1 + time[0] / 60) + 5 + 1e-6  # the last may be more than was there
+
+
+def test_many_senders_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_BUCKETS", 100)
+    buckets = Buckets(1, lambda: 0.0)
+    for number in range(1000):
+        buckets.take(str(number))
+    assert len(buckets._levels) == 100
+
+
+def test_blocklists() -> None:
+    door = Door(blocklists=["dead.test", "block.test"], trusted=["203.0.113.0/24"])
+    assert door.client("192.0.2.7") is None
+    door.zone["7.2.0.192.block.test"] = ("127.0.0.2",)
+    assert door.client("192.0.2.7") == Refused("5.7.1", "192.0.2.7 is listed by block.test")
+    door.zone["TXT 7.2.0.192.block.test"] = (b"see https://block.test/7",)
+    assert "https" in str(door.client("192.0.2.7"))
+    door.zone["7.2.0.192.block.test"] = ("127.255.255.254",)  # we may not ask
+    assert door.client("192.0.2.7") is None
+    door.zone["7.2.0.192.block.test"] = ("192.0.2.99",)  # a name server that answers whatever it is asked
+    assert door.client("192.0.2.7") is None
+    door.zone[f"{'.'.join('7' + '0' * 23 + '8bd01002')}.block.test"] = ("127.0.0.4",)
+    assert isinstance(door.client("2001:db8::7"), Refused)
+    door.asked.clear()
+    assert door.client("203.0.113.5") is None
+    assert door.asked == []
