@@ -67,6 +67,10 @@ class Limits(_Section, frozen=True, kw_only=True):
     hold: int = 30 * 86400  # seconds that a user may have a message held (RFC 4865); 0: not offered
     connections: int = 10_000
     connections_per_address: int = 100
+    messages_per_address: int = 600  # a minute, by SMTP from outside the trusted networks; 0: any number
+    messages_per_network: int = 1800  # of a /24 or a /64
+    messages_per_domain: int = 6000  # of the sender
+    recipients_per_account: int = 0  # a minute, elsewhere, by a user of ours
 
 
 class Incoming(_Section, frozen=True, kw_only=True):
@@ -76,6 +80,8 @@ class Incoming(_Section, frozen=True, kw_only=True):
     trusted: tuple[str, ...] = ("127.0.0.0/8", "::1")  # networks whose mail is not examined
     proxies: tuple[str, ...] = ()  # networks whose connections begin with a PROXY header
     dmarc_reports: bool = True  # tell domains that ask for it, once a day, what their mail looked like
+    blocklists: tuple[str, ...] = ()  # DNS zones; an address that they list is refused
+    greylist: bool = False  # whom nobody vouches for has to try again
     arc_sealers: tuple[str, ...] = ()  # domains, such as mailing lists', whose ARC seal excuses a DMARC failure
 
 
@@ -87,6 +93,14 @@ class Consent(_Section, frozen=True, kw_only=True):
     pending: Annotated[int, msgspec.Meta(ge=1)] = 3  # undecided messages of one stranger to one user
     per_account: Annotated[int, msgspec.Meta(ge=1)] = 50  # strangers a day, for one user
     per_domain: Annotated[int, msgspec.Meta(ge=1)] = 100  # first messages a day, from one domain to all users
+
+
+class Filters(_Section, frozen=True, kw_only=True):
+    """Other programs that are shown every mail. Addresses: host:port, or the path of a socket."""
+
+    milters: tuple[str, ...] = ()
+    rspamd: tuple[str, ...] = ()
+    when_down: Literal["defer", "take"] = "defer"
 
 
 class DKIM(_Section, frozen=True, kw_only=True):
@@ -105,6 +119,7 @@ class Config(_Section, frozen=True, kw_only=True):
     relay: Relay = Relay()
     limits: Limits = Limits()
     incoming: Incoming = Incoming()
+    filters: Filters = Filters()
     consent: Consent = Consent()
     bridge: dict[Domain, Endpoint] = {}
     dkim: dict[Domain, DKIM] = {}

@@ -27,13 +27,17 @@ from twisted.python.threadpool import ThreadPool
 
 from gatewayd.address import Address, Domain
 from gatewayd.config import DAY, Config, ConfigError, load
+from gatewayd.core.admission import Admission, Rates
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.consent import Consent, Policy
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
+from gatewayd.core.filtering import Filter, Filters
+from gatewayd.core.greylist import Greylist
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.presence import Presence
+from gatewayd.core.reception import Reception
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
 from gatewayd.core.story import Story
@@ -50,6 +54,7 @@ from gatewayd.message.model import Content
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
 from gatewayd.net.dial import dial_parley, dial_smtp
+from gatewayd.net.filters import ask_milter, ask_rspamd, place
 from gatewayd.net.listen import Limits, listen
 from gatewayd.net.tls import Trust, server_context
 from gatewayd.queue.sqlite import SQLiteQueue
@@ -64,6 +69,7 @@ from gatewayd.session.smtp_server import SMTPServerSession
 from gatewayd.session.smtp_terms import Role, Terms
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.dmarc import SQLiteSightings
+from gatewayd.store.greylist import SQLiteAttempts
 from gatewayd.store.sqlite import SQLiteStore
 from gatewayd.store.trace import TraceLog
 from gatewayd.wire.imap.connection import IMAPConnection
@@ -172,20 +178,14 @@ class Gateway(Service):
         smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
         self.presence = Presence(self.store, router.route, parley, now)
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
-        trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
-        sealers = frozenset(name.lower() for name in config.incoming.arc_sealers)
-
-        async def examined(mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined | None:
-            client = ipaddress.ip_address(origin.address)
-            if any(client in network for network in trusted):
-                return None
-            work = threads.deferToThreadPool(
-                reactor, self._examiners, examine, mail, origin, reverse_path, self.resolver.lookup, sealers
-            )
-            result: Examined = await work
-            self.dmarc_reporter.note(result, reverse_path)
-            return result
-
+        limits = config.limits
+        self.admission = Admission(
+            self.resolver, now, trusted=config.incoming.trusted, blocklists=config.incoming.blocklists,
+            rates=Rates(
+                limits.messages_per_address, limits.messages_per_network, limits.messages_per_domain,
+                limits.recipients_per_account,
+            ),
+        )  # fmt: skip
         signer = DomainSigner(self.keys, self.directory, self.store, now)
         self.post_office = PostOffice(
             self.store,
@@ -195,7 +195,8 @@ class Gateway(Service):
             now,
             secrets.token_bytes,
             postmaster=config.postmaster,
-            examine=examined if config.incoming.examine else None,
+            reception=self._reception(),
+            admission=self.admission,
             story=story,
             consent=Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent))),
         )
@@ -223,6 +224,37 @@ class Gateway(Service):
             story=story,
         )
         self._locks: set[int] = set()
+
+    def _reception(self) -> Reception:
+        incoming, filters, now = self.config.incoming, self.config.filters, self._reactor.seconds
+        sealers = frozenset(name.lower() for name in incoming.arc_sealers)
+        self.attempts = SQLiteAttempts(self.database, now)
+
+        async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+            return await threads.deferToThreadPool(self._reactor, self._examiners, function, *arguments)
+
+        async def examined(mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined | None:
+            if self.admission.trusts(origin.address):
+                return None
+            result: Examined = await in_thread(examine, mail, origin, reverse_path, self.resolver.lookup, sealers)
+            self.dmarc_reporter.note(result, reverse_path)
+            return result
+
+        asked: list[Filter] = []
+        here = self.config.hostname.name
+        try:
+            asked += [partial(in_thread, ask_milter, place(text), here) for text in filters.milters]
+            asked += [partial(in_thread, ask_rspamd, place(text)) for text in filters.rspamd]
+        except ValueError as error:
+            raise ConfigError(f"[filters] {error}") from None
+        return Reception(
+            self.config.hostname,
+            now,
+            secrets.token_bytes,
+            examine=examined if incoming.examine else None,
+            filters=Filters(asked, when_down=filters.when_down) if asked else None,
+            greylist=Greylist(self.attempts, now) if incoming.greylist else None,
+        )
 
     # -- one engine and one session for each connection -------------------------------------------------------------
 
@@ -336,7 +368,12 @@ class Gateway(Service):
 
     def _sweep(self) -> defer.Deferred[None]:
         return self._each_of(
-            self.store.sweep, self.queue.sweep, self._sweep_trace, self._report, self.post_office.resume_receipts
+            self.store.sweep,
+            self.queue.sweep,
+            self._sweep_trace,
+            self._report,
+            self.post_office.resume_receipts,
+            self.attempts.sweep,
         )
 
     def _each_of(self, *works: Callable[[], Awaitable[None]]) -> defer.Deferred[None]:

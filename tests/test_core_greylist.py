@@ -22,7 +22,7 @@ class Desk:
         self.time = 1e9
         self.loop = Loop()
         self.database = Database(root / "test.sqlite", self.loop.post)
-        self.attempts = SQLiteAttempts(self.database)
+        self.attempts = SQLiteAttempts(self.database, lambda: self.time)
         self.greylist = Greylist(self.attempts, lambda: self.time)
 
     def ask(self, client: str = "192.0.2.7", sender: Address | None = SPAMMER, *to: Address) -> bool:
@@ -70,6 +70,6 @@ def test_who_comes_much_later_begins_anew(desk: Desk) -> None:
 def test_what_is_old_is_swept(desk: Desk) -> None:
     desk.ask()
     desk.time += WINDOW + 1
-    desk.loop.one(desk.attempts.sweep(desk.time))
+    desk.loop.one(desk.attempts.sweep())
     rows = desk.loop.one(desk.database.read(lambda db: db.execute("SELECT count(*) FROM greylist").fetchone()))
     assert rows == (0,)

@@ -375,7 +375,7 @@ def test_who_may_write_to_whom(house: House) -> None:
         assert house.one(ask.recipient(recipient, submitter)).code == code
     paths = [(CAROL, None, True), (ALICE, None, False), (None, None, True), (ALICE, alice, True), (CAROL, alice, False)]
     for path, submitter, ok in paths:
-        assert house.one(ask.reverse_path(path, submitter)).ok == ok
+        assert house.one(ask.reverse_path(path, submitter, "192.0.2.7")).ok == ok
 
 
 def test_mail_for_here_and_there(house: House) -> None:

@@ -15,10 +15,11 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
+from gatewayd.core.admission import Admission
 from gatewayd.core.consent import INBOX, Consent, Provenance
 from gatewayd.core.dmarc import aligned
-from gatewayd.core.examination import Examined
 from gatewayd.core.receipts import Receipts
+from gatewayd.core.reception import Judged, Reception
 from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.story import Story
@@ -44,13 +45,12 @@ from gatewayd.outcome import (
 )
 
 MAX_HEAD = 64 * 1024  # octets within which a loop is looked for
+NOT_FILTERED = Refused("5.7.1", "A content filter does not take it for this recipient")
 CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
 MAX_CONTACTED = 10_000
 
 
 Stamp = Callable[[str], bytes]  # a message's id to the Received field that names it
-# None: the client is not examined (it is trusted)
-Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined | None]]
 
 
 class Router(Protocol):
@@ -104,7 +104,8 @@ class PostOffice:
         random: Callable[[int], bytes],
         *,
         postmaster: Address | None = None,
-        examine: Examine | None = None,
+        reception: Reception | None = None,
+        admission: Admission | None = None,
         consent: Consent | None = None,
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
         story: Story | None = None,
@@ -118,7 +119,8 @@ class PostOffice:
         self._reporter = Reporter(hostname, now, random)
         self._story = story or Story(now)
         self._recipients = Recipients(store, hostname, postmaster)
-        self._examine = examine
+        self._reception = reception or Reception(hostname, now, random)
+        self._admission = admission
         self._consent = consent or Consent(store, now)
         self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
         self._contacted: dict[Domain, float] = {}
@@ -138,10 +140,13 @@ class PostOffice:
                 return Delivered("2.1.5", "Recipient ok")
         except StoreError as error:
             return self._failed(error)
-        return Delivered("2.1.5", "Recipient ok") if submitter else RELAY_DENIED
+        if submitter is None:
+            return RELAY_DENIED
+        return self._many(submitter, 1) or Delivered("2.1.5", "Recipient ok")
 
-    async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome:
-        """A signed-in user sends as an address of that account; nobody else sends as one of ours (RFC 6409 §6.1)."""
+    async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome:
+        """A signed-in user sends as an address of that account; nobody else sends as one of ours (RFC 6409 §6.1).
+        `client` is an IP address."""
         try:
             if submitter is not None:
                 if address is not None and not await self._recipients.owns(submitter, address):  # null: RFC 8098 §3
@@ -152,6 +157,10 @@ class PostOffice:
                 await self._contact(address.domain)
         except StoreError as error:
             return self._failed(error)
+        if submitter is None and self._admission is not None:
+            held = await self._admission.client(client, address.domain if address else None)
+            if held is not None:
+                return held
         return Delivered("2.1.0", "Sender ok")
 
     # -- acceptance -------------------------------------------------------------------------------------------------
@@ -162,30 +171,20 @@ class PostOffice:
     ) -> dict[Address, Outcome]:  # fmt: skip
         """Mail by SMTP or LMTP. Comes back when every recipient's copy is durable or refused: all alike, or `each` by
         itself."""
-        size, trace = len(mail), b""
+        size = len(mail)
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
-        if submitter is not None:
-            try:
-                if not await self._sends_as(mail, submitter):
-                    return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
-            except StoreError as error:
-                return dict.fromkeys(recipients, self._failed(error))
-            mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
-        provenance, mailbox = Provenance.UNEXAMINED if submitter is None else Provenance.HERE, INBOX
-        examined = None
-        if submitter is None and self._examine is not None and not origin.trusted:
-            mail = bridge.without_results_of(mail, self._hostname)
-            examined = await self._examine(mail, origin, reverse_path)
+        try:
+            if submitter is not None and not await self._sends_as(mail, submitter):
+                return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+            judged = await self._reception.judge(envelope, mail, submitter, origin)
+        except StoreError as error:
+            return dict.fromkeys(recipients, self._failed(error))
+        if not isinstance(judged, Judged):
+            self._story.turned_away(origin, reverse_path, recipients, judged)
+            return dict.fromkeys(recipients, judged)
+        mail, examined = judged.mail, judged.examined
+        provenance = Provenance.UNEXAMINED if submitter is None else Provenance.HERE
         if examined is not None:
-            trace = examined.field(self._hostname)
-            if examined.dmarc == "fail" and examined.policy == "reject":
-                self.log.info("refused mail of {origin}: DMARC policy of {d}", origin=str(origin), d=examined.author)
-                text = f"{examined.author} asks that mail which fails DMARC be refused"
-                refused = Refused("5.7.26", text)  # RFC 7372 §3.3: multiple checks failed
-                self._story.turned_away(origin, reverse_path, recipients, refused)
-                return dict.fromkeys(recipients, refused)
-            if examined.dmarc == "fail" and examined.policy == "quarantine":
-                mailbox = "\\Junk"
             provenance = Provenance.AUTHENTICATED if examined.authenticated else Provenance.UNAUTHENTICATED
         try:
             author = submitter.address.domain if submitter else await self._our_domain(recipients)
@@ -202,11 +201,14 @@ class PostOffice:
             return dict.fromkeys(recipients, STORE_FAILED)
         self._story.mail(content, origin, reverse_path, submitter, size)
         if examined is not None:
-            self._story.examined(content, examined, mailbox)
-        letter = _Letter(content, envelope, trace + stamp(content.trace_id), provenance, mailbox)
+            self._story.examined(content, examined)
+        if judged.verdict:
+            self._story.judged(content, judged.verdict, judged.mailbox)
+        letter = _Letter(content, envelope, judged.fields + stamp(content.trace_id), provenance, judged.mailbox)
         if envelope.not_before > self._now():
             return await self._hold(letter)
-        answers = await self._post(letter, recipients)
+        answers: dict[Address, Outcome] = dict.fromkeys(judged.refused, NOT_FILTERED)
+        answers.update(await self._post(letter, [to for to in recipients if to not in judged.refused]))
         return answers if each else await self._one_fate(letter, answers)
 
     async def _hold(self, letter: _Letter) -> dict[Address, Outcome]:
@@ -242,6 +244,10 @@ class PostOffice:
         content = Content(protected, payload, signature, bodies)
         if not await self._writes(account, content, recipients):
             return dict.fromkeys(recipients, STORE_FAILED)
+        if self._admission is not None:
+            held = self._many(account, sum([not await self._recipients.is_ours(to) for to in recipients]))
+            if held is not None:
+                return dict.fromkeys(recipients, held)
         self._story.submitted(content, account)
         letter = _Letter(content, Envelope(account.address, tuple(recipients)), b"")
         filing_it = defer.Deferred.fromCoroutine(self._file_sent(account, content))
@@ -328,6 +334,10 @@ class PostOffice:
     async def resume_receipts(self) -> None:
         """Those that could not be given when they were due. Raises StoreError."""
         await self._receipts.resume()
+
+    def _many(self, account: Account, recipients: int) -> Deferred | None:
+        """The user writes to so many elsewhere."""
+        return self._admission.account(str(account.address), recipients) if self._admission is not None else None
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

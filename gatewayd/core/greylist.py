@@ -17,7 +17,7 @@ REMEMBERED = 36 * 86400.0  # seconds after its last use that a sender stays know
 
 
 class Attempts(Protocol):
-    async def seen(self, keys: Sequence[bytes], now: float, window: float) -> float: ...
+    async def seen(self, keys: Sequence[bytes], window: float) -> float: ...
     async def passed(self, keys: Sequence[bytes], until: float) -> None: ...
 
 
@@ -32,7 +32,7 @@ class Greylist:
         address, now = ipaddress.ip_address(client), self._now()
         network = ipaddress.ip_network((address, NETWORK[address.version]), strict=False)
         keys = [_key(str(network), str(sender or "").lower(), str(to).lower()) for to in recipients]
-        first = await self._attempts.seen(keys, now, WINDOW)
+        first = await self._attempts.seen(keys, WINDOW)
         wait = first + self._delay - now
         if wait > 0:
             return Deferred("4.7.1", f"Nobody vouches for this mail; try again in {wait:.0f} s", int(wait) + 1)

@@ -37,12 +37,12 @@ class Story:
             words = f"mail from <{sender or ''}> by {origin} was not taken: {_said(why)}"
             self._record(Event("", self._now(), str(recipient), words))
 
-    def examined(self, content: Content, examined: Examined, mailbox: str) -> None:
+    def examined(self, content: Content, examined: Examined) -> None:
         spf, dkim, dmarc = (examined.summary[name] for name in ("spf", "dkim", "dmarc"))
-        words = f"examined: SPF {spf}, DKIM {dkim}, DMARC {dmarc} for {examined.author}"
-        if mailbox != "INBOX":
-            words += "; its domain asks that it be filed as Junk"
-        self._say(content, None, words)
+        self._say(content, None, f"examined: SPF {spf}, DKIM {dkim}, DMARC {dmarc} for {examined.author}")
+
+    def judged(self, content: Content, verdict: str, mailbox: str) -> None:
+        self._say(content, None, f"{'taken' if mailbox == 'INBOX' else 'to be filed as Junk'}: {verdict}")
 
     def submitted(self, content: Content, account: Account) -> None:
         self._say(content, account.address, f"received by Parley from the user {account.address}, signed in")

@@ -7,7 +7,7 @@ import binascii
 import email.utils
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from typing import Any
 
@@ -179,20 +179,27 @@ def completed(mail: bytes, now: float, message_id: str) -> bytes:
 
 def without_results_of(mail: bytes, hostname: Domain) -> bytes:
     """The mail without Authentication-Results that claim to be ours (RFC 8601 §5); untouched when there are none."""
+    return _without(mail, b"authentication-results", lambda value: _claims(value, hostname))
+
+
+def without_field(mail: bytes, name: str) -> bytes:
+    """The mail without a field that only we set; untouched when there is none."""
+    return _without(mail, name.lower().encode("ascii"), lambda value: True)
+
+
+def _without(mail: bytes, name: bytes, doomed: Callable[[bytes], bool]) -> bytes:
     root = mime.parse(mail)
-    if not any(name == b"authentication-results" and _claims(value, hostname) for name, value in root.fields):
+    if not any(key == name and doomed(value) for key, value in root.fields):
         return mail
-    head = mail[: root.body]
-    kept = [line for line in _LINES.findall(head) if not _is_result(line, hostname)]
+    kept = []
+    for line in _LINES.findall(mail[: root.body]):
+        key, _, value = line.partition(b":")
+        if key.strip().lower() != name or not doomed(value):
+            kept.append(line)
     return b"".join(kept) + mail[root.body :]
 
 
 _LINES = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*\n)*")
-
-
-def _is_result(line: bytes, hostname: Domain) -> bool:
-    name, _, value = line.partition(b":")
-    return name.strip().lower() == b"authentication-results" and _claims(value, hostname)
 
 
 def _claims(value: bytes, hostname: Domain) -> bool:

@@ -27,7 +27,7 @@ MAX_AUTH_FAILURES = 3
 class MailAcceptor(Protocol):
     async def recipient(self, address: Address, submitter: Account | None) -> Outcome: ...
 
-    async def reverse_path(self, address: Address | None, submitter: Account | None) -> Outcome: ...
+    async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome: ...
 
     async def accept_mail(
         self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin,
@@ -162,7 +162,7 @@ class SMTPServerSession:
             return
         outcome: Outcome = Delivered("2.1.0", "Sender ok")
         if terms.role is not Role.LMTP:
-            outcome = await self._acceptor.reverse_path(address, account)
+            outcome = await self._acceptor.reverse_path(address, account, self._link.peer_address)
         if outcome.ok:
             self._reset()
             self._mail = event

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gatewayd.database.sqlite import Database
 
@@ -13,13 +13,15 @@ STEPS = ["CREATE TABLE greylist (key BLOB PRIMARY KEY, first REAL NOT NULL, unti
 class SQLiteAttempts:
     """Keys are digests of who writes to whom. Every method raises StoreError."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self._database = database
+        self._now = now
         database.migrate("greylist", STEPS)
 
-    async def seen(self, keys: Sequence[bytes], now: float, window: float) -> float:
+    async def seen(self, keys: Sequence[bytes], window: float) -> float:
         """Notes an attempt; when the first one of the newest of these keys was. A new one is kept for `window`
         seconds."""
+        now = self._now()
 
         def note(db: sqlite3.Connection) -> float:
             for key in keys:
@@ -36,5 +38,6 @@ class SQLiteAttempts:
         update = "UPDATE greylist SET until=? WHERE key=?"
         await self._database.write(lambda db: db.executemany(update, [(until, key) for key in keys]))
 
-    async def sweep(self, now: float) -> None:
+    async def sweep(self) -> None:
+        now = self._now()
         await self._database.write(lambda db: db.execute("DELETE FROM greylist WHERE until<?", (now,)))

@@ -1,0 +1,101 @@
+"""Mail at the door, after its data and before it is kept: who sent it, whether it comes too early, what filters say.
+
+What our users submit is completed (RFC 6409 §8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from twisted.logger import Logger
+
+from gatewayd.address import Address, Domain
+from gatewayd.core.consent import INBOX, JUNK
+from gatewayd.core.examination import Examined
+from gatewayd.core.filtering import FIELD, Filtered, Filters
+from gatewayd.core.greylist import Greylist
+from gatewayd.interfaces import Account, Envelope, Origin
+from gatewayd.message import bridge
+from gatewayd.outcome import Delivered, Outcome, Refused
+
+# None: the client is not examined (it is trusted)
+Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Mail that may be kept."""
+
+    mail: bytes
+    fields: bytes = b""  # that we set above it
+    mailbox: str = INBOX
+    examined: Examined | None = None
+    refused: frozenset[Address] = frozenset()  # recipients for whom a filter does not take it
+    verdict: str = ""  # why it is taken or filed as it is: one line for the user
+
+
+class Reception:
+    """`now` gives seconds since the epoch, `random` n unguessable octets."""
+
+    log = Logger()
+
+    def __init__(
+        self, hostname: Domain, now: Callable[[], float], random: Callable[[int], bytes], *,
+        examine: Examine | None = None, filters: Filters | None = None, greylist: Greylist | None = None,
+    ) -> None:  # fmt: skip
+        self._hostname = hostname
+        self._now = now
+        self._random = random
+        self._examine = examine
+        self._filters = filters
+        self._greylist = greylist
+
+    async def judge(
+        self, envelope: Envelope, mail: bytes, submitter: Account | None, origin: Origin
+    ) -> Judged | Outcome:
+        """An Outcome: it is not kept, and this is the answer for all. Raises StoreError."""
+        examined = None
+        if submitter is not None:
+            mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
+        elif self._examine is not None and not origin.trusted:
+            mail = bridge.without_results_of(mail, self._hostname)
+            examined = await self._examine(mail, origin, envelope.reverse_path)
+        if examined is not None and examined.dmarc == "fail" and examined.policy == "reject":
+            self.log.info("refused mail of {origin}: DMARC policy of {d}", origin=str(origin), d=examined.author)
+            text = f"{examined.author} asks that mail which fails DMARC be refused"
+            return Refused("5.7.26", text)  # RFC 7372 §3.3: multiple checks failed
+        if examined is not None and self._greylist is not None and not examined.authenticated:
+            early = await self._greylist.ask(origin.address, envelope.reverse_path, envelope.recipients)
+            if early is not None:
+                return early
+        filtered = Filtered("take", mail)
+        if self._filters is not None:
+            mail = bridge.without_field(mail, FIELD)
+            filtered = await self._filters.judge(mail, envelope, origin, submitter.address if submitter else None)
+        if filtered.action == "discard":  # as the filter's owner wants it; the log alone knows
+            self.log.warn("discarded mail of {origin}: {why}", origin=str(origin), why=filtered.why)
+            return Delivered("2.0.0", "Accepted")
+        if filtered.outcome is not None:
+            self.log.info("not taken from {origin}: {why}", origin=str(origin), why=filtered.why)
+            return filtered.outcome
+        return self._judged(filtered, examined)
+
+    def _judged(self, filtered: Filtered, examined: Examined | None) -> Judged:
+        mailbox, why = INBOX, [filtered.why] if filtered.why else []
+        if filtered.action == "junk":
+            mailbox = JUNK
+        if examined is not None and examined.dmarc == "fail" and examined.policy == "quarantine":
+            mailbox = JUNK
+            why.insert(0, f"{examined.author} asks that mail which fails DMARC be put apart")
+        verdict = "; ".join(why)
+        fields = examined.field(self._hostname) if examined is not None else b""
+        if verdict:
+            where = "filed as Junk" if mailbox == JUNK else "taken"
+            fields = f"{FIELD}: {where}; {_line(verdict)}\r\n".encode() + fields
+        return Judged(filtered.mail, fields, mailbox, examined, filtered.refused, verdict)
+
+
+def _line(text: str) -> str:
+    """What a filter said, made fit for one field."""
+    return "".join(c if c.isprintable() else " " for c in text)[:900].encode("ascii", "replace").decode()
