@@ -125,7 +125,7 @@ def test_nothing_is_kept_for_who_is_not_there(houses: tuple[House, House]) -> No
     eventually(lambda: bob.states == [(str(ALICE), "away")])
     assert alpha.inbox(BOB) == []
     assert alpha.wait(alpha.queue.listing()) == []
-    bob.client.close()
+    alpha.call(bob.client.close)
     eventually(lambda: len(alpha.presence._connected) == 1)
 
 
@@ -220,7 +220,7 @@ def test_who_does_not_read_is_told_no_more(houses: tuple[House, House]) -> None:
     alpha.call(lambda: stuck.callback(None))
     alpha.call(lambda: signals._push(Signal(ALICE, *ONLINE, 5)))
     assert len(said) == parley_signal.UNREAD + 1
-    listener.client.close()
+    alpha.call(listener.client.close)
 
 
 def test_the_memory_of_rates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
