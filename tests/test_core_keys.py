@@ -58,13 +58,14 @@ class Keys(Stores):
         """One after the other, each as far as it comes before the answer is there."""
         begun = []
         for question in questions:
+            waiting = self.waiting()
             begun.append(Deferred.fromCoroutine(self.directory.key_set(*question)))
-            self.turn()
+            while not begun[-1].called and self.waiting() == waiting:
+                self.loop.one(self.store.peer(GAMMA))
         return begun
 
-    def turn(self) -> None:
-        for _ in range(5):
-            self.loop.all(*(self.store.peer(GAMMA) for _ in range(4)))
+    def waiting(self) -> int:
+        return sum(map(len, self.directory._fetching.values()))
 
 
 @pytest.fixture

@@ -399,15 +399,18 @@ def test_the_whole_story_of_a_message(house: House) -> None:
     house.work(11)
     (name,) = {event.trace_id for event in house.events if event.address == "bob@beta.test"}
     assert b"Received: id " + name.encode() in house.inbox()[0]
-    assert [(event.address, event.text) for event in house.events if event.trace_id == name] == [
-        ("alice@alpha.test", "received by SMTP from peer.test [192.0.2.1], sender <alice@alpha.test>, signed in as "
-                             f"alice@alpha.test, {len(MAIL)} octets"),
-        ("bob@beta.test", "waits in the queue"),
-        ("alice@alpha.test", "in the mailbox INBOX"),
-        ("bob@beta.test", "attempt 1, by SMTP to beta.test (192.0.2.1): put off for 10 s; said: 4.2.1 greylisted"),
-        ("bob@beta.test", "attempt 2, by SMTP to beta.test (192.0.2.1): refused for good; said: 5.1.1 no such user"),
-        ("alice@alpha.test", "<alice@alpha.test> was told that it could not be delivered"),
-    ]  # fmt: skip
+    told = [(event.address, event.text) for event in house.events if event.trace_id == name]
+    assert [text for address, text in told if address == "bob@beta.test"] == [
+        "waits in the queue",
+        "attempt 1, by SMTP to beta.test (192.0.2.1): put off for 10 s; said: 4.2.1 greylisted",
+        "attempt 2, by SMTP to beta.test (192.0.2.1): refused for good; said: 5.1.1 no such user",
+    ]
+    assert [text for address, text in told if address == "alice@alpha.test"] == [
+        "received by SMTP from peer.test [192.0.2.1], sender <alice@alpha.test>, signed in as "
+        f"alice@alpha.test, {len(MAIL)} octets",
+        "in the mailbox INBOX",
+        "<alice@alpha.test> was told that it could not be delivered",
+    ]
     report = {event.trace_id for event in house.events} - {name}
     assert [event.text for event in house.events if event.trace_id in report] == [
         "written by this gateway itself", "in the mailbox INBOX",
