@@ -1,5 +1,5 @@
 """Strangers: a first Parley message waits in Introductions, and comes to INBOX when its recipient says so, by moving it
-in a mail program or in a Parley client."""
+in a mail program, or by a grant in a Parley client."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def by_imap(gateway: Gateway, user: str) -> Accept:
 
 def by_parley(program: ParleyProgram) -> Accept:
     def accept(subject: str) -> bool:
-        async def move() -> bool:
+        async def grant() -> bool:
             async with await program.connect() as parley:
-                waiting = [m.uid async for m in parley.messages(mailbox="Introductions") if m.subject == subject]
-                if waiting:
-                    await parley.mark("Introductions", waiting, move="INBOX")
+                waiting = [m.sender async for m in parley.messages(mailbox="Introductions") if m.subject == subject]
+                for sender in waiting:
+                    await parley.consent("grant", sender)
                 return bool(waiting)
 
-        return program.reactor.wait(move())
+        return program.reactor.wait(grant())
 
     return accept
 

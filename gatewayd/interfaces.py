@@ -99,7 +99,7 @@ ContactState = Literal["requested", "granted", "revoked", "none"]
 @dataclass(frozen=True, slots=True)
 class Contact:
     """Whether somebody may write to an account. Who is no contact is a stranger; one who is a stranger again stands in
-    the log as "none" (docs/parley.rst, Consent)."""
+    the log as "none" (docs/parley.rst §8.4)."""
 
     address: Address
     state: ContactState

@@ -30,6 +30,7 @@ from gatewayd.config import DAY, Config, ConfigError, load
 from gatewayd.core.admission import Admission, Rates
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.consent import Consent, Policy
+from gatewayd.core.contacts import Contacts
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
@@ -38,6 +39,7 @@ from gatewayd.core.greylist import Greylist
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.presence import Presence
 from gatewayd.core.reception import Reception
+from gatewayd.core.recipients import Recipients
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
 from gatewayd.core.story import Story
@@ -62,6 +64,7 @@ from gatewayd.routing import Router
 from gatewayd.session.imap import IMAPSession
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_courier import ParleyCourier
+from gatewayd.session.parley_peers import ParleyPeers
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
 from gatewayd.session.smtp_client import SMTPCourier
@@ -187,6 +190,7 @@ class Gateway(Service):
             ),
         )  # fmt: skip
         signer = DomainSigner(self.keys, self.directory, self.store, now)
+        consent = Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent)))
         self.post_office = PostOffice(
             self.store,
             self.queue,
@@ -198,8 +202,10 @@ class Gateway(Service):
             reception=self._reception(),
             admission=self.admission,
             story=story,
-            consent=Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent))),
+            consent=consent,
         )
+        recipients = Recipients(self.store, hostname, config.postmaster)
+        self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
         self.signer = signer
 
         async def contact() -> Address:
@@ -283,7 +289,7 @@ class Gateway(Service):
         engine = ParleyConnection()
         return engine, ParleyServerSession(
             self.config.hostname, engine, self.post_office, self.authenticator, self.store, self.keys, self.signer,
-            self.directory, self._reactor.seconds, secrets.token_hex, self.presence,
+            self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
         )  # fmt: skip
 
     # -- Service ----------------------------------------------------------------------------------------------------

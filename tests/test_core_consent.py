@@ -298,13 +298,14 @@ def test_an_object_that_names_another_author_than_its_mail(office: Office) -> No
 def test_writing_grants_the_answer(office: Office) -> None:
     office.set(CAROL, "requested")
     mail = b"From: <bob@alpha.test>\r\n\r\nHello\r\n"
-    to = (CAROL, ALICE, Address.parse("carol@gamma.test"))
+    to = (CAROL, ALICE, BOB, Address.parse("carol@gamma.test"))
     office.one(office.office.accept_mail(Envelope(BOB, to), mail, stamp, office.bob, ORIGIN))
     sent = native(BOB)
     office.one(office.office.submit_object(office.bob, sent.payload, sent.bodies, (DAVE, CAROL)))
     contacts = office.one(office.store.contacts(office.bob.account_id))
     assert {str(each.address): each.state for each in contacts} == {
-        "carol@beta.test": "granted", "carol@gamma.test": "granted", "dave@gamma.test": "granted",
+        "alice@alpha.test": "granted", "carol@beta.test": "granted", "carol@gamma.test": "granted",
+        "dave@gamma.test": "granted",
     }  # fmt: skip
     for content in (native(CAROL), native(DAVE)):
         assert office.object(content) == Delivered("2.0.0", "Delivered")
@@ -381,7 +382,7 @@ def test_ten_thousand_strangers_of_one_domain(office: Office) -> None:
     assert codes["2.0.0"] + codes["5.1.1"] == per_domain
     assert codes["4.7.28"] == 10_001 - per_domain
     assert rows(office) == 2 * codes["2.0.0"]
-    assert len(office.consent._counted) <= 4  # the domain, and with each of two users, and with nobody
+    assert len(office.consent._rate._taken) <= 4  # the domain, and with each of two users, and with nobody
     assert office.object(native()) == Delivered("2.0.0", "Received")  # others are served
     office.examined = None
     assert office.mail().ok

@@ -19,9 +19,13 @@ from gatewayd.wire.parley.schema import (
     Auth,
     AuthReply,
     Changes,
+    Consent,
+    ConsentReply,
     Hello,
     Keys,
     KeysReply,
+    Lookup,
+    LookupReply,
     Mark,
     Send,
     SendReply,
@@ -34,15 +38,14 @@ from gatewayd.wire.parley.schema import (
 
 CDDL = (Path(__file__).parent.parent / "docs/parley.cddl").read_text()
 SCHEMA = pycddl.Schema(CDDL)
-ASKED: dict[str, Any] = {"auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal}
+ASKED: dict[str, Any] = {
+    "auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal, "consent": Consent,
+    "lookup": Lookup,
+}  # fmt: skip
 ANSWERED: dict[str, Any] = {
-    "auth": AuthReply,
-    "keys": KeysReply,
-    "send": SendReply,
-    "sync": Changes,
-    "mark": Changes,
-    "signal": SignalReply,
-}
+    "auth": AuthReply, "keys": KeysReply, "send": SendReply, "sync": Changes, "mark": Changes, "signal": SignalReply,
+    "consent": ConsentReply, "lookup": LookupReply,
+}  # fmt: skip
 
 HELLO = {"version": 1, "name": "x", "frame": 65536}
 DOMAIN = {"mechanism": "DOMAIN", "data": bytes(64), "domain": "a.test", "to": "b.test", "kid": b"k"}
@@ -50,6 +53,7 @@ RESULT = {"to": "bob@beta.test", "code": "2.0.0", "text": "Delivered"}
 CHANGE = {"mailbox": "INBOX", "uid": 1, "modseq": 2}
 SIGNAL = {"kind": "typing", "state": "composing", "lease": 10}
 MARK = {"mailbox": "INBOX", "uids": [1]}
+CONTACT = {"address": "bob@beta.test", "state": "granted", "since": 1735689600000, "modseq": 3}
 
 GOOD: list[list[Any]] = [
     [0, 0, "", HELLO],
@@ -65,6 +69,15 @@ GOOD: list[list[Any]] = [
     [2, 1, "signal", {}],
     [2, 1, "signal", {"skipped": ["bob@beta.test"]}],
     [3, 0, "signal", {**SIGNAL, "from": "bob@beta.test"}],
+    [3, 0, "changes", {"changes": [], "modseq": 3, "contacts": [CONTACT, {**CONTACT, "state": "none"}]}],
+    [1, 1, "consent", {"action": "list"}],
+    [1, 1, "consent", {"action": "revoke", "address": "bob@beta.test"}],
+    [1, 1, "consent", {"action": "request", "address": "bob@beta.test", "from": "alice@alpha.test"}],
+    [2, 1, "consent", {"contacts": [CONTACT]}],
+    [2, 1, "consent", {}],
+    [1, 1, "lookup", {"address": "bob@beta.test", "from": "alice@alpha.test"}],
+    [2, 1, "lookup", {"granted": True, "introduction": 2000}],
+    [2, 1, "lookup", {"way": "mail", "state": "granted"}],
     [4, 0, "", {"code": "", "text": ""}],
 ]
 
@@ -89,6 +102,17 @@ BAD: list[Any] = [
     [1, 1, "keys", {"domain": "beta.test", 7: 1}],
     [2, 0, "keys", {"keys": b""}],
     [3, 1, "changes", {"changes": [], "modseq": 1}],
+    # consent and lookup
+    [1, 1, "consent", {}],
+    [1, 1, "consent", {"address": "bob@beta.test"}],
+    [1, 1, "consent", {"action": "forgive", "address": "bob@beta.test"}],
+    [2, 1, "consent", {"contacts": [{**CONTACT, "state": "loved"}]}],
+    [2, 1, "consent", {"contacts": [{"address": "bob@beta.test"}]}],
+    [1, 1, "lookup", {}],
+    [1, 1, "lookup", {"address": None}],
+    [2, 1, "lookup", {"way": "pigeon"}],
+    [2, 1, "lookup", {"introduction": -1}],
+    [3, 0, "changes", {"changes": [], "modseq": 1, "contacts": {}}],
     # HELLO
     [0, 0, "", {}],
     [0, 0, "", {**HELLO, "version": 2}],
@@ -212,6 +236,7 @@ PART = {"hash": bytes(32), "type": "text/plain", "size": 1}
 @pytest.mark.parametrize(
     "payload",
     [
+        [1, 1, "consent", {"action": "grant", "address": 7}],
         {},
         [PAYLOAD],
         {**PAYLOAD, "to": "b@b.test"},

@@ -19,9 +19,12 @@ from twisted.internet.threads import blockingCallFromThread
 from gatewayd.address import Address, Domain
 from gatewayd.cli.gatewayctl import credentials
 from gatewayd.core.authentication import Authenticator
+from gatewayd.core.consent import Consent
+from gatewayd.core.contacts import Contacts
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.presence import Presence
+from gatewayd.core.recipients import Recipients
 from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.certificates import issue, make_authority
@@ -29,7 +32,7 @@ from gatewayd.crypto.domain_keys import KeyStore, SigningKey
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Delivery, Endpoint, Parley, Route
+from gatewayd.interfaces import Delivery, Endpoint, Local, Parley, Route
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.listen import Limits, listen
@@ -39,6 +42,7 @@ from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.session import parley_server, parley_sync
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.session.parley_courier import ParleyCourier
+from gatewayd.session.parley_peers import ParleyPeers
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
@@ -80,6 +84,13 @@ class CountingEngine(ParleyConnection):
         return octets
 
 
+class Routes:
+    """The DNS of all houses, as the core asks it."""
+
+    def __init__(self, route: Callable[[Domain], Coroutine[Any, Any, Route]]) -> None:
+        self.route = route
+
+
 class House:
     """One domain's gateway, as far as Parley goes. `routes` is the DNS of all houses."""
 
@@ -114,6 +125,8 @@ class House:
             await dial_parley(reactor, endpoint.host, endpoint.port, domain, Trust(self.authorities), engine, session)
 
         async def route(domain: Domain) -> Route:
+            if domain == self.domain:
+                return Local()
             return self.routes.get(domain, Deferred("4.4.3", "no DNS"))
 
         async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -127,7 +140,12 @@ class House:
         self.courier = ParleyCourier(connect, route, self.keys, self.store, self.hostname, reactor)
         self.directory = KeyDirectory(self.store, self.courier.fetch_keys, reactor)
         self.signer = DomainSigner(self.keys, self.directory, self.store, now)
-        self.office = PostOffice(self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes)
+        consent = Consent(self.store, now)
+        self.office = PostOffice(
+            self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes, consent=consent
+        )
+        recipients = Recipients(self.store, self.hostname, None)
+        self.contacts = Contacts(self.store, consent, recipients, Routes(route), ParleyPeers(self.courier), now)
         self.presence = Presence(self.store, route, self.courier, now)
         self.authenticator = Authenticator(self.store, derive, at_once, b"secret")
 
@@ -135,7 +153,7 @@ class House:
         engine = CountingEngine()
         session = ParleyServerSession(
             self.hostname, engine, self.office, self.authenticator, self.store, self.keys, self.signer, self.directory,
-            self.reactor.seconds, secrets.token_hex, self.presence,
+            self.reactor.seconds, secrets.token_hex, self.presence, self.contacts,
         )  # fmt: skip
         self.engines.append(engine)
         self.sessions.append(session)

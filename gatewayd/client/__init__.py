@@ -11,9 +11,11 @@ A bot is ten lines::
 from gatewayd.client.connection import ParleyClient, connect, locate
 from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.session.parley_client import ConnectionGone, RequestFailed
+from gatewayd.wire.parley.schema import Contact
 
 __all__ = [
     "ConnectionGone",
+    "Contact",
     "Draft",
     "Message",
     "ParleyClient",

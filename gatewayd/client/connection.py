@@ -24,10 +24,16 @@ from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, 
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection
 from gatewayd.wire.parley.schema import (
+    Action,
     Body,
     Changes,
+    Consent,
+    ConsentReply,
+    Contact,
     Keys,
     KeysReply,
+    Lookup,
+    LookupReply,
     Mark,
     Result,
     Send,
@@ -205,7 +211,9 @@ class ParleyClient:
                     return
                 while (pushed := await tail.next()) is not None:
                     if pushed.modseq > since:  # else the log had it already
-                        yield replace(pushed, changes=tuple(c for c in pushed.changes if c.modseq > since))
+                        news = tuple(c for c in pushed.changes if c.modseq > since)
+                        contacts = tuple(c for c in pushed.contacts if c.modseq > since)
+                        yield replace(pushed, changes=news, contacts=contacts)
                         since = pushed.modseq
         finally:
             self._tails.discard(tail)
@@ -239,6 +247,20 @@ class ParleyClient:
         be said again before the lease ends. What others signal comes to `on_signal` while a live loop runs. Returns
         those who got nothing, because we have not granted them to write."""
         return (await self._ask("signal", Signal(tuple(to), kind, state, lease, about), SignalReply)).skipped
+
+    async def contacts(self) -> tuple[Contact, ...]:
+        """Who may write, who may not, and who asks. Changes of it come in `changes`."""
+        return (await self._ask("consent", Consent("list"), ConsentReply)).contacts
+
+    async def consent(self, action: Action, address: str) -> Contact:
+        """grant, revoke; request (asks them, without a message), cancel (they are a stranger again, and a request to
+        them is withdrawn). Returns what they are now."""
+        reply = await self._ask("consent", Consent(action, address), ConsentReply)
+        return reply.contacts[0] if reply.contacts else Contact(address, "none", 0, 0)
+
+    async def lookup(self, address: str) -> LookupReply:
+        """How somebody is reached, and whether they have consented to what this user writes."""
+        return await self._ask("lookup", Lookup(address), LookupReply)
 
     def close(self) -> None:
         """Signs out; live loops end with ConnectionGone."""

@@ -1,4 +1,4 @@
-"""Who may write to whom: what becomes of a message, by what its recipient has said of its sender (docs/parley.rst §9).
+"""Who may write to whom: what becomes of a message by what its recipient has said of its sender (docs/parley.rst §8.4).
 
 One list serves mail and Parley. A stranger's Parley message is an introduction: short text, and few of them. Mail
 cannot be told to wait: a stranger's is only sorted, by whether the DNS vouches for its author.
@@ -6,7 +6,6 @@ cannot be told to wait: a stranger's is only sorted, by whether the DNS vouches 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -15,6 +14,7 @@ from twisted.internet import defer
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.dmarc import organisational
+from gatewayd.core.rate import Rate
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import (
     Account,
@@ -37,7 +37,6 @@ DAY = 86400.0
 SHARE = 5  # of an account's introductions one domain has at most a fifth: it shuts out nobody else
 MAX_SUBJECT = 200  # characters of an introduction's subject
 MAX_PAYLOAD = 4096  # octets of an introduction's payload: names, ids, and no room for more
-MAX_COUNTED = 100_000  # domains and accounts that are counted in a day
 
 
 class Provenance(Enum):
@@ -88,26 +87,25 @@ class Consent:
 
     def __init__(self, store: IStore, now: Callable[[], float], policy: Policy | None = None) -> None:
         self._store = store
-        self._now = now
         self.policy = policy or Policy()
-        self._today = 0
-        self._counted: Counter[tuple[str, int]] = Counter()
+        self._rate = Rate(now, DAY)
 
     async def state(self, account_id: int, sender: Address) -> ContactState:
         contact = await self._store.contact(account_id, sender)
         return contact.state if contact is not None else "none"
 
     async def written(self, account: Account, recipients: Sequence[Address]) -> None:
-        """Writing to somebody grants them the answer, unless they were revoked. Nobody here is a stranger."""
-        ours = await self._store.domains()
+        """Writing to somebody grants them the answer, unless they were revoked."""
 
         async def grant(address: Address) -> None:
             if await self.state(account.account_id, address) in ("none", "requested"):
                 await self._store.set_contact(account.account_id, address, "granted")
 
-        work = [defer.Deferred.fromCoroutine(grant(each)) for each in recipients if each.domain not in ours]
+        others = [address for address in recipients if address.key != account.address.key]
         try:
-            await defer.gatherResults(work, consumeErrors=True)
+            await defer.gatherResults(
+                [defer.Deferred.fromCoroutine(grant(each)) for each in others], consumeErrors=True
+            )
         except defer.FirstError as failed:
             failed.subFailure.raiseException()
 
@@ -139,34 +137,41 @@ class Consent:
             return self.used_up if introduction.allowance == NOTHING else Deferred("4.7.1", str(placed), UNDECIDED)
         return RECEIVED if isinstance(placed, Placed) else None
 
-    @property
-    def used_up(self) -> Deferred:
-        left = DAY - self._now() % DAY
-        return Deferred("4.7.28", "Too many first messages from your domain today", max(60.0, left))
+    async def request(self, account_id: int, sender: Address) -> Deferred | None:
+        """A stranger asks for consent without a message; 0 is nobody's account. None: it is kept, or there is nobody to
+        keep it for."""
+        if not self._take(sender.domain, account_id):
+            return self.used_up
+        if account_id:
+            allowance = Allowance(self.policy.pending, self.policy.per_account)
+            try:
+                await self._store.request_contact(account_id, sender, allowance)
+            except TooManyIntroductions as error:
+                self._give_back(sender.domain, account_id)
+                return Deferred("4.7.1", str(error), UNDECIDED)
+        return None
 
     def nobody(self, domain: Domain) -> bool:
         """A peer named a user who is not here; that counts too, or it could try all names. False: it was one too
         many."""
         return self._take(domain, 0)
 
+    @property
+    def used_up(self) -> Deferred:
+        return Deferred("4.7.28", "Too many first messages from your domain today", max(60.0, self._rate.left))
+
     def _take(self, domain: Domain, account_id: int) -> bool:
-        today = int(self._now() // DAY)
-        if today != self._today or len(self._counted) >= MAX_COUNTED:
-            self._today = today
-            self._counted.clear()
-        whole, share = self._keys(domain, account_id)
-        most = max(1, self.policy.per_account // SHARE) if account_id else self.policy.per_domain
-        if self._counted[whole] >= self.policy.per_domain or self._counted[share] >= most:
+        """One for the domain's whole quota, and for its share of the account's."""
+        name = organisational(domain.name)
+        share = max(1, self.policy.per_account // SHARE) if account_id else self.policy.per_domain
+        if not self._rate.take((name, account_id), share):
             return False
-        self._counted[whole] += 1
-        self._counted[share] += 1
-        return True
+        if self._rate.take(name, self.policy.per_domain):
+            return True
+        self._rate.give_back((name, account_id))
+        return False
 
     def _give_back(self, domain: Domain, account_id: int) -> None:
-        for key in self._keys(domain, account_id):
-            self._counted[key] = max(0, self._counted[key] - 1)
-
-    @staticmethod
-    def _keys(domain: Domain, account_id: int) -> tuple[tuple[str, int], tuple[str, int]]:
         name = organisational(domain.name)
-        return (name, -1), (name, account_id)
+        self._rate.give_back((name, account_id))
+        self._rate.give_back(name)

@@ -24,7 +24,7 @@ from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley import schema as wire
 from gatewayd.wire.parley.connection import ParleyConnection
-from gatewayd.wire.parley.schema import Result, Send, SendReply, read
+from gatewayd.wire.parley.schema import Body, Result, Send, SendReply, read
 
 IDLE = 60.0  # seconds that a connection is kept without work
 MAX_RETRY = 6 * 3600  # seconds that a peer may have us wait
@@ -88,14 +88,18 @@ class ParleyCourier:
         """Raises OSError when the peer cannot be reached, or takes no signals."""
         ours = signal.sender.domain
         try:
-            session = await self._session(ours, route)
-            self._restart_timer(session, (ours, route.domain))
             body = wire.Signal(
                 tuple(map(str, to)), signal.kind, signal.state, signal.lease, signal.about, str(signal.sender)
             )
-            await session.request("signal", body)
+            await self.ask(ours, route, "signal", body)
         except (RequestFailed, LocalProtocolError, RemoteProtocolError, KeyError) as error:
             raise ConnectionError(str(error)) from None
+
+    async def ask(self, ours: Domain, route: Parley, method: str, body: Body) -> dict[str, Any]:
+        """One request as that domain of ours. Raises OSError, RequestFailed, RemoteProtocolError, KeyError (no key)."""
+        session = await self._session(ours, route)
+        self._restart_timer(session, (ours, route.domain))
+        return await session.request(method, body)
 
     async def close(self) -> None:
         for timer in self._timers.values():

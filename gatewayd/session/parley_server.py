@@ -7,12 +7,14 @@ from collections.abc import Callable
 from twisted.internet.defer import DeferredSemaphore
 
 from gatewayd.address import Domain
+from gatewayd.core.contacts import Contacts
 from gatewayd.core.presence import Presence
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import IAuthenticator, IStore, NoSuchMailbox
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
+from gatewayd.session.parley_consent import Consenting
 from gatewayd.session.parley_failed import Failed
 from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
 from gatewayd.session.parley_signal import Signals
@@ -24,9 +26,11 @@ from gatewayd.wire.parley.schema import (
     AuthReply,
     Body,
     Changes,
+    Consent,
     Error,
     Hello,
     Keys,
+    Lookup,
     Mark,
     Send,
     Signal,
@@ -46,7 +50,7 @@ class ParleyServerSession:
     def __init__(
         self, hostname: Domain, engine: ParleyConnection, acceptor: ParleyAcceptor, authenticator: IAuthenticator,
         store: IStore, keys: KeyStore, verifier: Verifier, directory: Directory, now: Callable[[], float],
-        nonce: Callable[[], str], presence: Presence,
+        nonce: Callable[[], str], presence: Presence, contacts: Contacts,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._engine = engine
@@ -55,6 +59,7 @@ class ParleyServerSession:
         self._store = store
         self._dialler = Dialler(authenticator, store, keys, directory, now, nonce)
         self._sending = Sending(acceptor, verifier)
+        self._consenting = Consenting(contacts)
         self._log: Log | None = None
         self._slots = DeferredSemaphore(CONCURRENT)
         self._auth_failures = 0
@@ -166,6 +171,10 @@ class ParleyServerSession:
                 return await self._signals.from_user(log.account, read(Signal, request.body))
             case "mark":
                 return await log.mark(read(Mark, request.body))
+            case "consent":
+                return await self._consenting.of_user(log.account, read(Consent, request.body))
+            case "lookup":
+                return await self._consenting.lookup_of_user(log.account, read(Lookup, request.body))
         raise _unknown(request)
 
     async def _for_peer(self, request: Request, peer: Domain) -> Body:
@@ -174,6 +183,10 @@ class ParleyServerSession:
                 return await self._sending.from_peer(peer, read(Send, request.body))
             case "signal":
                 return await self._signals.from_peer(peer, read(Signal, request.body))
+            case "consent":
+                return await self._consenting.of_peer(peer, read(Consent, request.body))
+            case "lookup":
+                return await self._consenting.lookup_of_peer(peer, read(Lookup, request.body))
         raise _unknown(request)
 
     # -- what is said -----------------------------------------------------------------------------------------------

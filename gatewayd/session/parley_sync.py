@@ -11,6 +11,7 @@ from gatewayd.interfaces import Account, Arrival, IStore
 from gatewayd.message.model import Content
 from gatewayd.message.receipts import DELIVERED, DISPLAYED, may_ask
 from gatewayd.session.link import Link
+from gatewayd.session.parley_consent import as_contact
 from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
 
 MAX_SYNC = 500
@@ -87,7 +88,8 @@ class Log:
         self._given(given)
         gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
         changes += [change for change in gone if change.modseq <= modseq]
-        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more)
+        contacts = tuple(as_contact(contact) for contact in found.contacts if contact.modseq <= modseq)
+        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more, contacts)
 
     def _given(self, contents: Sequence[Content]) -> None:
         asking = [content for content in contents if may_ask(content)]
@@ -122,7 +124,7 @@ class Log:
             while self._push_again:
                 self._push_again = False
                 tail = await self._changes(self._live, MAX_SYNC)
-                if tail.changes:
+                if tail.changes or tail.contacts:
                     self._push_changes(tail)
                     await self._link.drained()
                 self._live = tail.modseq

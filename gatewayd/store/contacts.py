@@ -1,4 +1,4 @@
-"""Contacts inside a transaction: who may write to an account, and what of strangers waits (docs/parley.rst, Consent).
+"""Contacts inside a transaction: who may write to an account, and what of strangers waits (docs/parley.rst §8.4).
 
 A move out of Introductions or Junk is a decision, whatever protocol asked for it: so it is seen here.
 """

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet import defer, task
 
 from gatewayd.address import AddressError
-from gatewayd.cli.parley import reading, sending
+from gatewayd.cli.parley import contacts, reading, sending
 from gatewayd.cli.parley.account import Failed
 from gatewayd.client import RequestFailed
 
@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server", metavar="HOST:PORT", help="instead of what the DNS says of your domain")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="authorities to believe, instead of the system's")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (sending, reading):
+    for module in (sending, reading, contacts):
         module.add_commands(commands)
     return parser
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -66,6 +66,41 @@ class SendReply(Body, frozen=True):
     results: tuple[Result, ...]
 
 
+Action = Literal["list", "request", "cancel", "grant", "revoke"]
+ContactState = Literal["requested", "granted", "revoked", "none"]
+
+
+class Contact(Body, frozen=True):
+    """Whether somebody may write to the account; "none" where that was taken back."""
+
+    address: str
+    state: ContactState
+    since: Number  # milliseconds since 1970-01-01T00:00Z
+    modseq: Number
+
+
+class Consent(Body, frozen=True):
+    action: Action
+    address: str = ""  # but for "list"
+    from_: str = ""  # from a peer: which of its users asks
+
+
+class ConsentReply(Body, frozen=True):
+    contacts: tuple[Contact, ...] = ()  # to a user: all, or the one that was named
+
+
+class Lookup(Body, frozen=True):
+    address: str
+    from_: str = ""  # from a peer: which of its users asks
+
+
+class LookupReply(Body, frozen=True):
+    granted: bool = False  # the user who asks may write anything to the address
+    introduction: Number = 0  # characters that may be written without
+    way: Literal["local", "parley", "mail", "none", ""] = ""  # to a user: how the address is reached
+    state: ContactState = "none"  # to a user: what it said of the address
+
+
 class Sync(Body, frozen=True):
     since: Number
     limit: Annotated[int, msgspec.Meta(ge=1)] = 100
@@ -87,6 +122,7 @@ class Changes(Body, frozen=True):
     changes: tuple[Change, ...]
     modseq: Number
     more: bool = False
+    contacts: tuple[Contact, ...] = ()
 
 
 class Mark(Body, frozen=True):
