@@ -27,6 +27,12 @@ def test_who_may_write(
 
     try:
         assert typed("contacts") == ""
+        bob = alpha.wait(alpha.store.account(BOB))
+        assert bob is not None
+        alpha.wait(alpha.store.set_contact(bob.account_id, CAROL, "requested"))
+        assert typed("contacts").startswith("carol@beta.test waits for your answer since 20")
+        alpha.wait(parley.run(reactor, parley._parser().parse_args([*where, "inbox"])))
+        assert capsys.readouterr().err == "ask to write to you (parley grant, parley revoke): carol@beta.test\n"
         assert typed("grant", str(CAROL)).startswith("carol@beta.test may write since 20")
         assert typed("revoke", "eve@gamma.test").startswith("eve@gamma.test may not write since 20")
         told = [json.loads(line) for line in typed("contacts", "--json").splitlines()]

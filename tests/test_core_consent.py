@@ -314,6 +314,22 @@ def test_writing_grants_the_answer(office: Office) -> None:
     assert office.state(CAROL) == "revoked"  # said aloud
 
 
+@pytest.mark.parametrize(
+    ("fields", "sender", "becomes"),
+    [
+        ("", BOB, "granted"),
+        ("Auto-Submitted: no\r\n", BOB, "granted"),
+        ("Auto-Submitted: auto-replied\r\n", BOB, "none"),
+        ("", None, "none"),
+    ],
+)
+def test_a_programs_answer_grants_nothing(office: Office, fields: str, sender: Address | None, becomes: str) -> None:
+    """Else whoever writes while the user is away were let in."""
+    mail = f"From: <bob@alpha.test>\r\n{fields}\r\nI am away.\r\n".encode()
+    office.one(office.office.accept_mail(Envelope(sender, (CAROL,)), mail, stamp, office.bob, ORIGIN))
+    assert office.state(CAROL) == becomes
+
+
 def test_what_waits_comes_when_it_is_answered(office: Office) -> None:
     office.object(native())
     sent = native(BOB)

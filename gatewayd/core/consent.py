@@ -97,26 +97,23 @@ class Consent:
     async def written(self, account: Account, recipients: Sequence[Address]) -> None:
         """Writing to somebody grants them the answer, unless they were revoked."""
 
-        async def grant(address: Address) -> None:
-            if await self.state(account.account_id, address) in ("none", "requested"):
-                await self._store.set_contact(account.account_id, address, "granted")
-
         others = [address for address in recipients if address.key != account.address.key]
+        strangers = [a for a in others if await self.state(account.account_id, a) in ("none", "requested")]
+        granting = [self._store.set_contact(account.account_id, address, "granted") for address in strangers]
         try:
-            await defer.gatherResults(
-                [defer.Deferred.fromCoroutine(grant(each)) for each in others], consumeErrors=True
-            )
+            await defer.gatherResults(map(defer.Deferred.fromCoroutine, granting), consumeErrors=True)
         except defer.FirstError as failed:
             failed.subFailure.raiseException()
 
     async def sorted(self, delivery: Delivery, sender: Address, provenance: Provenance) -> Delivery | Refused:
         """The delivery, to the mailbox where it belongs. Of one with an introduction `answer` must be asked."""
         where = place(await self.state(delivery.account_id, sender), provenance, self.policy.mail)
-        if provenance is not Provenance.NATIVE:
-            waits = Introduction(sender) if where == INTRODUCTIONS else None
-            return replace(delivery, mailbox=where, introduction=waits)
         if where == INBOX:
             return delivery
+        if provenance is not Provenance.NATIVE:
+            return replace(
+                delivery, mailbox=where, introduction=Introduction(sender) if where == INTRODUCTIONS else None
+            )
         wrong = fault(delivery.content, self.policy.text)
         if wrong is not None:
             return Refused("5.7.1", wrong)

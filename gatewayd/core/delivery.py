@@ -197,8 +197,10 @@ class PostOffice:
         except KeyError as domain:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
-        if submitter is not None and not await self._writes(submitter, content, recipients):
-            return dict.fromkeys(recipients, STORE_FAILED)
+        if submitter is not None:
+            by_hand = reverse_path is not None and not bridge.automatic(mail)
+            if not await self._writes(submitter, content, recipients, by_hand=by_hand):
+                return dict.fromkeys(recipients, STORE_FAILED)
         self._story.mail(content, origin, reverse_path, submitter, size)
         if examined is not None:
             self._story.examined(content, examined)
@@ -517,10 +519,13 @@ class PostOffice:
             return self._consent.used_up
         return NO_SUCH_USER
 
-    async def _writes(self, account: Account, content: Content, recipients: Sequence[Address]) -> bool:
+    async def _writes(
+        self, account: Account, content: Content, recipients: Sequence[Address], *, by_hand: bool = True
+    ) -> bool:
         """Who is written to may answer, and the receipts that the message asks for will be known when they come."""
         try:
-            await self._consent.written(account, recipients)
+            if by_hand:
+                await self._consent.written(account, recipients)
             await self._receipts.expect(account, content, recipients)
         except StoreError as error:
             self.log.error("the store could not: {error}", error=error)

@@ -116,6 +116,11 @@ def authors(mail: bytes) -> list[Address | None]:
     return _authors(mime.header(mail, b"from"))
 
 
+def automatic(mail: bytes) -> bool:
+    """A program's own answer, such as of somebody who is away (RFC 3834 §5)."""
+    return any(value.strip().lower() != "no" for value in mime.header(mail, b"auto-submitted"))
+
+
 def author(mail: bytes, reverse_path: Address | None) -> str:
     """Who says this, as `from` of its object has it."""
     return str(_author(authors(mail), reverse_path) or NOBODY)

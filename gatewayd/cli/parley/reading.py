@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +17,11 @@ from gatewayd.client import Message
 async def inbox(reactor: Any, options: argparse.Namespace) -> None:
     async with await signed_in(reactor, options) as parley:
         found = [message async for message in parley.messages(mailbox=options.mailbox)]
+        asking = [contact.address for contact in await parley.contacts() if contact.state == "requested"]
     for message in found[-options.last :] if options.last else found:
         show(message, options)
+    if asking:
+        print(f"ask to write to you (parley grant, parley revoke): {plain(', '.join(asking))}", file=sys.stderr)
 
 
 async def watch(reactor: Any, options: argparse.Namespace) -> None:
