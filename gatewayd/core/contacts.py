@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from gatewayd.address import Address
+from gatewayd.core.admission import Buckets
 from gatewayd.core.consent import Consent
 from gatewayd.core.delivery import Router
 from gatewayd.core.dmarc import organisational
-from gatewayd.core.rate import Rate
 from gatewayd.core.recipients import Recipients
 from gatewayd.interfaces import Account, Bridged, Contact, ContactState, IStore, Local, Mail, Parley
 from gatewayd.outcome import Deferred
 
-MINUTE = 60.0  # seconds
-ASKED = 60  # questions to other domains in a minute, of one user
-ANSWERED = 600  # look-ups in a minute, of one domain
+ASKED = 60  # questions a minute to other domains, of one user
+ANSWERED = 600  # look-ups a minute, of one domain
 
 
 Way = Literal["local", "parley", "mail", "none"]  # "none": nobody is there
@@ -75,7 +74,8 @@ class Contacts:
         self._recipients = recipients
         self._router = router
         self._peers = peers
-        self._rate = Rate(now, MINUTE)
+        self._asked = Buckets(ASKED, now)
+        self._answered = Buckets(ANSWERED, now)
 
     # -- for a user -------------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Contacts:
         return Found("none", state)
 
     async def _route(self, account: Account, address: Address) -> object:
-        if not self._rate.take(account.account_id, ASKED):
+        if self._asked.take(str(account.account_id)):
             raise TooOften("Too many questions in a minute")
         route = await self._router.route(address.domain)
         if isinstance(route, Deferred):
@@ -147,7 +147,7 @@ class Contacts:
 
     async def looked_up(self, author: Address, address: Address) -> Standing:
         """Raises TooOften."""
-        if not self._rate.take(organisational(author.domain.name), ANSWERED):
+        if self._answered.take(organisational(author.domain.name)):
             raise TooOften("Too many look-ups in a minute")
         account = await self._account(address)
         state = await self._consent.state(account.account_id if account is not None else 0, author)

@@ -73,17 +73,22 @@ def granted(db: sqlite3.Connection, account_id: int, address: Address) -> bool:
     return known is not None and known.state == "granted"
 
 
-def introduce(db: sqlite3.Connection, account_id: int, introduction: Introduction, placed: Placed, now_ms: int) -> None:
-    """A stranger's message, or that of one who was revoked, stands there. Raises TooManyIntroductions."""
+def admit(db: sqlite3.Connection, account_id: int, introduction: Introduction, now_ms: int) -> None:
+    """Before a stranger's message is kept, or that of one who was revoked. Raises TooManyIntroductions."""
     sender, allowance = introduction.sender, introduction.allowance
-    if allowance is not None:
-        query = "SELECT count(*) FROM introduction WHERE account_id=? AND domain=? AND local=? AND requests"
-        if db.execute(query, (account_id, *_key(sender))).fetchone()[0] >= allowance.sender:
-            raise TooManyIntroductions("Earlier messages of this sender wait for the recipient's consent")
-        request(db, account_id, sender, allowance, now_ms)
+    if allowance is None:
+        return
+    query = "SELECT count(*) FROM introduction WHERE account_id=? AND domain=? AND local=? AND requests"
+    if not allowance.sender or db.execute(query, (account_id, *_key(sender))).fetchone()[0] >= allowance.sender:
+        raise TooManyIntroductions("Earlier messages of this sender wait for the recipient's consent")
+    request(db, account_id, sender, allowance, now_ms)
+
+
+def keep(db: sqlite3.Connection, account_id: int, introduction: Introduction, placed: Placed) -> None:
+    """It stands there, and waits."""
     query = "SELECT message_id FROM entry WHERE account_id=? AND modseq=? AND uid=?"
     (message_id,) = db.execute(query, (account_id, placed.modseq, placed.uid)).fetchone()
-    row = (account_id, message_id, *_key(sender), allowance is not None)
+    row = (account_id, message_id, *_key(introduction.sender), introduction.allowance is not None)
     db.execute("INSERT INTO introduction (account_id, message_id, domain, local, requests) VALUES (?,?,?,?,?)", row)
 
 

@@ -139,12 +139,15 @@ def _alone(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed | 
 
 def _introduced(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
     """A repeat is answered as the first time, only then does the allowance count. Raises TooManyIntroductions."""
-    assert delivery.introduction is not None
-    if contacts.granted(db, delivery.account_id, delivery.introduction.sender):  # a moment ago
+    introduction, account_id = delivery.introduction, delivery.account_id
+    assert introduction is not None
+    if contacts.granted(db, account_id, introduction.sender):  # a moment ago
         return _placed(db, replace(delivery, mailbox="INBOX"), now_ms)
-    placed = _placed(db, delivery, now_ms)  # undone if what follows raises
+    if db.execute(WAS_SEEN, (account_id, delivery.content.id, ARRIVED)).fetchone() is None:
+        contacts.admit(db, account_id, introduction, now_ms)
+    placed = _placed(db, delivery, now_ms)
     if not placed.duplicate:
-        contacts.introduce(db, delivery.account_id, delivery.introduction, placed, now_ms)
+        contacts.keep(db, account_id, introduction, placed)
     return placed
 
 
