@@ -74,6 +74,7 @@ class _Letter:
     trace: bytes
     provenance: Provenance = Provenance.HERE
     mailbox: str = INBOX
+    told: set[Address] = field(default_factory=set)  # whose outcome the log and the story have
     sorted: dict[Address, str] = field(default_factory=dict)  # the mailboxes of those for whom it was not that
 
     @property
@@ -395,11 +396,16 @@ class PostOffice:
     async def _post(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
         """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
         answers = await self._post_quietly(letter, recipients)
-        for address, answer in answers.items():
+        self._tell(letter, answers)
+        return answers
+
+    def _tell(self, letter: _Letter, answers: Mapping[Address, Outcome]) -> None:
+        for address in [each for each in answers if each not in letter.told]:
+            answer = answers[address]
+            letter.told.add(address)
             self._story.posted(letter.content, address, answer, letter.sorted.get(address, letter.mailbox))
             said = f"from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
             self.log.info("{id}: {said}", id=letter.content.trace_id, said=said)
-        return answers
 
     async def _one_fate(self, letter: _Letter, answers: dict[Address, Outcome]) -> dict[Address, Outcome]:
         """SMTP has one reply for all recipients. Once one copy is ours, the others are too: what is deferred waits in
@@ -438,6 +444,7 @@ class PostOffice:
                     answers[address] = ALIAS_LOOP if found.circular else self._no_such_user(letter)
             if remote:
                 answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.to(remote)))
+                self._tell(letter, answers)  # before the first attempt does
         except StoreError as error:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
         for alias, found in aliases.items():
