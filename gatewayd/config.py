@@ -67,6 +67,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     hold: int = 30 * 86400  # seconds that a user may have a message held (RFC 4865); 0: not offered
     connections: int = 10_000
     connections_per_address: int = 100
+    connections_per_network: int | None = None  # of a /24 or a /64; None: four times that of an address
     messages_per_address: int = 600  # a minute, by SMTP from outside the trusted networks; 0: any number
     messages_per_network: int = 1800  # of a /24 or a /64
     messages_per_domain: int = 6000  # of the sender

@@ -7,7 +7,7 @@ in the tests. Times are seconds since the epoch unless a name ends in `_ms`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from zope.interface import Interface
@@ -340,6 +340,9 @@ class IStore(Interface):
 # -- envelopes ------------------------------------------------------------------------------------------------------
 
 
+NEVER = frozenset({"NEVER"})
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the sender asked to be told of one recipient (RFC 3461 §4.1, §4.2)."""
@@ -371,6 +374,13 @@ class Envelope:
 
     def asked_of(self, recipient: Address) -> Asked:
         return self.asked.get(recipient) or Asked()
+
+    def without_success(self) -> Envelope:
+        """For a reverse-path that nobody vouches for: who forges it must not have us write to it."""
+        asked = {
+            to: replace(one, notify=(one.notify - {"SUCCESS"}) or NEVER) for to, one in self.asked.items() if one.notify
+        }
+        return replace(self, asked={**self.asked, **asked})
 
 
 # -- the outbound queue ---------------------------------------------------------------------------------------------

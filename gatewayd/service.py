@@ -132,7 +132,8 @@ class Gateway(Service):
         now, bind = reactor.seconds, config.relay.bind_address
 
         self.metrics = Metrics()
-        self._limits = Limits(config.limits.connections, config.limits.connections_per_address)
+        limits = config.limits
+        self._limits = Limits(limits.connections, limits.connections_per_address, limits.connections_per_network)
         self._passwords = ThreadPool(0, 4, name="passwords")
         self._examiners = ThreadPool(0, 16, name="examiners")
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)

@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import task, threads
+from twisted.internet.testing import StringTransport
 
 from gatewayd.net.listen import Limits, listen
+from gatewayd.net.protocol import LinkProtocol
 from gatewayd.net.tls import server_context
 
 
@@ -155,3 +157,50 @@ def read(s: socket.socket, lines: int) -> list[bytes]:
         assert more, data
         data += more
     return data.split(b"\n")[:-1]
+
+
+class Patient:
+    """A session that gives a client 300 seconds."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+
+    def opened(self, link: Any) -> None:
+        link.set_timeout(300.0)
+
+    async def handle(self, event: bytes) -> None:
+        pass
+
+    def timed_out(self) -> None:
+        self.given_up = True
+
+
+def drip(piece: bytes, every: int, minutes: int) -> bool:
+    """Whether a client that sends such a piece every so many seconds is given up."""
+    clock, session = task.Clock(), Patient()
+    link = LinkProtocol(LineEngine(), session, clock, implicit_tls=False)  # type: ignore[arg-type]
+    link.makeConnection(StringTransport())
+    for _ in range(minutes * 60 // every):
+        clock.advance(every)
+        if session.given_up:
+            return True
+        link.dataReceived(piece)
+    return False
+
+
+def test_who_trickles_is_given_up_like_who_is_silent() -> None:
+    assert drip(b"x", 1, 10)
+    assert drip(b"x", 299, 60)
+    assert not drip(b"x" * 100, 1, 60)  # a slow line, with a large message
+    assert not drip(b"NOOP\n", 299, 60)
+
+
+def test_one_network_has_so_many_connections_and_no_more() -> None:
+    limits = Limits(100, 3, 5)
+    near = [f"192.0.2.{n}" for n in (1, 1, 1, 2, 2)]
+    assert [limits.admit(address) for address in (*near, "192.0.2.3", "192.0.2.1")] == [True] * 5 + [False] * 2
+    assert limits.admit("192.0.3.3") and limits.admit("2001:db8::1") and limits.admit("")
+    assert [limits.admit(f"2001:db8::{n}") for n in range(2, 7)] == [True] * 4 + [False]
+    for address in (*near, "192.0.3.3", "", *(f"2001:db8::{n}" for n in range(1, 6))):
+        limits.release(address)
+    assert limits.total == 0 and not limits.open

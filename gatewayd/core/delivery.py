@@ -187,6 +187,9 @@ class PostOffice:
         provenance = Provenance.UNEXAMINED if submitter is None else Provenance.HERE
         if examined is not None:
             provenance = Provenance.AUTHENTICATED if examined.authenticated else Provenance.UNAUTHENTICATED
+        proven = examined is not None and (examined.spf, examined.spf_identity) == ("pass", "mailfrom")
+        if submitter is None and not origin.trusted and not proven:
+            envelope = envelope.without_success()
         try:
             author = submitter.address.domain if submitter else await self._our_domain(recipients)
             restored = await self._restored(mail)

@@ -21,6 +21,7 @@ from gatewayd.message.render import OBJECT_FIELD, render
 MAX_SUBJECT = 1000  # characters of the structured view; the mail itself keeps all
 MAX_VIEW = 64 * 1024  # octets of readable text beside a mail
 MAX_HEAD = 64 * 1024  # octets within which our own rendering names its Parley-Object
+MAX_ADDRESSES = 64 * 1024  # characters of fields that are read for addresses
 MAX_SHOWN = 100  # recipients in the structured view
 _MESSAGE_IDS = re.compile(r"<([!-;=?A-~]{1,400}@[!-;=?A-~]{1,400})>")
 _OBJECT_ID = re.compile(r"([0-9a-f]{64})@")  # as the rendering of an object names it
@@ -68,7 +69,7 @@ def bridged_payload(
     if answered:
         ext["references"] = answered
     to_and_cc = mime.values(root.fields, b"to") + mime.values(root.fields, b"cc")
-    shown = email.utils.getaddresses(to_and_cc)[:MAX_SHOWN]
+    shown = _pairs(to_and_cc)[:MAX_SHOWN]
     payload = Payload(
         from_=str(author or NOBODY),
         to=tuple(_encodable(address) for _, address in shown if "@" in address),
@@ -130,9 +131,20 @@ def _author(found: list[Address | None], reverse_path: Address | None) -> Addres
     return next((address for address in found if address is not None), reverse_path)
 
 
+def _pairs(values: list[str]) -> list[tuple[str, str]]:
+    """(display name, address) of each; one that is no address for what nobody writes: the library's time grows with the
+    square of the length, its stack with the depth of comments."""
+    if sum(map(len, values)) > MAX_ADDRESSES:
+        return [("too many", "")]
+    try:
+        return email.utils.getaddresses(values)
+    except RecursionError:
+        return [("too deep", "")]
+
+
 def _authors(values: list[str]) -> list[Address | None]:
     found: list[Address | None] = []
-    for display, text in email.utils.getaddresses(values):
+    for display, text in _pairs(values):
         try:
             found.append(Address.parse(text))
         except AddressError:

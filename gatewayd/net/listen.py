@@ -1,7 +1,8 @@
-"""Listeners: one factory for every protocol, with limits on connections in all and for each address."""
+"""Listeners: one factory for every protocol, with limits on connections in all, for each address and network."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, cast
@@ -12,6 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from gatewayd.core.admission import NETWORK
 from gatewayd.net.protocol import LinkProtocol, server_options
 from gatewayd.net.proxy_protocol import Network, ProxyFactory
 from gatewayd.session.link import Engine, Session
@@ -22,24 +24,38 @@ BACKLOG = 1024  # Twisted's 50 loses connections in a burst
 class Limits:
     """Connections now open, over all listeners of a service."""
 
-    def __init__(self, connections: int, per_address: int) -> None:
+    def __init__(self, connections: int, per_address: int, per_network: int | None = None) -> None:
         self._connections = connections
         self._per_address = per_address
-        self.open: Counter[str] = Counter()
+        self._per_network = 4 * per_address if per_network is None else per_network
+        self.open: Counter[str] = Counter()  # by address, and by network
         self.total = 0
 
     def admit(self, address: str) -> bool:
+        network = network_of(address)
         if self.total >= self._connections or self.open[address] >= self._per_address:
             return False
+        if self.open[network] >= self._per_network:
+            return False
         self.total += 1
-        self.open[address] += 1
+        self.open.update((address, network))
         return True
 
     def release(self, address: str) -> None:
         self.total -= 1
-        self.open[address] -= 1
-        if not self.open[address]:
-            del self.open[address]
+        for key in (address, network_of(address)):
+            self.open[key] -= 1
+            if not self.open[key]:
+                del self.open[key]
+
+
+def network_of(address: str) -> str:
+    """The /24 or the IPv6 /64 that is taken for one client; what is no IP address is a network of its own."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return f"{address}/"
+    return str(ipaddress.ip_network((found, NETWORK[found.version]), strict=False))
 
 
 class LinkFactory(Factory):

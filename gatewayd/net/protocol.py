@@ -23,6 +23,7 @@ from gatewayd.session.link import Engine, Session, TLSInfo
 
 EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
 EXPORTER_LENGTH = 32
+ENOUGH = 4096  # octets that count as a sign of life though they complete nothing
 MAX_WAITING_EVENTS = 1000  # parsed ahead of the session before the transport is paused for good
 
 
@@ -78,6 +79,7 @@ class LinkProtocol(Protocol):
         self._flush_call: IDelayedCall | None = None
         self.full = False  # the transport has more to write than it likes
         self._readers: list[defer.Deferred[None]] = []  # who waits until it has not
+        self._trickled = 0  # octets since the last sign of life
         self._timeout: float | None = None
         self._timer: IDelayedCall | None = None
         self._tasks: set[defer.Deferred[None]] = set()
@@ -111,7 +113,7 @@ class LinkProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closing or self._gone or (self._upgrading and self.tls is None):
             return
-        self._restart_timer()
+        self._trickled += len(data)
         self._receive(data)
         self._work()
 
@@ -217,9 +219,14 @@ class LinkProtocol(Protocol):
 
     def _receive(self, data: bytes) -> None:
         try:
-            self._events.extend(self.engine.receive(data))
+            events = self.engine.receive(data)
         except Exception as error:
             self._receive_failed(error)
+            return
+        if events or self._trickled >= ENOUGH:  # else it trickles, which is as good as silence
+            self._trickled = 0
+            self._restart_timer()
+        self._events.extend(events)
 
     def _work(self) -> None:
         """Hand the waiting events to the session; stop reading while it waits for something."""

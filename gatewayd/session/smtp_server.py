@@ -22,6 +22,7 @@ from gatewayd.wire.smtp.parameters import MailParameters
 IDLE = 300.0  # seconds, RFC 5321 §4.5.3.2.7
 MAX_ERRORS = 20
 MAX_AUTH_FAILURES = 3
+MAX_IDLE_COMMANDS = 100  # EHLO, RSET, NOOP, VRFY, HELP in a row without a message
 
 
 class MailAcceptor(Protocol):
@@ -66,6 +67,7 @@ class SMTPServerSession:
         self._accepted: list[Address] = []  # one for each RCPT that was answered with 250
         self._asked = 0  # RCPT commands of this transaction
         self._errors = 0
+        self._idle = 0  # commands that bring no mail nearer, since the last message
         self._count = 0  # MAIL commands
 
     # -- Session ----------------------------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ class SMTPServerSession:
 
     async def handle(self, event: wire.Event) -> None:
         match event:
+            case wire.Hello() | wire.Simple() if self._idles(event):
+                self._bye(421, "4.7.0", "Too many commands without mail")
             case wire.Hello():
                 self._greet(event)
             case wire.MailFrom():
@@ -120,6 +124,10 @@ class SMTPServerSession:
                 self._error(reply(event.code, event.enhanced, event.text))
             case wire.Simple():
                 self._simple(event.verb)
+
+    def _idles(self, event: wire.Hello | wire.Simple) -> bool:
+        self._idle += not (isinstance(event, wire.Simple) and event.verb in {"QUIT", "STARTTLS"})
+        return self._idle > MAX_IDLE_COMMANDS
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
@@ -189,6 +197,7 @@ class SMTPServerSession:
 
     async def _message(self, mail: bytes) -> None:
         assert self._mail is not None
+        self._idle = 0
         said = self._mail.parameters
         options = {name for name, said_so in (("SMTPUTF8", said.smtputf8), ("REQUIRETLS", said.requiretls)) if said_so}
         envelope = Envelope(
