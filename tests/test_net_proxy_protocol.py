@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +138,21 @@ def test_who_is_no_proxy_and_who_is(gateway: Gateway) -> None:
         except ConnectionResetError:
             pass
     assert "does not begin with a PROXY header" in (gateway.root / "gatewayd.log").read_text()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_says_whose_connection_it_is(gateway: Gateway, tmp_path: Path) -> None:
+    """Of what it writes the source is its own address, the proxy's: what counts is that the header is understood."""
+    (tmp_path / "mail").write_bytes(b"Subject: by curl\r\n\r\nx\r\n")
+    host, port = gateway.port("smtp")
+    with Mailbox(gateway, "bob@alpha.test") as bob:
+        subprocess.run(
+            [
+                "curl", "--silent", "--show-error", "--haproxy-protocol", "--interface", "127.0.70.20",
+                f"smtp://{host}:{port}", "--mail-from", "x@elsewhere.test", "--mail-rcpt", "bob@alpha.test",
+                "--upload-file", tmp_path / "mail",
+            ],
+            check=True, timeout=60,
+        )  # fmt: skip
+        assert b"([127.0.70.20])" in bob.wait(1)[0]
+        bob.clear()

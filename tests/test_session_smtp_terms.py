@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import smtplib
 import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from demo.legacy import PostfixInstance
 from demo.world import Gateway, World
 from tests.smtp_talk import TIMEOUT, Mailbox, Talk
 
@@ -97,6 +101,36 @@ def test_smtplib_speaks_lmtp_to_it(alpha: Gateway, bob: Mailbox) -> None:
             lmtp.sendmail("x@elsewhere.test", ["bob@alpha.test"], MAIL) == {}
         )  # it reads one answer, whatever it sent
     bob.wait(1)
+
+
+FRONT_CF = """\
+compatibility_level = 3.6
+queue_directory = {root}/queue
+data_directory = {root}/data
+mail_owner = postfix
+myhostname = front.alpha.test
+mydestination =
+mynetworks = 127.0.0.0/8
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+smtp_dns_support_level = disabled
+virtual_mailbox_domains = alpha.test
+virtual_mailbox_maps = static:all
+virtual_transport = lmtp:inet:127.0.70.8:2424
+"""
+
+
+@pytest.mark.skipif(shutil.which("postfix") is None or os.geteuid() != 0, reason="no Postfix, or no root to start it")
+def test_postfix_in_front(alpha: Gateway, bob: Mailbox, tmp_path: Path) -> None:
+    front = PostfixInstance(tmp_path / "front", "127.0.70.28", FRONT_CF)
+    front.start()
+    try:
+        with smtplib.SMTP("127.0.70.28", 2525, timeout=TIMEOUT) as smtp:
+            smtp.sendmail("alice@alpha.test", ["bob@alpha.test", "nobody@alpha.test", "bob+x@alpha.test"], MAIL)
+        (octets,) = bob.wait(1)
+        assert re.search(rb"Received: from front\.alpha\.test .*\r\n(\t.*\r\n)?\tby mx\.alpha\.test with LMTP", octets)
+    finally:
+        front.stop()
 
 
 # -- REQUIRETLS (RFC 8689) ------------------------------------------------------------------------------------------

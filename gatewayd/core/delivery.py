@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
 from gatewayd.core.admission import Admission
-from gatewayd.core.consent import INBOX, Consent, Provenance
+from gatewayd.core.consent import INBOX, JUNK, Consent, Provenance
 from gatewayd.core.dmarc import aligned
 from gatewayd.core.receipts import Receipts
 from gatewayd.core.reception import Judged, Reception
@@ -499,7 +499,11 @@ class PostOffice:
         """One account's. Postmaster is open to all (RFC 5321 §4.5.1)."""
         trace = _return_path(letter) + letter.trace
         try:
-            copy = await filing.place(self._store, account, letter.content, trace, letter.mailbox)
+            mailbox = letter.mailbox
+            if mailbox == JUNK and letter.provenance is Provenance.AUTHENTICATED:  # then it is a filter's word alone
+                state = await self._consent.state(account.account_id, letter.sender)
+                mailbox = INBOX if state == "granted" else JUNK  # the user's goes before it
+            copy = await filing.place(self._store, account, letter.content, trace, mailbox)
             open_to_all = letter.answers or address.local.lower() == "postmaster"
             if isinstance(copy, Delivery) and copy.mailbox == INBOX and not open_to_all:
                 copy = await self._consent.sorted(copy, letter.sender, letter.provenance)
