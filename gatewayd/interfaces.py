@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from gatewayd.address import Address, Domain
 from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
-from gatewayd.message.model import Content
+from gatewayd.message.model import Content, Part
 from gatewayd.outcome import Outcome
 
 RECEIPTS = "Receipts"  # the mailbox where receipts stand
@@ -212,8 +212,40 @@ class TooManyIntroductions(StoreError):
     """A stranger's allowance is used up; its message says which."""
 
 
+class WrongOctets(Exception):
+    """What was brought does not have the hash that was announced; it is gone."""
+
+
+class OverQuota(Exception):
+    """The owner has brought too much that no message names."""
+
+
+class IBlobs(Interface):
+    """Large bodies, found by their hash. Every method may raise StoreError; a return means durable."""
+
+    async def keep(content: Content) -> Content:
+        """Its blobs are there, those at hand too, and stay for a day without a message that names them; the Content
+        that comes back has them at hand no longer."""
+
+    async def load(content: Content, digests: Collection[bytes]) -> Content:
+        """With these blobs at hand."""
+
+    async def read(digest: bytes, offset: int, length: int) -> tuple[bytes, int]:
+        """(the octets from there on, the size of all)."""
+
+    async def add(owner: str, part: Part, offset: int, data: bytes, quota: int) -> int:
+        """The owner brings a blob piece by piece; how many octets are there now. Data that does not begin where the
+        last ended is left out: the answer says where to go on. `quota` is of what no message has named yet.
+        Raises WrongOctets, OverQuota."""
+
+    async def claim(owner: str, part: Part) -> bool:
+        """Whether the owner has brought it whole: then a message of theirs may name it."""
+
+
 class IStore(Interface):
     """Accounts, mailboxes, messages and the log. Every method may raise StoreError; a return means committed."""
+
+    blobs: IBlobs = Attribute("IBlobs: the large bodies of its messages")
 
     async def add_domain(domain: Domain) -> None: ...
     async def domains() -> frozenset[Domain]: ...
@@ -270,7 +302,11 @@ class IStore(Interface):
     async def mails(account_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
         """The RFC 5322 forms, trace lines first; the same octets every time."""
 
-    async def contents(account_id: int, message_ids: Sequence[int]) -> dict[int, Content]: ...
+    async def contents(account_id: int, message_ids: Sequence[int]) -> dict[int, Content]:
+        """Without their blobs."""
+
+    async def names_blob(account_id: int, digest: bytes) -> bool:
+        """Whether a message of the account has it."""
 
     async def find(account_id: int, object_id: bytes) -> Content | None:
         """The account's copy of an object, if it has one."""
@@ -465,6 +501,9 @@ class IQueue(Interface):
 
     async def wake(domain: Domain) -> int:
         """Makes the domain's waiting rows due now; returns how many."""
+
+    async def blobs() -> set[bytes]:
+        """The hashes of those that messages have which still wait."""
 
     async def recover() -> int:
         """At the start of the one process that owns the queue: leases of a killed one end now. Returns how many."""

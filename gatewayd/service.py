@@ -51,7 +51,7 @@ from gatewayd.database.sqlite import Database
 from gatewayd.dns.resolver import Resolver
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley
-from gatewayd.message.bridge import as_mail
+from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.model import Content
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
@@ -162,7 +162,7 @@ class Gateway(Service):
 
         async def render(content: Content, trace: bytes) -> bytes:
             """As mail; signed for an author of ours whose domain has a DKIM key, sealed by who hands it on."""
-            mail = as_mail(content)
+            mail = as_mail(await self.store.blobs.load(content, mail_bodies(content)))
             signer = self._dkim.get(Domain(content.fields.from_.rpartition("@")[2]))
             try:
                 if signer is not None:
@@ -375,7 +375,7 @@ class Gateway(Service):
 
     def _sweep(self) -> defer.Deferred[None]:
         return self._each_of(
-            self.store.sweep,
+            self._sweep_store,
             self.queue.sweep,
             self._sweep_trace,
             self._report,
@@ -397,6 +397,9 @@ class Gateway(Service):
 
     async def _sweep_trace(self) -> None:
         await self.trace.sweep(self._reactor.seconds() - self.config.trace_days * DAY)
+
+    async def _sweep_store(self) -> None:
+        await self.store.sweep(await self.queue.blobs())
 
     async def _report(self) -> None:
         await self.dmarc_reporter.flush()

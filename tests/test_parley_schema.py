@@ -21,12 +21,16 @@ from gatewayd.wire.parley.schema import (
     Changes,
     Consent,
     ConsentReply,
+    Get,
+    GetReply,
     Hello,
     Keys,
     KeysReply,
     Lookup,
     LookupReply,
     Mark,
+    Put,
+    PutReply,
     Send,
     SendReply,
     Signal,
@@ -40,11 +44,11 @@ CDDL = (Path(__file__).parent.parent / "docs/parley.cddl").read_text()
 SCHEMA = pycddl.Schema(CDDL)
 ASKED: dict[str, Any] = {
     "auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal, "consent": Consent,
-    "lookup": Lookup,
+    "lookup": Lookup, "put": Put, "get": Get,
 }  # fmt: skip
 ANSWERED: dict[str, Any] = {
     "auth": AuthReply, "keys": KeysReply, "send": SendReply, "sync": Changes, "mark": Changes, "signal": SignalReply,
-    "consent": ConsentReply, "lookup": LookupReply,
+    "consent": ConsentReply, "lookup": LookupReply, "put": PutReply, "get": GetReply,
 }  # fmt: skip
 
 HELLO = {"version": 1, "name": "x", "frame": 65536}
@@ -54,6 +58,7 @@ CHANGE = {"mailbox": "INBOX", "uid": 1, "modseq": 2}
 SIGNAL = {"kind": "typing", "state": "composing", "lease": 10}
 MARK = {"mailbox": "INBOX", "uids": [1]}
 CONTACT = {"address": "bob@beta.test", "state": "granted", "since": 1735689600000, "modseq": 3}
+PUT = {"hash": bytes(32), "size": 100_000, "offset": 0}
 
 GOOD: list[list[Any]] = [
     [0, 0, "", HELLO],
@@ -61,6 +66,11 @@ GOOD: list[list[Any]] = [
     [1, 4294967295, "sync", {"since": 0, "limit": 1}],
     [1, 1, "mark", {**MARK, "add": ["\\Seen", "$Forwarded", "later"], "move": "Junk"}],
     [1, 1, "mark", {**MARK, "displayed": True}],
+    [1, 1, "put", PUT],
+    [1, 1, "put", {**PUT, "data": bytes(65000)}],
+    [2, 1, "put", {"offset": 0}],
+    [1, 1, "get", {"hash": bytes(32), "offset": 2**63 - 1}],
+    [2, 1, "get", {"data": b"", "size": 100_000}],
     [2, 1, "send", {"results": [RESULT]}],
     [2, 1, "sync", {"changes": [CHANGE], "modseq": 2}],
     [3, 0, "changes", {"changes": [{**CHANGE, "gone": True}], "modseq": 2}],
@@ -172,14 +182,31 @@ BAD: list[Any] = [
     [1, 1, "mark", {"mailbox": "INBOX", "uids": [2**32]}],
     [1, 1, "mark", {**MARK, "add": [""]}],
     [1, 1, "mark", {**MARK, "remove": ["\\"]}],
+    # put, get
+    [1, 1, "put", {**PUT, "hash": bytes(31)}],
+    [1, 1, "put", {**PUT, "size": 2**63}],
+    [1, 1, "put", {**PUT, "offset": -1}],
+    [1, 1, "put", {**PUT, "data": bytes(65537)}],
+    [1, 1, "put", {"size": 1, "offset": 0}],
+    [2, 1, "put", {}],
+    [2, 1, "put", {"offset": "0"}],
+    [1, 1, "get", {"hash": bytes(33), "offset": 0}],
+    [1, 1, "get", {"hash": bytes(32)}],
+    [1, 1, "get", {"hash": bytes(32), "offset": 2**63}],
+    [2, 1, "get", {"data": bytes(65537), "size": 100_000}],
+    [2, 1, "get", {"data": b""}],
 ]  # fmt: skip
 
-UNSEEN: list[Any] = [  # refused by the schema too; pycddl panics, or takes a regular expression that fits in part
+UNSEEN: list[
+    Any
+] = [  # refused by the schema too; pycddl panics, or takes a regular expression that fits in part, or text of that size
     [1, 1, b"keys", {"domain": "beta.test"}],
     [1, 1, "mark", {**MARK, "add": ["two words"]}],
     [1, 1, "mark", {**MARK, "add": ["\\Seen)\r\n* BYE"]}],
     [1, 1, "mark", {**MARK, "remove": ["a\\b"]}],
     [1, 1, "mark", {**MARK, "remove": ["later\n"]}],
+    [1, 1, "put", {**PUT, "hash": "0" * 32}],
+    [1, 1, "put", {**PUT, "data": "AA=="}],
 ]
 
 

@@ -21,7 +21,7 @@ from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto.domain_keys import KeySet
 from gatewayd.interfaces import EVERYTHING, Picked, Queued
 from gatewayd.message import mime
-from gatewayd.message.bridge import as_mail
+from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.outcome import Refused
 
 WHAT = "a number of the list, an address (sender or recipient), a domain, a message id (16 hex digits), or all"
@@ -82,7 +82,7 @@ async def show(gateway: Any, options: argparse.Namespace) -> None:
     for one in picked(options.what):
         for row in await gateway.queue.listing(options.limit, one):
             content, trace = await gateway.queue.message(row.message_key)
-            mail = as_mail(content, trace)
+            mail = as_mail(await gateway.store.blobs.load(content, mail_bodies(content)), trace)
             lines = [
                 f"Queue id:   {row.queue_id}",
                 f"Message:    {content.id.hex()[:MESSAGE_ID]}, {len(mail)} octets",

@@ -11,6 +11,7 @@ A bot is ten lines::
 from gatewayd.client.connection import ParleyClient, connect, locate
 from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.session.parley_client import ConnectionGone, RequestFailed
+from gatewayd.session.parley_transfer import TransferFailed
 from gatewayd.wire.parley.schema import Contact
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ParleyClient",
     "Receipt",
     "RequestFailed",
+    "TransferFailed",
     "compose",
     "connect",
     "locate",

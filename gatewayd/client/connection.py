@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, TypeVar
@@ -12,12 +13,14 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThread
 
 from gatewayd.address import Address, Domain
 from gatewayd.client.message import Draft, Message, Receipt, compose
+from gatewayd.client.transfer import Progress, download, ignored, upload
 from gatewayd.dns.resolver import Resolver
 from gatewayd.interfaces import RECEIPTS, Endpoint, ResolutionFailed
-from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT
+from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT, Part
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.tls import Trust
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
@@ -139,6 +142,10 @@ class ParleyClient:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     async def online(self) -> ParleyClientSession:
         """The signed-in session, dialled where there is none. Raises OSError, RequestFailed."""
         await self._dialling.acquire()
@@ -157,14 +164,14 @@ class ParleyClient:
     async def send(
         self, to: Sequence[str], text: str = "", *, subject: str = "", files: Sequence[Path] = (),
         parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE,
-        replaces: bytes | None = None, receipts: Collection[str] = (),
+        replaces: bytes | None = None, receipts: Collection[str] = (), progress: Progress = ignored,
     ) -> tuple[Result, ...]:  # fmt: skip
         """One message, as `compose` makes it; a result for each recipient, in their order."""
-        draft = compose(
-            self.user, to, text, now=self._reactor.seconds(), subject=subject, files=files, parents=parents,
+        draft = await deferToThread(
+            compose, self.user, to, text, now=self._reactor.seconds(), subject=subject, files=files, parents=parents,
             answers=answers, type=type, replaces=replaces, receipts=receipts,
         )  # fmt: skip
-        return await self.send_draft(to, draft)
+        return await self.send_draft(to, draft, progress)
 
     async def edit(
         self, original: Message, text: str, *, subject: str = "", files: Sequence[Path] = ()
@@ -184,8 +191,12 @@ class ParleyClient:
         everybody = [to for to in dict.fromkeys((fields.from_, *fields.to)) if to != self.user]
         return await self.send(everybody or [self.user], text, type=REACTION, answers=original)
 
-    async def send_draft(self, to: Sequence[str], draft: Draft) -> tuple[Result, ...]:
-        """Safe to repeat, whatever it raised: the same draft arrives once."""
+    async def send_draft(
+        self, to: Sequence[str], draft: Draft, progress: Progress = ignored
+    ) -> tuple[Result, ...]:  # fmt: skip
+        """Safe to repeat, whatever it raised: the same draft arrives once, and what was put is not put again."""
+        for part, source in draft.blobs:
+            await self.upload(part, source, progress)
         most = max(1, (await self.online()).recipients)
         results: tuple[Result, ...] = ()
         for begin in range(0, len(to), most):
@@ -261,6 +272,17 @@ class ParleyClient:
     async def lookup(self, address: str) -> LookupReply:
         """How somebody is reached, and whether they have consented to what this user writes."""
         return await self._ask("lookup", Lookup(address), LookupReply)
+
+    async def upload(self, part: Part, source: bytes | Path, progress: Progress = ignored) -> None:
+        """Put a blob, or what of it is not there yet; goes on when the connection was lost. Raises TransferFailed too,
+        and OSError when the file cannot be read."""
+        await upload(self, self._reactor, part, source, partial(progress, part))
+
+    async def download(self, part: Part, to: Path, progress: Progress = ignored) -> None:
+        """Get a blob; goes on when the connection was lost. What is there of it stands in `to` with ".part" behind its
+        name until all is there and has the right hash; done again, it goes on from there. Raises TransferFailed too,
+        and OSError when the file cannot be written."""
+        await download(self, self._reactor, part, to, partial(progress, part))
 
     def close(self) -> None:
         """Signs out; live loops end with ConnectionGone."""

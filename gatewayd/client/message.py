@@ -6,7 +6,7 @@ import mimetypes
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,16 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The first text/plain part, or "" when there is none."""
+        """The first text/plain part, or "" when there is none or it is a blob."""
         for part in self.content.fields.parts:
             if part.type.startswith("text/plain"):
-                return self.content.bodies[part.hash].decode("utf-8", "replace")
+                return self.content.bodies.get(part.hash, b"").decode("utf-8", "replace")
         return ""
 
     @property
     def mail(self) -> bytes | None:
-        """The original octets of a message that was born as mail."""
-        return self.content.bodies[self.content.fields.parts[0].hash] if self.bridged else None
+        """The original octets of a message that was born as mail, unless they are a blob: `download` fetches it."""
+        return self.content.bodies.get(self.content.fields.parts[0].hash) if self.bridged else None
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class Draft:
 
     payload: bytes
     bodies: tuple[bytes, ...]
+    blobs: tuple[tuple[Part, bytes | Path], ...] = ()  # large bodies and where they are read: put before it is sent
 
     @property
     def id(self) -> bytes:
@@ -144,18 +145,19 @@ def compose(
     receipts: Collection[str] = (),
 ) -> Draft:  # fmt: skip
     """`now` in seconds since the epoch; `answers` goes before `parents`; `receipts` asks for some of "stored",
-    "delivered", "displayed". Raises OSError for a file that cannot be read."""
+    "delivered", "displayed". Reads the files, so it blocks. Raises OSError for a file that cannot be read."""
     parts: list[Part] = []
-    bodies: list[bytes] = []
-
-    def add(media_type: str, body: bytes, name: str | None = None) -> None:
-        parts.append(Part(sha256(body).digest(), media_type, len(body), name))
-        bodies.append(body)
-
+    sources: dict[bytes, bytes | Path] = {}
     if text or not (files or type == RETRACT):
-        add(TEXT, text.encode("utf-8"))
+        body = text.encode("utf-8")
+        parts.append(Part(sha256(body).digest(), TEXT, len(body)))
+        sources[parts[-1].hash] = body
     for path in files:
-        add(mimetypes.guess_type(path.name)[0] or "application/octet-stream", path.read_bytes(), path.name)
+        with path.open("rb") as file:
+            digest = file_digest(file, "sha256").digest()
+            media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            parts.append(Part(digest, media_type, file.tell(), path.name))
+        sources[digest] = path
     ext: dict[str, Any] = {"receipts": sorted(receipts)} if receipts else {}
     if answers is not None:
         fields = answers.content.fields
@@ -166,7 +168,14 @@ def compose(
         from_=sender, to=tuple(to), date=int(now * 1000), nonce=os.urandom(16), type=type, subject=subject,
         parts=tuple(parts), parents=tuple(parents), replaces=replaces, ext=ext,
     )  # fmt: skip
-    return Draft(payload.encode(), tuple(dict.fromkeys(bodies)))
+    encoded = payload.encode()
+    blobs = Content(b"", encoded, b"", {}).blobs
+    bodies = [source for digest, source in sources.items() if digest not in blobs]
+    return Draft(
+        encoded,
+        tuple(source.read_bytes() if isinstance(source, Path) else source for source in bodies),
+        tuple((part, sources[digest]) for digest, part in blobs.items()),
+    )
 
 
 def _bridged(content: Content) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
-from gatewayd.message.model import MAIL, RECEIPT, Content, ObjectError
+from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
 from gatewayd.message.receipts import STORED
 from gatewayd.outcome import (
     ALIAS_LOOP,
@@ -38,6 +38,7 @@ from gatewayd.outcome import (
     RELAY_DENIED,
     STORE_FAILED,
     STORE_FULL,
+    TOO_BIG,
     Deferred,
     Delivered,
     Outcome,
@@ -48,6 +49,7 @@ MAX_HEAD = 64 * 1024  # octets within which a loop is looked for
 NOT_FILTERED = Refused("5.7.1", "A content filter does not take it for this recipient")
 CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
 MAX_CONTACTED = 10_000
+LARGEST = 4 * 1024**3  # octets of the blobs of one object
 
 
 Stamp = Callable[[str], bytes]  # a message's id to the Received field that names it
@@ -110,6 +112,7 @@ class PostOffice:
         consent: Consent | None = None,
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
         story: Story | None = None,
+        largest: int = LARGEST,
     ) -> None:
         self._store = store
         self._queue = queue
@@ -124,6 +127,7 @@ class PostOffice:
         self._admission = admission
         self._consent = consent or Consent(store, now)
         self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
+        self._largest = largest
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
 
@@ -242,6 +246,14 @@ class PostOffice:
             return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
         if unsigned.fields.type == RECEIPT:
             return dict.fromkeys(recipients, Refused("5.7.1", "Receipts are made by the server that has the message"))
+        if self._too_big(unsigned):
+            return dict.fromkeys(recipients, TOO_BIG)
+        try:
+            for part in unsigned.absent:
+                if not await self._may_name(account, part):
+                    return dict.fromkeys(recipients, Refused("5.6.0", f"Put the blob {part.hash.hex()} first"))
+        except StoreError as error:
+            return dict.fromkeys(recipients, self._failed(error))
         try:
             protected, signature = self._signer.sign(account.address.domain, payload)
         except KeyError:
@@ -310,7 +322,8 @@ class PostOffice:
     async def report(self, fate: Fate) -> None:
         """Tell the sender what became of recipients' copies, as far as that is wanted. Raises StoreError when it cannot
         be told now."""
-        mail, to = self._reporter.report(fate), fate.envelope.reverse_path
+        content = await self._store.blobs.load(fate.content, bridge.mail_bodies(fate.content))
+        mail, to = self._reporter.report(replace(fate, content=content)), fate.envelope.reverse_path
         if mail is None or to is None:
             if fate.action == "failed":
                 for address, why in fate.results.items():
@@ -362,6 +375,19 @@ class PostOffice:
             if author is None or not await self._recipients.owns(owner, author):
                 return False
         return True
+
+    async def _mail(self, content: Content) -> bytes:
+        return bridge.as_mail(await self._store.blobs.load(content, bridge.mail_bodies(content)))
+
+    async def _may_name(self, account: Account, part: Part) -> bool:
+        """A user's message names only blobs that they have: brought by themselves, or of a message of theirs."""
+        if await self._store.blobs.claim(blob_owner(account), part):
+            return True
+        return await self._store.names_blob(account.account_id, part.hash)
+
+    def _too_big(self, content: Content) -> bool:
+        blobs = sum(part.size for part in content.blobs.values())
+        return len(content.payload) > MAX_PAYLOAD or blobs > self._largest
 
     async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
         domains = await self._store.domains()
@@ -434,6 +460,7 @@ class PostOffice:
             remote: list[Address] = []
             local: dict[Address, Account] = {}
             aliases: dict[Address, Found] = {}
+            letter = replace(letter, content=await self._store.blobs.keep(letter.content))
             for address in recipients:
                 if not await self._recipients.is_ours(address):
                     remote.append(address)
@@ -472,8 +499,11 @@ class PostOffice:
     async def _post_alias(self, letter: _Letter, alias: Address, found: Found) -> Outcome:
         """To all whom the alias names; who of them does not get it is no reason to send it to the others again."""
         mark = b"Delivered-To: %s\r\n" % str(alias).encode("utf-8")
-        if found.elsewhere and mark.lower() in bridge.as_mail(letter.content)[:MAX_HEAD].lower():
-            return ALIAS_LOOP  # it was sent on from here before (RFC 5321 §6.3)
+        try:
+            if found.elsewhere and mark.lower() in (await self._mail(letter.content))[:MAX_HEAD].lower():
+                return ALIAS_LOOP  # it was sent on from here before (RFC 5321 §6.3)
+        except StoreError as error:
+            return self._failed(error)
         asked = letter.envelope.asked.get(alias)  # holds for all targets (RFC 3461 §5.2.7.1)
         envelope = replace(letter.envelope, asked=dict.fromkeys(found.elsewhere, asked) if asked else {})
         sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
@@ -573,3 +603,8 @@ def _provenance(peer: Domain, content: Content, reverse_path: Address | None) ->
 def _return_path(letter: _Letter) -> bytes:
     """RFC 5321 §4.4."""
     return b"Return-Path: <%s>\r\n" % str(letter.envelope.reverse_path or "").encode("utf-8")
+
+
+def blob_owner(who: Account | Domain) -> str:
+    """Whose blobs: of a user, or of a peer."""
+    return f"user-{who.account_id}" if isinstance(who, Account) else f"peer-{who}"

@@ -16,7 +16,7 @@ from gatewayd.message import mime, receipts
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PARENTS, RFC822, Content, ObjectError, Part, Payload
 from gatewayd.message.object_types import reaction_text
-from gatewayd.message.render import OBJECT_FIELD, render
+from gatewayd.message.render import OBJECT_FIELD, held, render
 
 MAX_SUBJECT = 1000  # characters of the structured view; the mail itself keeps all
 MAX_VIEW = 64 * 1024  # octets of readable text beside a mail
@@ -34,6 +34,11 @@ def as_mail(content: Content, trace: bytes = b"") -> bytes:
     if content.fields.type == MAIL:
         return trace + content.bodies[content.fields.parts[0].hash]
     return trace + render(content)
+
+
+def mail_bodies(content: Content) -> set[bytes]:
+    """The hashes of the bodies that `as_mail` needs at hand."""
+    return {content.fields.parts[0].hash} if content.fields.type == MAIL else held(content.fields)
 
 
 def bridged_payload(
@@ -180,7 +185,7 @@ def restore(mail: bytes) -> Content | None:
         restored.check_bodies()
     except ObjectError:
         return None
-    return restored
+    return None if restored.absent else restored
 
 
 def completed(mail: bytes, now: float, message_id: str) -> bytes:

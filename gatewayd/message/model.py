@@ -23,6 +23,9 @@ RECEIPT = "receipt"
 MAIL = "mail"
 RFC822 = "message/rfc822"
 MAX_PARENTS = 20
+INLINE = 64 * 1024  # octets: a larger body is a blob
+INLINE_TOTAL = 512 * 1024  # octets of all bodies of one object that are none
+MAX_PAYLOAD = 256 * 1024  # octets: so that an object without its blobs always fits into a frame
 YEAR_10000 = 253_402_300_800_000  # milliseconds
 
 
@@ -75,7 +78,9 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": 
 
 @dataclass(frozen=True)
 class Content:
-    """A signed object with those of its bodies that are at hand: what is accepted, queued, stored and relayed."""
+    """A signed object with those of its bodies that are at hand: what is accepted, queued, stored and relayed.
+
+    Blobs, its large bodies, need not be at hand: then they stand as files, found by their hash (IBlobs)."""
 
     protected: bytes  # COSE protected header, encoded
     payload: bytes  # encoded Payload, exactly as signed
@@ -96,6 +101,32 @@ class Content:
     def fields(self) -> Payload:
         """The payload, decoded. Raises ObjectError."""
         return Payload.decode(self.payload)
+
+    @cached_property
+    def blobs(self) -> Mapping[bytes, Part]:
+        """The parts, by hash, that travel in chunks and not beside the object: those above INLINE, and those that
+        would bring the others, in their order, above INLINE_TOTAL. Follows from the payload alone, so that all agree.
+        """
+        blobs: dict[bytes, Part] = {}
+        inline: dict[bytes, int] = {}
+        for part in self.fields.parts:
+            if part.hash in blobs or part.hash in inline:
+                continue
+            if part.size > INLINE or part.size + sum(inline.values()) > INLINE_TOTAL:
+                blobs[part.hash] = part
+            else:
+                inline[part.hash] = part.size
+        return blobs
+
+    @property
+    def inline(self) -> dict[bytes, bytes]:
+        """The bodies at hand that are no blobs."""
+        return {digest: body for digest, body in self.bodies.items() if digest not in self.blobs}
+
+    @property
+    def absent(self) -> list[Part]:
+        """The blobs that are not at hand."""
+        return [part for digest, part in self.blobs.items() if digest not in self.bodies]
 
     @property
     def size(self) -> int:
@@ -120,12 +151,14 @@ class Content:
                 return cls(protected, payload, signature, bodies)
         raise ObjectError("not a COSE_Sign1 array of four")
 
-    def check_bodies(self, *, complete: bool = True) -> None:
-        """Every body at hand must be named by a part, with its hash and size. Raises ObjectError."""
-        named = {part.hash: part for part in self.fields.parts}
+    def check_bodies(self) -> None:
+        """Every body at hand is one of a part, with its hash and size, and all but blobs are. Raises ObjectError."""
+        sizes: dict[bytes, int] = {}
+        for part in self.fields.parts:
+            if len(part.hash) != 32 or sizes.setdefault(part.hash, part.size) != part.size:
+                raise ObjectError("a part without a SHA-256, or one body of two sizes")
         for digest, body in self.bodies.items():
-            part = named.get(digest)
-            if part is None or part.size != len(body) or hashlib.sha256(body).digest() != digest:
+            if sizes.get(digest) != len(body) or hashlib.sha256(body).digest() != digest:
                 raise ObjectError("a body does not match its part")
-        if complete and len(named) > len(self.bodies):
+        if not sizes.keys() - self.blobs.keys() <= self.bodies.keys():
             raise ObjectError("a body is missing")

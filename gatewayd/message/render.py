@@ -18,6 +18,7 @@ from gatewayd.message.dates import internet_date
 from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, REACTION, RECEIPT, RETRACT, Content, Part, Payload
 
 OBJECT_FIELD = b"Parley-Object"
+LARGEST = 32 * 1024 * 1024  # octets of all bodies that a rendering holds: below what mail servers take, in base64
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;\s*[A-Za-z0-9-]+=[A-Za-z0-9_.-]+)*\Z")
 _MESSAGE_ID = re.compile(r"[!-;=?A-~]{1,400}@[!-;=?A-~]{1,400}\Z")  # what fits between brackets, and in a line
 SUBJECTS = {RETRACT: "Message retracted", RECEIPT: "Receipt"}
@@ -53,7 +54,11 @@ def render(content: Content) -> bytes:
     head = "\r\n".join(lines).encode("utf-8") + b"\r\n" + _object_field(content.signed)
     if payload.type == RECEIPT and not payload.parts:
         return head + receipts.as_report(content, answers[0][1:-1] if answers else "unknown@invalid")
-    bodies = [_part(payload, part, content.bodies[part.hash]) for part in payload.parts]
+    bodies_held = held(payload)
+    bodies = [
+        _part(payload, part, content.bodies[part.hash]) if part.hash in bodies_held else _note(content, part)
+        for part in payload.parts
+    ]
     if len(bodies) == 1:
         return head + bodies[0]
     if not bodies:
@@ -86,6 +91,36 @@ def references(payload: Payload) -> list[str]:
     if isinstance(said, list):
         return [text for text in said[:MAX_PARENTS] if isinstance(text, str) and _MESSAGE_ID.match(text)]
     return [message_id(parent, payload) for parent in payload.parents]
+
+
+def held(payload: Payload) -> set[bytes]:
+    """The hashes of the bodies that the rendering holds: in the order of the parts, as long as they fit."""
+    found: set[bytes] = set()
+    size = 0
+    for part in payload.parts:
+        if size + part.size <= LARGEST:
+            found.add(part.hash)
+            size += part.size
+    return found
+
+
+def _note(content: Content, part: Part) -> bytes:
+    """In the place of a body that is too large for mail."""
+    name, media_type = _clean(part.name or "-"), _clean(part.type)
+    text = _NOTE.format(name=name, type=media_type, size=part.size, sha256=part.hash.hex(), id=content.id.hex())
+    body = text.encode("utf-8")
+    return _part(content.fields, Part(b"", "text/plain; charset=utf-8", len(body)), body)
+
+
+_NOTE = """\
+This file is too large for mail. It is kept by the server, and a Parley client fetches it.
+
+  name     {name}
+  type     {type}
+  size     {size} octets
+  SHA-256  {sha256}
+  message  {id}
+"""
 
 
 def is_text(part: Part, body: bytes) -> bool:

@@ -38,4 +38,5 @@ STEPS = [
     INSERT INTO queue_destination (domain, due) SELECT domain, min(next_attempt) FROM queue_recipient
         WHERE state IN ('waiting', 'leased') GROUP BY domain
     """,
+    "ALTER TABLE queue_message ADD COLUMN blobs BLOB NOT NULL DEFAULT x''",
 ]

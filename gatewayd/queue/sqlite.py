@@ -44,10 +44,10 @@ class SQLiteQueue:
 
         def put(db: sqlite3.Connection) -> dict[Address, Outcome]:
             db.execute(
-                "INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace)"
-                " VALUES (?,?,?,?,?,?)",
+                "INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"
+                " VALUES (?,?,?,?,?,?,?)",
                 (content.id, content.protected, content.payload, content.signature,
-                 cbor2.dumps(dict(content.bodies)), trace),
+                 cbor2.dumps(dict(content.bodies)), trace, b"".join(part.hash for part in content.absent)),
             )  # fmt: skip
             (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (content.id,)).fetchone()
             answers: dict[Address, Outcome] = {}
@@ -188,6 +188,14 @@ class SQLiteQueue:
             await self._database.write(wake)
             self._call()
         return count
+
+    async def blobs(self) -> set[bytes]:
+        query = (
+            "SELECT DISTINCT blobs FROM queue_message JOIN queue_recipient USING (message_key)"
+            " WHERE blobs!=x'' AND state NOT IN (?,?,?)"
+        )
+        found = await self._database.read(lambda db: db.execute(query, ENDED).fetchall())
+        return {blobs[i : i + 32] for (blobs,) in found for i in range(0, len(blobs), 32)}
 
     async def recover(self) -> int:
         now = self._clock.seconds()

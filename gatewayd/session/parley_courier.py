@@ -60,6 +60,7 @@ class ParleyCourier:
         said: dict[str, Outcome] = {}
         otherwise: Outcome = Deferred("4.5.0", f"{route.domain} left the recipient out")
         try:
+            content = await self._store.blobs.load(content, content.blobs)
             session = await self._session(ours, route)
             most = max(1, session.recipients)
             for begin in range(0, len(recipients), most):

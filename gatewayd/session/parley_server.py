@@ -14,6 +14,7 @@ from gatewayd.errors import StoreError
 from gatewayd.interfaces import IAuthenticator, IStore, NoSuchMailbox
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
+from gatewayd.session.parley_blobs import UserBlobs
 from gatewayd.session.parley_consent import Consenting
 from gatewayd.session.parley_failed import Failed
 from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
@@ -28,10 +29,12 @@ from gatewayd.wire.parley.schema import (
     Changes,
     Consent,
     Error,
+    Get,
     Hello,
     Keys,
     Lookup,
     Mark,
+    Put,
     Send,
     Signal,
     Sync,
@@ -155,6 +158,7 @@ class ParleyServerSession:
         self._link.set_timeout(IDLE)
         if self._dialler.account is not None:
             self._log = Log(self._dialler.account, self._store, self._link, self._push, self._acceptor.acknowledge)
+            self._blobs = UserBlobs(self._dialler.account, self._store)
         elif self._dialler.domain is not None:
             self._acceptor.peer_contact(self._dialler.domain)
 
@@ -175,6 +179,10 @@ class ParleyServerSession:
                 return await self._consenting.of_user(log.account, read(Consent, request.body))
             case "lookup":
                 return await self._consenting.lookup_of_user(log.account, read(Lookup, request.body))
+            case "put":
+                return await self._blobs.put(read(Put, request.body))
+            case "get":
+                return await self._blobs.get(read(Get, request.body))
         raise _unknown(request)
 
     async def _for_peer(self, request: Request, peer: Domain) -> Body:

@@ -17,7 +17,6 @@ import cbor2
 from gatewayd.database.sqlite import typed
 from gatewayd.errors import QuotaExceeded, StoreError
 from gatewayd.interfaces import Delivery, Placed, Quota
-from gatewayd.message.model import Content
 from gatewayd.store import contacts, rows
 
 PLACES = """
@@ -35,8 +34,9 @@ UIDS = """
     WHERE account_id=account AND mailbox_id=id
     RETURNING account_id, mailbox_id, uidnext"""
 MESSAGE = """
-    INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, blobs, octets)
-    VALUES (?,?,?,?,?,?,?,?,?,?)"""
+    INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, octets)
+    VALUES (?,?,?,?,?,?,?,?,?)"""
+BLOB = "INSERT INTO message_blob VALUES (?,?,?)"
 ENTRY = "INSERT INTO entry VALUES (?,?,?,?,?,?,?)"
 SEEN = "INSERT OR IGNORE INTO seen VALUES (?,?,?,?,?,?,?)"
 ARRIVED = 0  # where a message came to that is looked for by no mailbox's id, but everywhere where messages come
@@ -103,15 +103,16 @@ def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
             UIDS, (json.dumps([(*box, *use) for box, use in uses.items()]),)
         )
     }
-    kept: dict[int, tuple[bytes, bytes]] = {}  # by content: most come for two, the sender and the recipient
-    placed, messages, entries, seen = [], [], [], []
+    kept: dict[int, bytes] = {}  # by content: most come for two, the sender and the recipient
+    placed, messages, blobs, entries, seen = [], [], [], [], []
     for delivery, place, (modseq, message_id) in zip(deliveries, wanted, given, strict=True):
         account_id, content = delivery.account_id, delivery.content
         mailbox_id, name, uidvalidity = places[place]
         uid = uids[account_id, mailbox_id]
         uids[account_id, mailbox_id] = uid + 1
-        bodies = kept.get(id(content)) or kept.setdefault(id(content), _bodies(content))
+        bodies = kept.get(id(content)) or kept.setdefault(id(content), cbor2.dumps(content.inline))
         messages.append(_message(delivery, message_id, bodies))
+        blobs += _blobs(delivery, message_id)
         entries.append(_entry(delivery, mailbox_id, uid, message_id, modseq, now_ms))
         if delivery.once:
             seen.append((account_id, content.id, _repeated_in(place[1], mailbox_id), uidvalidity, uid, modseq, now_ms))
@@ -119,6 +120,7 @@ def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
     if seen and db.executemany(SEEN, seen).rowcount != len(seen):
         raise _Unusual
     db.executemany(MESSAGE, messages)
+    db.executemany(BLOB, blobs)
     db.executemany(ENTRY, entries)
     return placed
 
@@ -169,7 +171,8 @@ def _placed(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
         (octets, account_id),
     ).fetchall()[0]
     rows.check_quota(Quota(*used), octets)
-    db.execute(MESSAGE, _message(delivery, message_id, _bodies(content)))
+    db.execute(MESSAGE, _message(delivery, message_id, cbor2.dumps(content.inline)))
+    db.executemany(BLOB, _blobs(delivery, message_id))
     db.execute(ENTRY, _entry(delivery, target.mailbox_id, uid, message_id, modseq, now_ms))
     if delivery.once:
         db.execute(SEEN, (account_id, content.id, repeated_in, uidvalidity, uid, modseq, now_ms))
@@ -186,18 +189,16 @@ def _octets(delivery: Delivery) -> int:
     return len(delivery.trace) + delivery.content.size
 
 
-def _bodies(content: Content) -> tuple[bytes, bytes]:
-    """(those in the row, the names of those in files)"""
-    inline, files = rows.split(content)
-    return cbor2.dumps(inline), b"".join(files)
-
-
-def _message(delivery: Delivery, message_id: int, bodies: tuple[bytes, bytes]) -> tuple[object, ...]:
+def _message(delivery: Delivery, message_id: int, bodies: bytes) -> tuple[object, ...]:
     content = delivery.content
     return (
         delivery.account_id, message_id, content.id, content.protected, content.payload, content.signature,
-        delivery.trace, *bodies, _octets(delivery),
+        delivery.trace, bodies, _octets(delivery),
     )  # fmt: skip
+
+
+def _blobs(delivery: Delivery, message_id: int) -> list[tuple[int, bytes, int]]:
+    return [(delivery.account_id, digest, message_id) for digest in delivery.content.blobs]
 
 
 def _entry(

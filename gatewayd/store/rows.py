@@ -11,7 +11,6 @@ from typing import Any
 
 from gatewayd.errors import QuotaExceeded, StoreError
 from gatewayd.interfaces import Entry, Mailbox, MailboxExists, NoSuchMailbox, Quota
-from gatewayd.message.model import Content
 from gatewayd.store.schema import ON_NEED, SPECIAL_USE
 
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
@@ -19,13 +18,6 @@ QUOTA = "used_octets, used_messages, max_octets, max_messages"
 ENTRY = "mailbox_id, uid, message_id, modseq, flags, internal_date_ms"
 ARRIVAL = ("INBOX", "\\Introductions", "\\Junk")  # what comes comes to one of these
 USUAL_NAMES = {special_use: name for name, special_use in SPECIAL_USE.items() if special_use}
-INLINE = 64 * 1024  # octets: a body up to here stands in the row
-
-
-def split(content: Content) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-    """(bodies for the row, bodies for files)."""
-    inline = {digest: body for digest, body in content.bodies.items() if len(body) <= INLINE}
-    return inline, {digest: body for digest, body in content.bodies.items() if digest not in inline}
 
 
 def as_mailbox(row: Sequence[Any]) -> Mailbox:

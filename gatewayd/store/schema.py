@@ -95,6 +95,19 @@ STEPS = [
         SELECT 1 FROM mailbox WHERE mailbox.account_id=seen.account_id AND mailbox.mailbox_id=seen.mailbox_id
             AND (name='INBOX' OR special_use='\\Junk'))
     """,
+    """
+    CREATE TABLE message_blob (
+        account_id INTEGER NOT NULL, hash BLOB NOT NULL, message_id INTEGER NOT NULL,
+        PRIMARY KEY (account_id, hash, message_id),
+        FOREIGN KEY (account_id, message_id) REFERENCES message ON DELETE CASCADE) WITHOUT ROWID;
+    CREATE INDEX message_blob_message ON message_blob (account_id, message_id);
+    INSERT INTO message_blob
+        WITH RECURSIVE named (account_id, hash, message_id, rest) AS (
+            SELECT account_id, substr(blobs, 1, 32), message_id, substr(blobs, 33) FROM message WHERE blobs != x''
+            UNION ALL SELECT account_id, substr(rest, 1, 32), message_id, substr(rest, 33) FROM named WHERE rest != x'')
+        SELECT account_id, hash, message_id FROM named;
+    ALTER TABLE message DROP COLUMN blobs
+    """,
 ]
 
 ON_NEED = {RECEIPTS}  # made when something first comes there, and not subscribed

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database, Together
-from gatewayd.errors import StoreError, StoreFull
+from gatewayd.errors import StoreError
 from gatewayd.interfaces import (
     Account,
     Allowance,
@@ -40,12 +40,14 @@ from gatewayd.interfaces import (
     Summary,
     Watcher,
 )
-from gatewayd.message.bridge import as_mail
+from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize
 from gatewayd.store import aliases, contacts, receipts, rows, schema
 from gatewayd.store.blobs import BlobStore
+from gatewayd.store.bodies import Blobs
 from gatewayd.store.delivering import deliver
+from gatewayd.store.holdings import Holdings
 from gatewayd.store.log import read_log
 
 T = TypeVar("T")
@@ -69,7 +71,7 @@ class SQLiteStore:
     ) -> None:  # fmt: skip
         self._database = database
         self._in_thread = in_thread
-        self._blobs = blobs
+        self.blobs = Blobs(blobs, Holdings(blobs.directory / "held", blobs), in_thread)
         self._clock = clock
         self._watchers: dict[int, set[Watcher]] = defaultdict(set)
         self._deliveries = Together(self._deliver, self._delivered)
@@ -189,14 +191,14 @@ class SQLiteStore:
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> list[Placed | StoreError]:
         failed: dict[int, StoreError] = {}
+        ready: list[Delivery] = []
         for number, delivery in enumerate(deliveries):
-            large = rows.split(delivery.content)[1]
             try:
-                if large:
-                    await self._in_thread(self._put_blobs, large)
+                kept = await self.blobs.keep(delivery.content)
             except StoreError as error:
                 failed[number] = error
-        ready = [delivery for number, delivery in enumerate(deliveries) if number not in failed]
+            else:
+                ready.append(delivery if kept is delivery.content else replace(delivery, content=kept))
         try:
             placed = await self._database.write_together(self._deliveries, ready)
         except StoreError as error:
@@ -250,7 +252,8 @@ class SQLiteStore:
         return ready
 
     async def mails(self, account_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
-        return {i: as_mail(c, trace) for i, (c, trace) in (await self._contents(account_id, message_ids)).items()}
+        found = await self._contents(account_id, message_ids)
+        return {i: as_mail(await self._with_mail(content), trace) for i, (content, trace) in found.items()}
 
     async def contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Content]:
         return {i: content for i, (content, _) in (await self._contents(account_id, message_ids)).items()}
@@ -259,6 +262,10 @@ class SQLiteStore:
         query = "SELECT message_id FROM message WHERE account_id=? AND object_id=? LIMIT 1"
         row = await self._database.read(lambda db: db.execute(query, (account_id, object_id)).fetchone())
         return (await self.contents(account_id, [row[0]])).get(row[0]) if row else None
+
+    async def names_blob(self, account_id: int, digest: bytes) -> bool:
+        query = "SELECT 1 FROM message_blob WHERE account_id=? AND hash=? LIMIT 1"
+        return await self._database.read(lambda db: db.execute(query, (account_id, digest)).fetchone()) is not None
 
     async def store_flags(
         self, account_id: int, mailbox_id: int, uids: Sequence[int], mode: str, flags: Collection[str],
@@ -441,30 +448,16 @@ class SQLiteStore:
         row = (peer.domain.name, peer.parley_until, peer.keys, peer.keys_until)
         await self._database.write(lambda db: db.execute("INSERT OR REPLACE INTO peer VALUES (?,?,?,?)", row))
 
-    async def sweep(self) -> None:
-        """Forget old repeats and remove files that no row names."""
+    async def sweep(self, queued: Collection[bytes] = ()) -> None:
+        """Forget old repeats and remove files that no row names, nor the queue."""
         now = self._clock.seconds()
         before = (int(now * 1000) - SEEN_FOR,)
         await self._database.write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
         await self._database.write(lambda db: receipts.sweep(db, int(now * 1000)))
-        named = await self._database.read(
-            lambda db: db.execute("SELECT blobs FROM message WHERE blobs!=x''").fetchall()
-        )
-        wanted = {blobs[i : i + 32] for (blobs,) in named for i in range(0, len(blobs), 32)}
-        try:
-            await self._in_thread(self._blobs.sweep, wanted, now - STRAY_BLOB)
-        except OSError as error:
-            raise StoreError(str(error)) from error
+        named = await self._database.read(lambda db: db.execute("SELECT DISTINCT hash FROM message_blob").fetchall())
+        await self.blobs.sweep({digest for (digest,) in named}.union(queued), now - STRAY_BLOB)
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _put_blobs(self, large: dict[bytes, bytes]) -> None:
-        try:
-            for digest, octets in large.items():
-                self._blobs.put(digest, octets)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise (StoreFull if full else StoreError)(str(error)) from error
 
     async def _messages(self, account_id: int, message_ids: Sequence[int], columns: str) -> list[tuple[Any, ...]]:
         def read(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
@@ -479,29 +472,22 @@ class SQLiteStore:
         return await self._database.read(read)
 
     async def _contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, tuple[Content, bytes]]:
-        columns = "message_id, protected, payload, signature, bodies, blobs, trace"
-        found = await self._messages(account_id, message_ids, columns)
+        columns = "message_id, protected, payload, signature, bodies, trace"
+        return {
+            message_id: (Content(protected, payload, signature, cbor2.loads(bodies)), trace)
+            for message_id, protected, payload, signature, bodies, trace in await self._messages(
+                account_id, message_ids, columns
+            )
+        }
 
-        def load() -> dict[int, tuple[Content, bytes]]:
-            loaded = {}
-            for message_id, protected, payload, signature, bodies, blobs, trace in found:
-                octets = dict(cbor2.loads(bodies))
-                for i in range(0, len(blobs), 32):
-                    octets[blobs[i : i + 32]] = self._blobs.get(blobs[i : i + 32])
-                loaded[message_id] = Content(protected, payload, signature, octets), trace
-            return loaded
-
-        if not any(row[5] for row in found):
-            return load()
-        try:
-            loaded: dict[int, tuple[Content, bytes]] = await self._in_thread(load)
-            return loaded
-        except OSError as error:
-            raise StoreError(f"a body is missing or cannot be read: {error}") from error
+    async def _with_mail(self, content: Content) -> Content:
+        """With what its mail form needs at hand."""
+        return await self.blobs.load(content, mail_bodies(content))
 
     async def _derive(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
         """Made in a thread, from the octets that FETCH would send, and kept in the row."""
-        contents = await self._contents(account_id, message_ids)
+        found = await self._contents(account_id, message_ids)
+        contents = {i: (await self._with_mail(content), trace) for i, (content, trace) in found.items()}
 
         def derive() -> dict[int, Summary]:
             return {i: Summary(*summarize(as_mail(content, trace))) for i, (content, trace) in contents.items()}

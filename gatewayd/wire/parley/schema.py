@@ -9,6 +9,7 @@ import msgspec
 from gatewayd.wire.parley import RemoteProtocolError
 
 T = TypeVar("T")
+CHUNK = 64 * 1024  # octets of a blob in one frame
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 UID = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Flag = Annotated[str, msgspec.Meta(pattern=r"^\\?[!#$&'+,./0-9:;<=>?@A-Z^_`a-z|~-]+\Z")]  # RFC 9051 §9, flag
@@ -154,6 +155,27 @@ class Signalled(Body, frozen=True):
     state: str
     lease: Number
     about: bytes = b""
+
+
+class Put(Body, frozen=True):
+    hash: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # SHA-256 of the blob
+    size: Number  # octets of the blob
+    offset: Number  # where `data` begins
+    data: Annotated[bytes, msgspec.Meta(max_length=CHUNK)] = b""
+
+
+class PutReply(Body, frozen=True):
+    offset: Number  # how many octets are there
+
+
+class Get(Body, frozen=True):
+    hash: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    offset: Number
+
+
+class GetReply(Body, frozen=True):
+    data: Annotated[bytes, msgspec.Meta(max_length=CHUNK)]  # shorter than CHUNK only at the end
+    size: Number  # octets of the blob
 
 
 class Error(Body, frozen=True):
