@@ -68,6 +68,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     connections: int = 10_000
     connections_per_address: int = 100
     connections_per_network: int | None = None  # of a /24 or a /64; None: four times that of an address
+    sign_in_failures: int = 20  # of one address, one forgiven every 30 s; then it is not let in; 0: any number
     messages_per_address: int = 600  # a minute, by SMTP from outside the trusted networks; 0: any number
     messages_per_network: int = 1800  # of a /24 or a /64
     messages_per_domain: int = 6000  # of the sender

@@ -57,7 +57,8 @@ from gatewayd.metrics import Metrics
 from gatewayd.net import status
 from gatewayd.net.dial import dial_parley, dial_smtp
 from gatewayd.net.filters import ask_milter, ask_rspamd, place
-from gatewayd.net.listen import Limits, listen
+from gatewayd.net.limits import Guesses, Limits
+from gatewayd.net.listen import listen
 from gatewayd.net.tls import Trust, server_context
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.routing import Router
@@ -133,7 +134,11 @@ class Gateway(Service):
 
         self.metrics = Metrics()
         limits = config.limits
-        self._limits = Limits(limits.connections, limits.connections_per_address, limits.connections_per_network)
+        trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
+        guesses = Guesses(limits.sign_in_failures, reactor.seconds, trusted)
+        self._limits = Limits(
+            limits.connections, limits.connections_per_address, limits.connections_per_network, guesses
+        )
         self._passwords = ThreadPool(0, 4, name="passwords")
         self._examiners = ThreadPool(0, 16, name="examiners")
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)

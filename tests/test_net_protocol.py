@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import task, threads
 from twisted.internet.testing import StringTransport
 
-from gatewayd.net.listen import Limits, listen
+from gatewayd.net.limits import Limits
+from gatewayd.net.listen import listen
 from gatewayd.net.protocol import LinkProtocol
 from gatewayd.net.tls import server_context
 
@@ -193,14 +194,3 @@ def test_who_trickles_is_given_up_like_who_is_silent() -> None:
     assert drip(b"x", 299, 60)
     assert not drip(b"x" * 100, 1, 60)  # a slow line, with a large message
     assert not drip(b"NOOP\n", 299, 60)
-
-
-def test_one_network_has_so_many_connections_and_no_more() -> None:
-    limits = Limits(100, 3, 5)
-    near = [f"192.0.2.{n}" for n in (1, 1, 1, 2, 2)]
-    assert [limits.admit(address) for address in (*near, "192.0.2.3", "192.0.2.1")] == [True] * 5 + [False] * 2
-    assert limits.admit("192.0.3.3") and limits.admit("2001:db8::1") and limits.admit("")
-    assert [limits.admit(f"2001:db8::{n}") for n in range(2, 7)] == [True] * 4 + [False]
-    for address in (*near, "192.0.3.3", "", *(f"2001:db8::{n}" for n in range(1, 6))):
-        limits.release(address)
-    assert limits.total == 0 and not limits.open

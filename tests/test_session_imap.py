@@ -28,7 +28,8 @@ from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import Account, Delivery, Placed
 from gatewayd.message import bridge
 from gatewayd.message.model import Content
-from gatewayd.net.listen import Limits, listen
+from gatewayd.net.limits import Limits
+from gatewayd.net.listen import listen
 from gatewayd.net.tls import server_context
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.session.imap import IMAPSession

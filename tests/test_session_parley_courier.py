@@ -16,7 +16,8 @@ from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.interfaces import Endpoint, Envelope, ICourier, Parley, Route
 from gatewayd.message.model import Content
-from gatewayd.net.listen import Limits, listen
+from gatewayd.net.limits import Limits
+from gatewayd.net.listen import listen
 from gatewayd.net.tls import server_context
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session import parley_client, parley_courier

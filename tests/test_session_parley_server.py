@@ -35,7 +35,8 @@ from gatewayd.errors import StoreError
 from gatewayd.interfaces import Delivery, Endpoint, Local, Parley, Route
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.net.dial import dial_parley
-from gatewayd.net.listen import Limits, listen
+from gatewayd.net.limits import Limits
+from gatewayd.net.listen import listen
 from gatewayd.net.tls import Trust, server_context
 from gatewayd.outcome import Deferred
 from gatewayd.queue.sqlite import SQLiteQueue

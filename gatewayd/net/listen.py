@@ -1,9 +1,7 @@
-"""Listeners: one factory for every protocol, with limits on connections in all, for each address and network."""
+"""Listeners: one factory for every protocol, with limits on connections."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, cast
 
@@ -13,49 +11,12 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from gatewayd.core.admission import NETWORK
+from gatewayd.net.limits import Limits
 from gatewayd.net.protocol import LinkProtocol, server_options
 from gatewayd.net.proxy_protocol import Network, ProxyFactory
 from gatewayd.session.link import Engine, Session
 
 BACKLOG = 1024  # Twisted's 50 loses connections in a burst
-
-
-class Limits:
-    """Connections now open, over all listeners of a service."""
-
-    def __init__(self, connections: int, per_address: int, per_network: int | None = None) -> None:
-        self._connections = connections
-        self._per_address = per_address
-        self._per_network = 4 * per_address if per_network is None else per_network
-        self.open: Counter[str] = Counter()  # by address, and by network
-        self.total = 0
-
-    def admit(self, address: str) -> bool:
-        network = network_of(address)
-        if self.total >= self._connections or self.open[address] >= self._per_address:
-            return False
-        if self.open[network] >= self._per_network:
-            return False
-        self.total += 1
-        self.open.update((address, network))
-        return True
-
-    def release(self, address: str) -> None:
-        self.total -= 1
-        for key in (address, network_of(address)):
-            self.open[key] -= 1
-            if not self.open[key]:
-                del self.open[key]
-
-
-def network_of(address: str) -> str:
-    """The /24 or the IPv6 /64 that is taken for one client; what is no IP address is a network of its own."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return f"{address}/"
-    return str(ipaddress.ip_network((found, NETWORK[found.version]), strict=False))
 
 
 class LinkFactory(Factory):
@@ -76,8 +37,9 @@ class LinkFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         address = getattr(addr, "host", "")
-        if not self._limits.admit(address):
-            self.log.warn("too many connections; refused {address}", address=address)
+        refused = self._limits.admit(address)
+        if refused:
+            self.log.warn("{why}; refused {address}", why=refused, address=address)
             return None
         engine, session = self._make()
         return LinkProtocol(
@@ -87,6 +49,7 @@ class LinkFactory(Factory):
             implicit_tls=self._implicit_tls,
             starttls=self._starttls,
             on_closed=lambda: self._limits.release(address),
+            on_guess=lambda: self._limits.guessed(address),
         )
 
 

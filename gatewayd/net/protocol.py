@@ -59,6 +59,7 @@ class LinkProtocol(Protocol):
         starttls: Any = None,
         ready: defer.Deferred[None] | None = None,
         on_closed: Callable[[], None] = lambda: None,
+        on_guess: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine = engine
         self.session = session
@@ -69,6 +70,7 @@ class LinkProtocol(Protocol):
         self._starttls = starttls  # the TLS options for start_tls()
         self._ready = ready
         self._on_closed = on_closed
+        self._on_guess = on_guess
         self._opened = False
         self._gone = False
         self._closing = False
@@ -202,6 +204,9 @@ class LinkProtocol(Protocol):
 
         task.addBoth(done)
         task.addErrback(self._unexpected)
+
+    def guessed(self) -> None:
+        self._on_guess()
 
     def set_timeout(self, seconds: float | None) -> None:
         self._timeout = seconds

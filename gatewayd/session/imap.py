@@ -208,6 +208,7 @@ class IMAPSession:
 
     def _refused(self) -> str | None:
         self._failures += 1
+        self._link.guessed()
         if self._failures < MAX_AUTH_FAILURES:
             return "NO [AUTHENTICATIONFAILED] Wrong user or password"
         self._say("BYE Too many failed attempts")

@@ -55,6 +55,9 @@ class Link(Protocol):
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run beside handle(); an unexpected exception ends this link only, and is logged once."""
 
+    def guessed(self) -> None:
+        """The client failed to sign in: from who does so often no connection is taken for a while."""
+
     def set_timeout(self, seconds: float | None) -> None:
         """Call session.timed_out() after so long without input."""
 

@@ -122,7 +122,9 @@ class ParleyServerSession:
             body = await self._do(request)
         except Failed as failed:
             body = Error(failed.error, str(failed))
-            self._auth_failures += failed.error == "auth-failed"
+            if failed.error == "auth-failed":
+                self._auth_failures += 1
+                self._link.guessed()
         except RemoteProtocolError as error:
             body = Error(error.code, error.text)
         except NoSuchMailbox as error:

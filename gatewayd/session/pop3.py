@@ -146,6 +146,7 @@ class POP3Session:
 
     def _failed(self) -> None:
         self._failures += 1
+        self._link.guessed()
         self._no("[AUTH] Wrong user or password")
         if self._failures >= MAX_AUTH_FAILURES:
             self._link.close()

@@ -252,6 +252,8 @@ class SMTPServerSession:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _signed_in(self, answer: Reply) -> None:
+        if answer.code == 535:
+            self._link.guessed()
         if self._sign_in.failures >= MAX_AUTH_FAILURES:
             self._bye(421, "4.7.0", "Too many failed attempts")
         elif answer.code >= 400:
