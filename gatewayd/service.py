@@ -140,6 +140,7 @@ class Gateway(Service):
             limits.connections, limits.connections_per_address, limits.connections_per_network, guesses
         )
         self._passwords = ThreadPool(0, 4, name="passwords")
+        self._signatures = ThreadPool(1, 1, name="signatures")
         self._examiners = ThreadPool(0, 16, name="examiners")
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
@@ -195,7 +196,8 @@ class Gateway(Service):
                 limits.recipients_per_account,
             ),
         )  # fmt: skip
-        signer = DomainSigner(self.keys, self.directory, self.store, now)
+        sign_in_thread = partial(threads.deferToThreadPool, reactor, self._signatures)
+        signer = DomainSigner(self.keys, self.directory, self.store, reactor, sign_in_thread)
         consent = Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent)))
         self.post_office = PostOffice(
             self.store,
@@ -315,6 +317,7 @@ class Gateway(Service):
             self.database.close()
             raise SystemExit(f"gatewayd: {taken}") from None
         self._passwords.start()
+        self._signatures.start()
         self._examiners.start()
         self.resolver.start()
         self.queue.follow()
@@ -364,6 +367,7 @@ class Gateway(Service):
             log.error("what was counted for DMARC reports is lost: {error}", error=error)
         self.resolver.stop()
         self._passwords.stop()
+        self._signatures.stop()
         self._examiners.stop()
         await self.trace.flush()
         await threads.deferToThread(self.database.close)

@@ -121,7 +121,7 @@ def stamp(name: str) -> bytes:
 
 
 class Signer:
-    def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
+    async def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
         return b"", b""
 
     async def verify(self, content: Content) -> Domain:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from gatewayd.address import Domain
@@ -23,6 +24,25 @@ from tests.test_store_sqlite import Stores
 
 BETA, GAMMA = Domain.parse("beta.test"), Domain.parse("gamma.test")
 SHOWN_FOR = 3600
+
+
+class Turn(Clock):
+    """A turn of the reactor ends as soon as something waits for its end."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def seconds(self) -> float:
+        return self._clock.seconds()
+
+    def callLater(self, when: float, what: Any, *args: Any, **kw: Any) -> Any:
+        assert when == 0
+        what(*args, **kw)
+
+
+async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 class Keys(Stores):
@@ -199,13 +219,13 @@ def test_who_signed(keys: Keys, tmp_path: Path) -> None:
     """Ours by the key files, others by the directory; without keys nothing is known, with others nothing holds."""
     ours, theirs = KeyStore(tmp_path / "keys", keys.clock.seconds), SigningKey.generate(BETA)
     alpha = Domain.parse("alpha.test")
-    signer = DomainSigner(ours, keys.directory, keys.store, keys.clock.seconds)
+    signer = DomainSigner(ours, keys.directory, keys.store, Turn(keys.clock), at_once)
     with pytest.raises(KeyError):
-        signer.sign(alpha, b"payload")
+        keys.loop.one(signer.sign(alpha, b"payload"))
     ours.create(alpha)
 
     def verified(domain: Domain, payload: bytes = b"payload") -> Any:
-        signed = signer.sign(domain, b"payload") if domain == alpha else cose.sign(b"payload", theirs)
+        signed = keys.loop.one(signer.sign(domain, b"payload")) if domain == alpha else cose.sign(b"payload", theirs)
         (answer,) = keys.loop.all(signer.verify(Content(signed[0], payload, signed[1], {})))
         return answer
 

@@ -51,7 +51,7 @@ DELAY_NOTICE = 400.0
 class Signer:
     key = SigningKey.generate(ALPHA)
 
-    def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
+    async def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
         if domain != ALPHA:
             raise KeyError(domain.name)
         return sign(payload, self.key)

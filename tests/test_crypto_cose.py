@@ -83,6 +83,42 @@ def test_sign_and_verify(keys: KeyStore) -> None:
             cose.verify(*arguments)
 
 
+def test_one_signature_for_a_batch(keys: KeyStore) -> None:
+    keys.create(A)
+    payloads = [b"payload %d" % n for n in range(5)]
+    signed = cose.sign_batch(payloads, keys.signing_key(A))
+    assert len({protected for protected, _ in signed}) == len({signature[:64] for _, signature in signed}) == 1
+    for payload, (protected, signature) in zip(payloads, signed, strict=True):  # each alone, by whoever has the keys
+        cose._check_root.cache_clear()
+        assert cose.verify(protected, payload, signature, keys.key_set(A), NOW) == A
+    protected, signature = signed[3]
+    for at in range(len(signature)):
+        for bit in (1, 128):
+            tampered = bytearray(signature)
+            tampered[at] ^= bit
+            with pytest.raises(SignatureError):
+                cose.verify(protected, payloads[3], bytes(tampered), keys.key_set(A), NOW)
+    for end in range(len(signature)):
+        with pytest.raises(SignatureError):
+            cose.verify(protected, payloads[3], signature[:end], keys.key_set(A), NOW)
+    alone = cose.sign(payloads[3], keys.signing_key(A))
+    for header, payload, octets in (
+        (protected, payloads[2], signature),
+        (protected, payloads[3], signature + bytes(32)),
+        (protected, payloads[3], signed[2][1]),
+        (protected, payloads[3], alone[1]),  # what is signed says how
+        (alone[0], payloads[3], signature),
+        (alone[0], payloads[3], signature[:64]),
+    ):
+        with pytest.raises(SignatureError):
+            cose.verify(header, payload, octets, keys.key_set(A), NOW)
+
+
+def test_a_batch_of_one_is_signed_as_ever(keys: KeyStore) -> None:
+    key = keys.create(A)
+    assert cose.sign_batch([b"payload"], key) == [cose.sign(b"payload", key)]
+
+
 @pytest.mark.parametrize(
     "header",
     [

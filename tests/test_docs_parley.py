@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from gatewayd.address import Domain
 from gatewayd.crypto import cose, domain_auth
@@ -26,10 +27,12 @@ def vectors() -> str:
     key_set = KeySet("alpha.test", 1767225600, (PublicKey(key.kid, key.public, 1735689600, 1798761600),))
     body = b"Hello, Bob.\n"
     digest = hashlib.sha256(body).digest()
-    payload = Payload(
+    fields = Payload(
         from_="alice@alpha.test", to=("bob@beta.test",), date=1735689600000, nonce=b"\3" * 16, subject="Hello",
         parts=(Part(digest, "text/plain; charset=utf-8", len(body)),),
-    ).encode()  # fmt: skip
+    )  # fmt: skip
+    payload = fields.encode()
+    batch = cose.sign_batch([replace(fields, nonce=nonce * 16).encode() for nonce in (b"\3", b"\4", b"\5")], key)
     protected, signature = cose.sign(payload, key)
     content = Content(protected, payload, signature, {digest: body})
     edit = Payload(
@@ -55,6 +58,9 @@ def vectors() -> str:
         ("Signed form", content.signed),
         ("Payload of an edit of it", edit.encode()),
         ("Payload of a receipt for it, by bob", receipt.encode()),
+        ("Protected header in a batch", batch[0][0]),
+        ("Signature in a batch of three: this payload, and it with nonces of 04 and of 05", batch[0][1]),
+        ("Signature of the third", batch[2][1]),
         ("Frame HELLO", connection.send(Hello(1, "mx.alpha.test", 65536))),
         ("Frame REQ keys, stream 1", connection.send(Request(1, "keys", Keys("beta.test")))),
     ]

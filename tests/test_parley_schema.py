@@ -289,6 +289,8 @@ def test_bad_payloads(payload: Any) -> None:
     [[], [b"", {}, b""], ["", {}, b"", bytes(64)], [b"", {}, None, bytes(64)], {}, 1],
 )
 def test_bad_signed_forms(signed: Any) -> None:
+    for signature in (bytes(64), bytes(64 + 4 + 32), bytes(64 + 4 + 16 * 32)):
+        rule("signed").validate_cbor(cbor2.dumps([b"", {}, b"", signature]))
     with pytest.raises(pycddl.ValidationError):
         rule("signed").validate_cbor(cbor2.dumps(signed))
     with pytest.raises(ObjectError):
@@ -300,7 +302,9 @@ def test_bad_signed_forms(signed: Any) -> None:
     [{}, {1: -8, 4: b"k"}, {1: -7, 4: b"k", "iss": "a.test"}, {1: -8, 4: "k", "iss": "a.test"}, {1: -8, 4: b"", 5: 1}],
 )
 def test_bad_protected_headers(header: Any) -> None:
-    rule("protected").validate_cbor(cbor2.dumps({1: -8, 4: b"k", "iss": "a.test"}))
+    for algorithm in (-8, -70001):
+        rule("protected").validate_cbor(cbor2.dumps({1: algorithm, 4: b"k", "iss": "a.test"}))
+        signer(cbor2.dumps({1: algorithm, 4: b"k", "iss": "a.test"}))
     with pytest.raises(pycddl.ValidationError):
         rule("protected").validate_cbor(cbor2.dumps(header))
     with pytest.raises(SignatureError):

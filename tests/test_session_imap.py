@@ -54,7 +54,7 @@ T = TypeVar("T")
 class Signer:
     """Signatures are not what is tested here."""
 
-    def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
+    async def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
         return b"", bytes(64)
 
     async def verify(self, content: Content) -> Domain:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import cbor2
 import pytest
-from twisted.internet import defer
+from twisted.internet import defer, threads
 from twisted.internet.threads import blockingCallFromThread
 
 from gatewayd.address import Address, Domain
@@ -140,7 +140,7 @@ class House:
         self.keys = KeyStore(root / "keys", now)
         self.courier = ParleyCourier(connect, route, self.keys, self.store, self.hostname, reactor)
         self.directory = KeyDirectory(self.store, self.courier.fetch_keys, reactor)
-        self.signer = DomainSigner(self.keys, self.directory, self.store, now)
+        self.signer = DomainSigner(self.keys, self.directory, self.store, reactor, threads.deferToThread)
         consent = Consent(self.store, now)
         self.office = PostOffice(
             self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes, consent=consent

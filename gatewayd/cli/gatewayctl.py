@@ -6,7 +6,7 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from twisted.internet import defer, task
+from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.cli import addresses, importing, init, queue, trace
@@ -41,7 +42,8 @@ class Gateway:
 
     def __init__(self, config: Config, reactor: Any) -> None:
         self.config = config
-        self.now: Callable[[], float] = reactor.seconds
+        self.clock: IReactorTime = reactor
+        self.now = self.clock.seconds
         self.database = Database(config.database, reactor.callFromThread)
         self.store = SQLiteStore(self.database, BlobStore(config.blobs), reactor)
         self.queue = SQLiteQueue(self.database, reactor)

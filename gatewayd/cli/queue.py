@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from twisted.internet import threads
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice
@@ -38,7 +39,7 @@ class NoPeers:
 
 def post_office(gateway: Any) -> PostOffice:
     """As the running gateway's, for what a command sends or files."""
-    signer = DomainSigner(gateway.keys, NoPeers(), gateway.store, gateway.now)
+    signer = DomainSigner(gateway.keys, NoPeers(), gateway.store, gateway.clock, threads.deferToThread)
     return PostOffice(gateway.store, gateway.queue, signer, gateway.config.hostname, gateway.now, os.urandom)
 
 

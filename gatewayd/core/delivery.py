@@ -60,7 +60,7 @@ class Router(Protocol):
 
 
 class Signer(Protocol):
-    def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
+    async def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
         """(protected header, signature) by the domain's current key. Raises KeyError: no key."""
 
     async def verify(self, content: Content) -> Domain:
@@ -199,7 +199,9 @@ class PostOffice:
             restored = await self._restored(mail)
             if restored is not None and examined is not None:
                 provenance = Provenance.AUTHENTICATED  # by its signature
-            content = restored or self._bridged(mail, author, reverse_path, examined.summary if examined else None)
+            content = restored or await self._bridged(
+                mail, author, reverse_path, examined.summary if examined else None
+            )
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         except KeyError as domain:
@@ -255,11 +257,11 @@ class PostOffice:
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         try:
-            protected, signature = self._signer.sign(account.address.domain, payload)
+            protected, signature = await self._signer.sign(account.address.domain, payload)
         except KeyError:
             self.log.error("no signing key for {domain}", domain=account.address.domain)
             return dict.fromkeys(recipients, STORE_FAILED)
-        content = Content(protected, payload, signature, bodies)
+        content = unsigned.sealed(protected, signature)
         if not await self._writes(account, content, recipients):
             return dict.fromkeys(recipients, STORE_FAILED)
         if self._admission is not None:
@@ -312,7 +314,7 @@ class PostOffice:
         internal_date_ms: int | None = None,
     ) -> Placed:
         """File a message as it is: IMAP APPEND, import. Raises StoreError and its kinds."""
-        content = self._bridged(mail, account.address.domain, account.address)
+        content = await self._bridged(mail, account.address.domain, account.address)
         delivery = Delivery(account.account_id, content, b"", mailbox, flags, internal_date_ms, once=False)
         placed = (await self._store.deliver([delivery]))[0]
         if isinstance(placed, StoreError):
@@ -338,7 +340,7 @@ class PostOffice:
         """Mail of the gateway's own, with a null reverse-path: nobody is told when it does not arrive."""
         domains = await self._store.domains()
         author = recipient.domain if recipient.domain in domains else min(domains, key=str)
-        letter = _Letter(self._bridged(mail, author, None), Envelope(None, (recipient,)), b"")
+        letter = _Letter(await self._bridged(mail, author, None), Envelope(None, (recipient,)), b"")
         self._story.made_here(letter.content)
         return (await self._post(letter, [recipient]))[recipient]
 
@@ -407,7 +409,7 @@ class PostOffice:
             return None
         return restored if native else None
 
-    def _bridged(
+    async def _bridged(
         self, mail: bytes, by: Domain, reverse_path: Address | None, auth: Mapping[str, str] | None = None
     ) -> Content:
         payload, bodies = bridge.bridged_payload(
@@ -419,7 +421,7 @@ class PostOffice:
             auth=auth,
         )
         encoded = payload.encode()
-        protected, signature = self._signer.sign(by, encoded)
+        protected, signature = await self._signer.sign(by, encoded)
         return Content(protected, encoded, signature, bodies)
 
     async def _post(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:

@@ -18,7 +18,7 @@ AT_ONCE = 1000  # that are owed from before, in one look
 
 
 Owns = Callable[[Account, Address], Awaitable[bool]]
-Sign = Callable[[Domain, bytes], tuple[bytes, bytes]]
+Sign = Callable[[Domain, bytes], Awaitable[tuple[bytes, bytes]]]
 Post = Callable[[Content, Address], Awaitable[Outcome]]
 
 
@@ -103,7 +103,7 @@ class Receipts:
             ext={"receipt": {"status": owed.status}, "references": [rendered_id(original)]},
         ).encode()  # fmt: skip
         try:
-            protected, signature = self._sign(named.domain, payload)
+            protected, signature = await self._sign(named.domain, payload)
         except KeyError:
             self.log.error("no signing key for {domain}", domain=named.domain)
             return

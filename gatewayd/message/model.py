@@ -134,6 +134,12 @@ class Content:
         parts = self.fields.parts
         return parts[0].size if self.fields.type == MAIL else sum(part.size for part in parts)
 
+    def sealed(self, protected: bytes, signature: bytes) -> Content:
+        """The same object, signed."""
+        sealed = Content(protected, self.payload, signature, self.bodies)
+        sealed.__dict__.update((name, known) for name, known in self.__dict__.items() if name in {"id", "fields"})
+        return sealed
+
     @cached_property
     def signed(self) -> bytes:
         """The COSE_Sign1 array, untagged (RFC 9052 §4.2): what goes on the wire and into Parley-Object."""

@@ -1,0 +1,104 @@
+"""What waits is worked on together; each gets its own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from gatewayd.core.batch import Batched
+
+
+class Thread:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, tuple[Any, ...], Deferred[Any]]] = []
+
+    def __call__(self, function: Any, *arguments: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.calls.append((function, arguments, answer))
+        return answer
+
+    def work(self) -> None:
+        function, arguments, answer = self.calls.pop(0)
+        try:
+            answer.callback(function(*arguments))
+        except Exception:
+            answer.errback()
+
+
+class Batches:
+    def __init__(self, most: int = 10) -> None:
+        self.clock, self.thread = Clock(), Thread()
+        self.seen: list[list[int]] = []
+        self.batched = Batched(self.half, most, self.clock, self.thread)
+        self.answers: list[Any] = []
+
+    def half(self, items: Sequence[int]) -> list[int | Exception]:
+        self.seen.append(list(items))
+        if 13 in items:
+            raise RuntimeError("13")
+        return [ValueError(item) if item % 2 else item // 2 for item in items]
+
+    def ask(self, *items: int) -> list[Deferred[int]]:
+        asked = [Deferred.fromCoroutine(self.batched(item)) for item in items]
+        for answer in asked:
+            answer.addBoth(self.answered)
+        return asked
+
+    def answered(self, answer: Any) -> None:
+        self.answers.append(type(answer.value) if isinstance(answer, Failure) else answer)
+
+
+def test_one_turn_is_one_batch_and_what_comes_meanwhile_the_next() -> None:
+    batches = Batches()
+    batches.ask(2, 3)
+    batches.ask(4)
+    assert not batches.thread.calls
+    batches.clock.advance(0)
+    batches.ask(6)
+    batches.clock.advance(0)
+    batches.ask(8)
+    batches.thread.work()
+    assert batches.answers == [1, ValueError, 2]
+    batches.thread.work()
+    assert batches.answers == [1, ValueError, 2, 3, 4]
+    assert batches.seen == [[2, 3, 4], [6, 8]]
+    batches.ask(10)
+    batches.clock.advance(0)
+    batches.thread.work()
+    assert batches.answers[-1] == 5 and not batches.thread.calls
+
+
+def test_a_batch_has_a_limit() -> None:
+    batches = Batches(most=2)
+    batches.ask(2, 4, 6)
+    batches.clock.advance(0)
+    batches.thread.work()
+    batches.thread.work()
+    assert batches.seen == [[2, 4], [6]] and batches.answers == [1, 2, 3]
+
+
+def test_a_fault_of_the_work_reaches_all_who_wait_and_no_others() -> None:
+    batches = Batches()
+    batches.ask(2, 13)
+    batches.clock.advance(0)
+    batches.thread.work()
+    assert batches.answers == [RuntimeError, RuntimeError]
+    batches.ask(2)
+    batches.clock.advance(0)
+    batches.thread.work()
+    assert batches.answers[-1] == 1
+
+
+def test_one_who_goes_away_takes_nothing_from_the_others() -> None:
+    batches = Batches()
+    first, _ = batches.ask(2, 4)
+    batches.clock.advance(0)
+    first.cancel()
+    batches.thread.work()
+    assert batches.answers == [CancelledError, 2]
