@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -75,6 +76,7 @@ class Address:
     domain: Domain
 
     @classmethod
+    @lru_cache(4096)
     def parse(cls, text: str) -> Address:
         """Read `local@domain` without angle brackets, source route or comment. Raises AddressError."""
         local, at, domain = text.rpartition("@")

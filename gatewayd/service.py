@@ -36,6 +36,7 @@ from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
 from gatewayd.core.filtering import Filter, Filters
 from gatewayd.core.greylist import Greylist
+from gatewayd.core.journal import Journal
 from gatewayd.core.keys import KeyDirectory
 from gatewayd.core.presence import Presence
 from gatewayd.core.reception import Reception
@@ -196,6 +197,7 @@ class Gateway(Service):
                 limits.recipients_per_account,
             ),
         )  # fmt: skip
+        self.journal = Journal(reactor)
         sign_in_thread = partial(threads.deferToThreadPool, reactor, self._signatures)
         signer = DomainSigner(self.keys, self.directory, self.store, reactor, sign_in_thread)
         consent = Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent)))
@@ -211,6 +213,7 @@ class Gateway(Service):
             admission=self.admission,
             story=story,
             consent=consent,
+            note=self.journal.note,
         )
         recipients = Recipients(self.store, hostname, config.postmaster)
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
@@ -370,6 +373,7 @@ class Gateway(Service):
         self._signatures.stop()
         self._examiners.stop()
         await self.trace.flush()
+        self.journal.flush()
         await threads.deferToThread(self.database.close)
         self._lock.close()
         log.info("gatewayd has stopped")

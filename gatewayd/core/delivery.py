@@ -28,7 +28,7 @@ from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Ori
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
-from gatewayd.message.receipts import STORED
+from gatewayd.message.receipts import STORED, may_ask
 from gatewayd.outcome import (
     ALIAS_LOOP,
     MAILBOX_FULL,
@@ -92,6 +92,9 @@ class _Letter:
         return replace(self.envelope, recipients=tuple(recipients))
 
 
+_Copy = tuple[Account, Delivery | Outcome]  # one account's of a message, or why there is none
+
+
 class PostOffice:
     """Accepts messages. `now` gives seconds since the epoch, `random` n unguessable octets."""
 
@@ -113,7 +116,9 @@ class PostOffice:
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
         story: Story | None = None,
         largest: int = LARGEST,
+        note: Callable[[str], None] | None = None,
     ) -> None:
+        self._note = note or (lambda line: self.log.info("{line}", line=line))
         self._store = store
         self._queue = queue
         self._signer = signer
@@ -270,10 +275,7 @@ class PostOffice:
                 return dict.fromkeys(recipients, held)
         self._story.submitted(content, account)
         letter = _Letter(content, Envelope(account.address, tuple(recipients)), b"")
-        filing_it = defer.Deferred.fromCoroutine(self._file_sent(account, content))
-        answers = await self._post(letter, recipients)  # beside each other: they wait for the same commit
-        filed = await filing_it
-        return answers if filed.ok else dict.fromkeys(recipients, filed)
+        return await self._post(letter, recipients, [await self._sent(account, content)])
 
     async def accept_object(
         self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]
@@ -424,9 +426,12 @@ class PostOffice:
         protected, signature = await self._signer.sign(by, encoded)
         return Content(protected, encoded, signature, bodies)
 
-    async def _post(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
-        """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing."""
-        answers = await self._post_quietly(letter, recipients)
+    async def _post(
+        self, letter: _Letter, recipients: Sequence[Address], sent: Sequence[_Copy] = ()
+    ) -> dict[Address, Outcome]:
+        """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing. Without
+        the copy that its sender files, if any, nothing counts as done."""
+        answers = await self._post_quietly(letter, recipients, sent)
         self._tell(letter, answers)
         return answers
 
@@ -436,7 +441,7 @@ class PostOffice:
             letter.told.add(address)
             self._story.posted(letter.content, address, answer, letter.sorted.get(address, letter.mailbox))
             said = f"from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
-            self.log.info("{id}: {said}", id=letter.content.trace_id, said=said)
+            self._note(f"{letter.content.trace_id}: {said}")
 
     async def _one_fate(self, letter: _Letter, answers: dict[Address, Outcome]) -> dict[Address, Outcome]:
         """SMTP has one reply for all recipients. Once one copy is ours, the others are too: what is deferred waits in
@@ -456,7 +461,9 @@ class PostOffice:
             return dict.fromkeys(answers, self._failed(error))
         return dict.fromkeys(answers, Delivered("2.0.0", "Accepted"))
 
-    async def _post_quietly(self, letter: _Letter, recipients: Sequence[Address]) -> dict[Address, Outcome]:
+    async def _post_quietly(
+        self, letter: _Letter, recipients: Sequence[Address], sent: Sequence[_Copy]
+    ) -> dict[Address, Outcome]:
         answers: dict[Address, Outcome] = {}
         try:
             remote: list[Address] = []
@@ -474,19 +481,32 @@ class PostOffice:
                     aliases[address] = found
                 else:
                     answers[address] = ALIAS_LOOP if found.circular else self._no_such_user(letter)
-            if remote:
-                answers.update(await self._queue.enqueue(letter.content, letter.trace, letter.to(remote)))
-                self._tell(letter, answers)  # before the first attempt does
         except StoreError as error:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
+        copies = [await self._copy(letter, address, account) for address, account in local.items()]
+        queueing = defer.Deferred.fromCoroutine(self._enqueue(letter, remote, tell=True)) if remote else None
+        filed = await self._file([*sent, *copies])
+        if queueing is not None:
+            answers.update(await queueing)
+        answers.update(zip(local, filed[len(sent) :], strict=True))
+        for answer in filed[: len(sent)]:
+            if not answer.ok:
+                return dict.fromkeys(recipients, answer)
         for alias, found in aliases.items():
             answers[alias] = await self._post_alias(letter, alias, found)
-        if local:
-            copies = [self._copy(letter, address, account) for address, account in local.items()]
-            filed = await defer.gatherResults([defer.Deferred.fromCoroutine(copy) for copy in copies])
-            answers.update(zip(local, filed, strict=True))
-            if letter.envelope.asked:
-                await self._report_delivered(letter, {address: answers[address] for address in local})
+        if local and letter.envelope.asked:
+            await self._report_delivered(letter, {address: answers[address] for address in local})
+        return answers
+
+    async def _enqueue(
+        self, letter: _Letter, recipients: Sequence[Address], *, tell: bool = False
+    ) -> dict[Address, Outcome]:
+        try:
+            answers = await self._queue.enqueue(letter.content, letter.trace, letter.to(recipients))
+        except StoreError as error:
+            answers = dict.fromkeys(recipients, self._failed(error))
+        if tell:
+            self._tell(letter, answers)  # before the first attempt does
         return answers
 
     async def _report_delivered(self, letter: _Letter, answers: Mapping[Address, Outcome]) -> None:
@@ -510,24 +530,20 @@ class PostOffice:
         envelope = replace(letter.envelope, asked=dict.fromkeys(found.elsewhere, asked) if asked else {})
         sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
         answers: dict[Address, Outcome] = {}
-        for account in found.accounts:
-            answers[account.address] = await self._copy(letter, alias, account)
+        filed = await self._file([await self._copy(letter, alias, account) for account in found.accounts])
+        answers.update(zip((account.address for account in found.accounts), filed, strict=True))
         if found.elsewhere:
-            try:
-                queued = await self._queue.enqueue(letter.content, sent_on.trace, sent_on.to(found.elsewhere))
-                answers.update(queued)
-            except StoreError as error:
-                answers.update(dict.fromkeys(found.elsewhere, self._failed(error)))
+            answers.update(await self._enqueue(sent_on, found.elsewhere))
         return next(iter((await self._one_fate(sent_on, answers)).values()))
 
-    async def _file_sent(self, account: Account, content: Content) -> Outcome:
+    async def _sent(self, account: Account, content: Content) -> _Copy:
+        """What its sender keeps."""
         try:
-            sent = await filing.place(self._store, account, content, mailbox="\\Sent", seen=True)
+            return account, await filing.place(self._store, account, content, mailbox="\\Sent", seen=True)
         except StoreError as error:
-            return self._failed(error)
-        return await self._file(account, sent)
+            return account, self._failed(error)
 
-    async def _copy(self, letter: _Letter, address: Address, account: Account) -> Outcome:
+    async def _copy(self, letter: _Letter, address: Address, account: Account) -> _Copy:
         """One account's. Postmaster is open to all (RFC 5321 §4.5.1)."""
         trace = _return_path(letter) + letter.trace
         try:
@@ -540,24 +556,31 @@ class PostOffice:
             if isinstance(copy, Delivery) and copy.mailbox == INBOX and not open_to_all:
                 copy = await self._consent.sorted(copy, letter.sender, letter.provenance)
         except StoreError as error:
-            return self._failed(error)
+            return account, self._failed(error)
         if isinstance(copy, Delivery):
             letter.sorted[address] = copy.mailbox
-        return await self._file(account, copy)
+        return account, copy
 
-    async def _file(self, account: Account, delivery: Delivery | Refused) -> Outcome:
-        if isinstance(delivery, Refused):
-            return delivery
+    async def _file(self, copies: Sequence[_Copy]) -> list[Outcome]:
+        """They wait for one commit; each stands or falls alone."""
+        deliveries = [delivery for _, delivery in copies if isinstance(delivery, Delivery)]
         try:
-            placed = (await self._store.deliver([delivery]))[0]
+            placed = iter(await self._store.deliver(deliveries) if deliveries else [])
         except StoreError as error:
-            placed = error
+            placed = iter([error] * len(deliveries))
+        return [
+            await self._filed(account, delivery, next(placed)) if isinstance(delivery, Delivery) else delivery
+            for account, delivery in copies
+        ]
+
+    async def _filed(self, account: Account, delivery: Delivery, placed: Placed | StoreError) -> Outcome:
         answer = self._consent.answer(delivery, placed)
         if answer is not None:
             return answer
         if isinstance(placed, StoreError):
             return self._failed(placed)
-        await self._receipts.give(account, [delivery.content], STORED)
+        if may_ask(delivery.content):
+            await self._receipts.give(account, [delivery.content], STORED)
         return Delivered("2.0.0", "Delivered")
 
     def _no_such_user(self, letter: _Letter) -> Outcome:

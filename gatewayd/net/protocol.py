@@ -24,6 +24,7 @@ from gatewayd.session.link import Engine, Session, TLSInfo
 EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
 EXPORTER_LENGTH = 32
 ENOUGH = 4096  # octets that count as a sign of life though they complete nothing
+AT_ONCE = 64 * 1024  # octets that one turn gathers before they are written
 MAX_WAITING_EVENTS = 1000  # parsed ahead of the session before the transport is paused for good
 
 
@@ -78,6 +79,8 @@ class LinkProtocol(Protocol):
         self._upgrading = False
         self._events: deque[Any] = deque()
         self._out: list[bytes] = []
+        self._unsent = 0  # octets in it
+        self._paused = False  # not reading
         self._flush_call: IDelayedCall | None = None
         self.full = False  # the transport has more to write than it likes
         self._readers: list[defer.Deferred[None]] = []  # who waits until it has not
@@ -155,12 +158,15 @@ class LinkProtocol(Protocol):
     def send(self, event: Any) -> None:
         if self._gone:
             return
-        self._out.append(self.engine.send(event))
+        octets = self.engine.send(event)
+        self._out.append(octets)
+        self._unsent += len(octets)
         if self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush_later)
 
     async def drained(self) -> None:
-        self._flush()
+        if self._unsent > AT_ONCE:
+            self._flush()
         if self.full and not self._gone:
             reader: defer.Deferred[None] = defer.Deferred()
             self._readers.append(reader)
@@ -199,7 +205,6 @@ class LinkProtocol(Protocol):
 
         def done(result: Any) -> Any:
             self._tasks.discard(task)
-            self._flush()
             return result
 
         task.addBoth(done)
@@ -257,12 +262,13 @@ class LinkProtocol(Protocol):
     def _handled(self, task: defer.Deferred[None]) -> None:
         self._tasks.discard(task)
         self._handling = False
-        self._flush()
-        if not self._gone and not self._closing and self.transport is not None:
+        if self._paused and not self._gone and not self._closing and self.transport is not None:
+            self._paused = False
             cast(Any, self.transport).resumeProducing()
 
     def _pause(self) -> None:
         if self.transport is not None and not self._gone:
+            self._paused = True
             cast(Any, self.transport).pauseProducing()
 
     def _flush_later(self) -> None:
@@ -276,6 +282,7 @@ class LinkProtocol(Protocol):
         if self._out and not self._gone and self.transport is not None:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()
+            self._unsent = 0
             self.transport.write(data)
 
     def _restart_timer(self) -> None:

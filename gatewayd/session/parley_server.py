@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred
 
 from gatewayd.address import Domain
 from gatewayd.core.contacts import Contacts
@@ -64,7 +64,8 @@ class ParleyServerSession:
         self._sending = Sending(acceptor, verifier)
         self._consenting = Consenting(contacts)
         self._log: Log | None = None
-        self._slots = DeferredSemaphore(CONCURRENT)
+        self._working = 0  # requests that are worked on
+        self._ended: Deferred[None] | None = None  # waits for the end of one of them
         self._auth_failures = 0
         self._over = False  # BYE was said
 
@@ -105,7 +106,10 @@ class ParleyServerSession:
             case Request(method="auth"):
                 await self._answer(event)  # nothing overtakes it
             case Request():
-                await self._slots.acquire()
+                if self._working == CONCURRENT:
+                    self._ended = Deferred()
+                    await self._ended
+                self._working += 1
                 self._link.spawn(self._answer_and_release(event))
             case _:
                 pass  # HELLO says nothing more that we need; nothing is pushed to a listener
@@ -114,7 +118,10 @@ class ParleyServerSession:
         try:
             await self._answer(request)
         finally:
-            self._slots.release()
+            self._working -= 1
+            if self._ended is not None:
+                ended, self._ended = self._ended, None
+                ended.callback(None)
 
     async def _answer(self, request: Request) -> None:
         body: Body
