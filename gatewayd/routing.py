@@ -27,6 +27,9 @@ from gatewayd.interfaces import (
 )
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred, Refused
 
+KNOWN_FOR = 1.0  # seconds that a Parley route is good for the next messages: the DNS is in another thread
+MAX_KNOWN = 1000
+
 NO_SUCH_DOMAIN = Refused("5.1.2", "Bad destination domain")
 NO_MAIL_HOST = Refused("5.4.4", "The domain's mail hosts have no address")
 LOOPS_BACK = Refused("5.4.6", "The domain's best mail host is this one, but the domain is not served here")
@@ -53,6 +56,7 @@ class Router:
         self._smtp_port = smtp_port
         self._bridges = bridges or {}
         self._hostname = hostname
+        self._parleys: dict[Domain, tuple[float, Parley]] = {}  # until when
 
     async def route(self, domain: Domain) -> Route:
         """Never raises for what the DNS or the store did; an Outcome says that there is no route, and why."""
@@ -68,6 +72,19 @@ class Router:
             return STORE_FAILED
 
     async def _parley(self, domain: Domain) -> Route | None:
+        until, known = self._parleys.pop(domain, (0.0, None))
+        now = self._clock.seconds()
+        if known is not None and now < until:
+            self._parleys[domain] = until, known
+            return known
+        route = await self._parley_by_dns(domain)
+        if isinstance(route, Parley):
+            if len(self._parleys) >= MAX_KNOWN:
+                self._parleys.clear()
+            self._parleys[domain] = now + KNOWN_FOR, route
+        return route
+
+    async def _parley_by_dns(self, domain: Domain) -> Route | None:
         service = await self._resolver.srv(f"_parley._tcp.{domain}")
         if service.records:
             services = [record for record in service.records if isinstance(record, Endpoint)]

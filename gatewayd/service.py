@@ -238,6 +238,7 @@ class Gateway(Service):
             concurrency=config.relay.concurrency,
             delay_notice=config.relay.delay_notice,
             observed=self.metrics.relayed,
+            note=self.journal.note,
             story=story,
         )
         self._locks: set[int] = set()

@@ -27,6 +27,7 @@ from gatewayd.outcome import STORE_FAILED, Deferred, Delivered, Outcome, Refused
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash
 BATCH = 200  # rows leased at once
 SHARE = 4  # one domain has at most a quarter of all attempts: one that hangs leaves room for the others
+AT_ONCE = 16  # messages that one worker has under way to a Parley domain, on its one kept connection
 BREATH = 1.0  # seconds between looks while what is due has to wait for others
 PROBES = 2  # half of all attempts at most go to domains that could not be reached the last time
 PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
@@ -38,7 +39,8 @@ Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with 
 class Relay:
     """Runs attempts, at most `concurrency` at a time and one group a domain and message.
 
-    Leased groups stand in a line for each domain. While a line is not empty nothing more is leased for its domain.
+    Leased groups stand in a line for each domain, which a few workers go through. While a line is not
+    empty nothing more is leased for its domain.
     A domain that cannot be reached is tried for one message at a time; what it says then goes for all that wait.
     """
 
@@ -58,7 +60,9 @@ class Relay:
         delay_notice: float = 0.0,
         observed: Hook = lambda domain, carrier, outcome: None,
         story: Story | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
+        self._note = note or (lambda line: self.log.info("{line}", line=line))
         self._queue = queue
         self._router = router
         self._couriers = couriers
@@ -71,6 +75,7 @@ class Relay:
         self._free_probes = max(1, concurrency // PROBES)
         self._delay_notice = delay_notice or float("inf")
         self._lines: dict[Domain, deque[list[Leased]]] = {}
+        self._pipelined: set[Domain] = set()  # were reached by Parley the last time
         self._crowded: set[Domain] = set()  # had a line when something was last leased
         self._workers: Counter[Domain] = Counter()
         self._held: set[int] = set()  # rows in a line or tried now: a lease that runs out is no second attempt
@@ -169,25 +174,33 @@ class Relay:
         line = self._lines.setdefault(domain, deque())
         try:
             while line and not self._stopped:
-                group = line.popleft()
+                most = AT_ONCE if domain in self._pipelined else 1
+                groups = [line.popleft() for _ in range(min(len(line), most))]
                 if not line and domain in self._crowded:
                     self.poke()
-                try:
-                    await self._attempt(group)
-                except StoreError as error:
-                    self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
-                finally:
-                    self._held.difference_update(row.queue_id for row in group)
-                    if group[0].failures:
-                        self._free_probes += len(group)
-                        self.poke()
+                if len(groups) == 1:
+                    await self._go(groups[0])
+                else:
+                    await defer.gatherResults([defer.Deferred.fromCoroutine(self._go(group)) for group in groups])
         finally:
             self._workers[domain] -= 1
             if not self._workers[domain]:
                 del self._workers[domain]
+                self._pipelined.discard(domain)
                 if not line:
                     del self._lines[domain]
             self._concurrency.release()
+
+    async def _go(self, group: list[Leased]) -> None:
+        try:
+            await self._attempt(group)
+        except StoreError as error:
+            self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
+        finally:
+            self._held.difference_update(row.queue_id for row in group)
+            if group[0].failures:
+                self._free_probes += len(group)
+                self.poke()
 
     def _look_at(self, when: float) -> None:
         """Something is due then; an earlier look that is planned already stays."""
@@ -216,6 +229,10 @@ class Relay:
             missing = Deferred("4.3.0", "Internal error")
 
         why = _unreachable(answers)
+        if isinstance(route, Parley) and why is None:
+            self._pipelined.add(domain)
+        else:
+            self._pipelined.discard(domain)
 
         async def record(row: Leased) -> None:
             outcome = answers.get(row.recipient, missing)
@@ -286,11 +303,11 @@ class Relay:
                 return
             outcome = Refused("5.4.7", f"Given up after {self._give_up / 86400:.1f} days; last: {outcome.text}")
         self._story.attempted(content, row.recipient, number, route, outcome)
-        self.log.info(
-            "{name}, queue {id}: {to} {fate} by {carrier}: {code} {text}",
-            id=row.queue_id, to=str(row.recipient), carrier=carrier, code=outcome.code, text=outcome.text,
-            name=content.trace_id, fate="delivered" if isinstance(outcome, Delivered) else "refused",
-        )  # fmt: skip
+        fate = "delivered" if isinstance(outcome, Delivered) else "refused"
+        self._note(
+            f"{content.trace_id}, queue {row.queue_id}: {row.recipient} {fate} by {carrier}:"
+            f" {outcome.code} {outcome.text}"
+        )
         # the report is durable first: a crash between the two may tell it twice
         if isinstance(outcome, Refused):
             await self._tell("failed", row, outcome, content, trace)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cbor2
 from twisted.internet import defer
@@ -13,7 +14,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.database.sqlite import Database
+from gatewayd.database.sqlite import Database, Together
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import EVERYTHING, Envelope, IQueue, Leased, Picked, Queued
 from gatewayd.message.model import Content
@@ -24,8 +25,27 @@ from gatewayd.queue.schema import STEPS
 from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, LEASED, REFUSED, WAITING
 
 ENDED_FOR = 7 * 86400.0  # seconds that an ended row answers repeats
+FRESH = 500  # messages kept at hand for their first attempt
+FRESH_SIZE = 64 * 1024  # octets of one
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits (gatewayctl)
 DROPPED_HERE = Refused("5.7.1", "Taken out of the queue by the operator")
+
+
+class _Arrival(NamedTuple):
+    content: Content
+    trace: bytes
+    envelope: Envelope
+    due: float
+
+
+class _Settlement(NamedTuple):
+    queue_id: int
+    state: str
+    when: float
+    tried: int
+    code: str
+    text: str
+    failures: int | None
 
 
 @implementer(IQueue)
@@ -36,43 +56,15 @@ class SQLiteQueue:
         self._callbacks: list[Callable[[], None]] = []
         self._foreign: int | None = None
         self._poll = LoopingCall(self._look_for_foreign_commits)
+        self._arrivals = Together(_put, self._have_arrived)
+        self._settlements = Together(_settle, self._have_settled)
+        self._fresh: OrderedDict[int, tuple[Content, bytes]] = OrderedDict()  # by key: most are sent on at once
         database.migrate("queue", STEPS)
 
     async def enqueue(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
         # what is held is as good as accepted when it is let go: that is when the patience with its next hop begins
         due = max(self._clock.seconds(), envelope.not_before)
-
-        def put(db: sqlite3.Connection) -> dict[Address, Outcome]:
-            db.execute(
-                "INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"
-                " VALUES (?,?,?,?,?,?,?)",
-                (content.id, content.protected, content.payload, content.signature,
-                 cbor2.dumps(dict(content.bodies)), trace, b"".join(part.hash for part in content.absent)),
-            )  # fmt: skip
-            (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (content.id,)).fetchone()
-            answers: dict[Address, Outcome] = {}
-            for address in envelope.recipients:
-                row = db.execute(
-                    "SELECT state, last_code, last_text FROM queue_recipient WHERE message_key=? AND recipient=?",
-                    (key, str(address)),
-                ).fetchone()
-                answers[address] = Delivered("2.0.0", "Queued")
-                if row is not None and row[0] == REFUSED:
-                    answers[address] = Refused(row[1], row[2])
-                elif row is not None and row[0] == DROPPED:
-                    answers[address] = DROPPED_HERE
-                elif row is None:
-                    db.execute(
-                        f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
-                        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (key, address.domain.name, WAITING, due, due, *columns(envelope, address)),
-                    )
-            for name in {address.domain.name for address in envelope.recipients}:
-                destinations.reckon(db, name)
-            return answers
-
-        answers = await self._database.write(put)
-        self._call()
+        _, answers = await self._database.write_together(self._arrivals, _Arrival(content, trace, envelope, due))
         return answers
 
     async def lease(
@@ -89,6 +81,9 @@ class SQLiteQueue:
         return [_leased(row) for row in taken]
 
     async def message(self, message_key: int) -> tuple[Content, bytes]:
+        fresh = self._fresh.get(message_key)
+        if fresh is not None:
+            return fresh
         query = "SELECT protected, payload, signature, bodies, trace FROM queue_message WHERE message_key=?"
         row = await self._database.read(lambda db: db.execute(query, (message_key,)).fetchone())
         if row is None:
@@ -106,24 +101,8 @@ class SQLiteQueue:
             case Deferred():
                 assert next_attempt is not None
                 state, when, tried = WAITING, next_attempt, 1
-
-        def settle(db: sqlite3.Connection) -> bool:
-            row = db.execute(
-                "UPDATE queue_recipient SET state=?, next_attempt=?, attempts=attempts+?, last_code=?, last_text=?"
-                " WHERE queue_id=? AND state=? RETURNING domain",
-                (state, when, tried, outcome.code, outcome.text[:1000], queue_id, LEASED),
-            ).fetchall()
-            if not row:
-                return False
-            ((name,),) = row
-            if failures is not None:
-                destinations.failing(db, name, failures, when)
-            news = failures is None and destinations.living(db, name)
-            destinations.reckon(db, name)
-            return news
-
-        if await self._database.write(settle):
-            self._call()
+        settlement = _Settlement(queue_id, state, when, tried, outcome.code, outcome.text[:1000], failures)
+        await self._database.write_together(self._settlements, settlement)
 
     async def give_back(self, queue_ids: Sequence[int]) -> None:
         now = self._clock.seconds()
@@ -271,9 +250,82 @@ class SQLiteQueue:
 
         return defer.Deferred.fromCoroutine(look())
 
+    def _have_arrived(
+        self, arrivals: Sequence[_Arrival], answers: Sequence[tuple[int, dict[Address, Outcome]]]
+    ) -> None:
+        for arrival, (key, _) in zip(arrivals, answers, strict=True):
+            if sum(map(len, arrival.content.bodies.values())) <= FRESH_SIZE:
+                self._fresh[key] = arrival.content, arrival.trace
+        while len(self._fresh) > FRESH:
+            self._fresh.popitem(last=False)
+        self._call()
+
+    def _have_settled(self, _: Sequence[_Settlement], news: Sequence[bool]) -> None:
+        if any(news):
+            self._call()
+
     def _call(self) -> None:
         for callback in self._callbacks:
             callback()
+
+
+def _put(db: sqlite3.Connection, arrivals: Sequence[_Arrival]) -> list[tuple[int, dict[Address, Outcome]]]:
+    """The key of each message, and the answers."""
+    done = [_put_one(db, arrival) for arrival in arrivals]
+    for name in {address.domain.name for _, answers in done for address in answers}:
+        destinations.reckon(db, name)
+    return done
+
+
+def _put_one(db: sqlite3.Connection, arrival: _Arrival) -> tuple[int, dict[Address, Outcome]]:
+    content, trace, envelope, due = arrival
+    db.execute(
+        "INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"
+        " VALUES (?,?,?,?,?,?,?)",
+        (content.id, content.protected, content.payload, content.signature,
+         cbor2.dumps(dict(content.bodies)), trace, b"".join(part.hash for part in content.absent)),
+    )  # fmt: skip
+    (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (content.id,)).fetchone()
+    answers: dict[Address, Outcome] = {}
+    for address in envelope.recipients:
+        row = db.execute(
+            "SELECT state, last_code, last_text FROM queue_recipient WHERE message_key=? AND recipient=?",
+            (key, str(address)),
+        ).fetchone()
+        answers[address] = Delivered("2.0.0", "Queued")
+        if row is not None and row[0] == REFUSED:
+            answers[address] = Refused(row[1], row[2])
+        elif row is not None and row[0] == DROPPED:
+            answers[address] = DROPPED_HERE
+        elif row is None:
+            db.execute(
+                f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                (key, address.domain.name, WAITING, due, due, *columns(envelope, address)),
+            )
+    return key, answers
+
+
+def _settle(db: sqlite3.Connection, settlements: Sequence[_Settlement]) -> list[bool]:
+    """Whether a domain was unreachable that is not now."""
+    update = (
+        "UPDATE queue_recipient SET state=?, next_attempt=?, attempts=attempts+?, last_code=?, last_text=?"
+        " WHERE queue_id=? AND state=? RETURNING domain"
+    )
+    names = set()
+    news = []
+    for queue_id, state, when, tried, code, text, failures in settlements:
+        lives = False
+        for (name,) in db.execute(update, (state, when, tried, code, text, queue_id, LEASED)).fetchall():
+            names.add(name)
+            if failures is not None:
+                destinations.failing(db, name, failures, when)
+            else:
+                lives = destinations.living(db, name)
+        news.append(lives)
+    for name in names:
+        destinations.reckon(db, name)
+    return news
 
 
 def _leased(row: Sequence[Any]) -> Leased:
