@@ -41,6 +41,7 @@ def server_context(certificate: Path, key: Path, *, parley: bool) -> SSL.Context
     context.check_privatekey()
     context.set_min_proto_version(SSL.TLS1_3_VERSION if parley else SSL.TLS1_2_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 32 KiB less for a connection that is idle
     context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
     if parley:
         context.set_alpn_select_callback(
