@@ -904,3 +904,26 @@ Model.TestCase.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestModel = Model.TestCase
+
+
+def test_what_is_known_holds_while_nobody_else_commits(stores: Stores) -> None:
+    one, store, other = stores.loop.one, stores.store, stores.again()
+    bob = Address.parse("bob@alpha.test")
+    one(store.add_account(bob, CREDENTIALS))
+    known = one(store.account(bob))
+
+    def look() -> None:
+        """At half its time what is known is looked after."""
+        stores.clock.advance(KNOWN_FOR * 0.6)
+        one(store.account(bob))
+        one(stores.open[0].data_version())
+        one(stores.open[0].data_version())
+
+    look()  # the first: from now on the file's version is known
+    one(store.account(bob))
+    for _ in range(3):
+        look()
+        assert store._known_accounts, "it was read again"
+    one(other.set_quota(known.account_id, 5, None))
+    look()
+    assert one(store.account(bob)).limited

@@ -82,6 +82,9 @@ class SQLiteStore:
         self._known_contacts: dict[tuple[int, tuple[str, str]], Contact | None] = {}
         self._contacts_written = 0
         self._known_until = 0.0
+        self._known_version: int | None = None  # of the file: another process's commit changes it
+        self._generation = 0  # what was asked for in an earlier one is not remembered
+        self._checking = False
         self._poll = LoopingCall(self._look_for_foreign_commits)
         database.migrate("store", schema.STEPS)
 
@@ -89,23 +92,52 @@ class SQLiteStore:
 
     async def add_domain(self, domain: Domain) -> None:
         await self._database.write(lambda db: db.execute("INSERT OR IGNORE INTO domain VALUES (?)", (domain.name,)))
-        self._known_until = 0.0
+        self._forget_all()
 
     async def domains(self) -> frozenset[Domain]:
         self._forget()
-        if self._known_domains is None:
+        known = self._known_domains
+        if known is None:
+            generation = self._generation
             found = await self._database.read(lambda db: db.execute("SELECT name FROM domain").fetchall())
-            self._known_domains = frozenset(Domain(name) for (name,) in found)
-        return self._known_domains
+            known = frozenset(Domain(name) for (name,) in found)
+            if generation == self._generation:
+                self._known_domains = known
+        return known
 
     def _forget(self) -> None:
         """They are asked for several times a message; another process's change is seen in KNOWN_FOR."""
         now = self._clock.seconds()
         if now >= self._known_until:
-            self._known_domains = self._aliased = None
-            self._known_accounts.clear()
-            self._known_contacts.clear()
-            self._known_until = now + KNOWN_FOR
+            self._forget_all()
+            self._known_version = None
+        elif self._known_until - now < KNOWN_FOR / 2 and not self._checking:
+            self._checking = True
+            defer.Deferred.fromCoroutine(self._check(now))
+
+    def _forget_all(self) -> None:
+        self._known_domains = self._aliased = None
+        self._known_accounts.clear()
+        self._known_contacts.clear()
+        self._known_until = self._clock.seconds() + KNOWN_FOR
+        self._generation += 1
+
+    async def _check(self, now: float) -> None:
+        """What is known holds on while no other process commits."""
+        generation = self._generation
+        try:
+            version = await self._database.data_version()
+        except StoreError:
+            return
+        finally:
+            self._checking = False
+        if generation != self._generation:
+            return
+        if version == self._known_version:
+            self._known_until = max(self._known_until, now + KNOWN_FOR)
+        else:
+            self._forget_all()
+            self._known_version = version
 
     async def add_account(self, address: Address, credentials: ScramCredentials) -> Account:
         def add(db: sqlite3.Connection) -> Account:
@@ -137,10 +169,13 @@ class SQLiteStore:
         if known is None:
             limited = "max_octets IS NOT NULL OR max_messages IS NOT NULL"
             query = f"SELECT account_id, address, {limited} FROM account WHERE local=? AND domain=?"
+            generation = self._generation
             row = await self._database.read(lambda db: db.execute(query, address.key).fetchone())
             if row is None:
                 return None  # not remembered: it may be about to be made
-            known = self._known_accounts[address.key] = Account(row[0], Address.parse(row[1]), bool(row[2]))
+            known = Account(row[0], Address.parse(row[1]), bool(row[2]))
+            if generation == self._generation:
+                self._known_accounts[address.key] = known
         return known
 
     async def accounts(self) -> list[Account]:
@@ -162,15 +197,19 @@ class SQLiteStore:
     async def set_quota(self, account_id: int, max_octets: int | None, max_messages: int | None) -> None:
         update = "UPDATE account SET max_octets=?, max_messages=? WHERE account_id=?"
         await self._database.write(lambda db: db.execute(update, (max_octets, max_messages, account_id)))
-        self._known_until = 0.0
+        self._forget_all()
 
     # -- aliases ----------------------------------------------------------------------------------------------------
 
     async def aliased_domains(self) -> frozenset[Domain]:
         self._forget()
-        if self._aliased is None:
-            self._aliased = await self._database.read(aliases.domains)
-        return self._aliased
+        known = self._aliased
+        if known is None:
+            generation = self._generation
+            known = await self._database.read(aliases.domains)
+            if generation == self._generation:
+                self._aliased = known
+        return known
 
     async def alias_targets(self, alias: Address) -> tuple[Address, ...]:
         return await self._database.read(lambda db: aliases.targets(db, alias))
@@ -180,11 +219,11 @@ class SQLiteStore:
 
     async def add_alias(self, alias: Address, target: Address) -> None:
         await self._database.write(lambda db: aliases.add(db, alias, target))
-        self._known_until = 0.0
+        self._forget_all()
 
     async def remove_alias(self, alias: Address, target: Address | None) -> int:
         gone = await self._database.write(lambda db: aliases.remove(db, alias, target))
-        self._known_until = 0.0
+        self._forget_all()
         return gone
 
     # -- messages ---------------------------------------------------------------------------------------------------
@@ -369,11 +408,12 @@ class SQLiteStore:
         if key not in self._known_contacts:
             if len(self._known_contacts) >= MAX_KNOWN_CONTACTS:
                 self._known_contacts.clear()
-            written = self._contacts_written
+            written = self._contacts_written, self._generation
             known = await self._database.read(lambda db: contacts.contact(db, account_id, address))
-            if written != self._contacts_written:  # what was read may be old already
+            if written != (self._contacts_written, self._generation):  # what was read may be old already
                 return known
             self._known_contacts[key] = known
+            return known
         return self._known_contacts[key]
 
     async def contacts(self, account_id: int) -> list[Contact]:
