@@ -72,16 +72,23 @@ class Router:
             return STORE_FAILED
 
     async def _parley(self, domain: Domain) -> Route | None:
-        until, known = self._parleys.pop(domain, (0.0, None))
         now = self._clock.seconds()
+        until, known = self._parleys.get(domain, (0.0, None))
         if known is not None and now < until:
-            self._parleys[domain] = until, known
             return known
-        route = await self._parley_by_dns(domain)
-        if isinstance(route, Parley):
-            if len(self._parleys) >= MAX_KNOWN:
-                self._parleys.clear()
-            self._parleys[domain] = now + KNOWN_FOR, route
+        if known is not None and now < until + KNOWN_FOR:
+            self._parleys[domain] = now + KNOWN_FOR, known  # for the others, while this one asks anew
+        try:
+            route = await self._parley_by_dns(domain)
+        except (ResolutionFailed, StoreError):
+            self._parleys.pop(domain, None)
+            raise
+        if not isinstance(route, Parley):
+            self._parleys.pop(domain, None)
+            return route
+        if len(self._parleys) >= MAX_KNOWN:
+            self._parleys.clear()
+        self._parleys[domain] = now + KNOWN_FOR, route
         return route
 
     async def _parley_by_dns(self, domain: Domain) -> Route | None:

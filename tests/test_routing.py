@@ -14,7 +14,7 @@ from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Answer, Bridged, Endpoint, Local, Mail, Parley, Peer, ResolutionFailed, Route
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred
-from gatewayd.routing import DNS_FAILED, LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
+from gatewayd.routing import DNS_FAILED, KNOWN_FOR, LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
 
 THERE = Domain("there.test")
 SRV = "SRV _parley._tcp.there.test"
@@ -162,3 +162,37 @@ def test_store_failure_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Store, "domains", domains)
     assert route({}) == STORE_FAILED
+
+
+def test_a_parley_route_is_asked_for_once_a_second() -> None:
+    class Counting(Names):
+        asked = 0
+
+        async def srv(self, name: str) -> Answer:
+            self.asked += 1
+            return await super().srv(name)
+
+    said: dict[str, Answer | Exception] = {SRV: PARLEY, **HOSTS}
+    names, clock = Counting(said), Clock()
+    router = Router(Store(), names, clock)  # type: ignore[arg-type]
+
+    def route() -> Route:
+        (answer,) = _answers(router)
+        return answer
+
+    def _answers(router: Router) -> list[Route]:
+        found: list[Route] = []
+        defer.Deferred.fromCoroutine(router.route(THERE)).addCallback(found.append)
+        return found
+
+    assert isinstance(route(), Parley) and isinstance(route(), Parley) and names.asked == 1
+    clock.advance(KNOWN_FOR)
+    assert isinstance(route(), Parley) and names.asked == 2
+    clock.advance(KNOWN_FOR)
+    said[SRV] = FAILED
+    assert route() == DNS_FAILED and route() == DNS_FAILED  # and nothing older hides it
+    said[SRV] = PARLEY
+    assert isinstance(route(), Parley)
+    del said[SRV]
+    clock.advance(KNOWN_FOR)
+    assert not isinstance(route(), Parley) and not isinstance(route(), Parley)
