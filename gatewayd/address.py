@@ -8,6 +8,7 @@ return is valid by construction.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -101,8 +102,11 @@ class Address:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What local accounts are looked up by: local parts that we host do not differ by case alone."""
-        return self.local.casefold(), self.domain.name
+        """What local accounts are looked up by: local parts that we host differ neither by case alone, nor by how a
+        letter with its accent is written (RFC 6532 §3.1)."""
+        if self.local.isascii():
+            return self.local.lower(), self.domain.name
+        return unicodedata.normalize("NFC", self.local.casefold()), self.domain.name
 
     @property
     def is_ascii(self) -> bool:

@@ -98,7 +98,7 @@ class Mailbox:
     def __init__(self, gateway: Gateway, user: str, mailbox: str = "INBOX") -> None:
         host, port = gateway.port("imaps")
         self.imap = imaplib.IMAP4_SSL(host, port, ssl_context=gateway.ssl, timeout=TIMEOUT)
-        self.imap.login(user, PASSWORD)
+        self.imap.authenticate("PLAIN", lambda _: f"\0{user}\0{PASSWORD}".encode())  # its login() knows ASCII only
         self.imap.select(mailbox)
 
     def mails(self) -> list[bytes]:

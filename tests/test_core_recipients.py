@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
-from demo.world import BIN, Gateway, World
+from demo.world import BIN, PASSWORD, Gateway, World
 from gatewayd.address import Address, Domain
 from gatewayd.core.recipients import MAX_TARGETS, Recipients
 from gatewayd.database.sqlite import Database
@@ -187,3 +188,24 @@ def test_sending_as_an_alias(alpha: Gateway) -> None:
         assert talk.do("MAIL FROM:<bob@alpha.test>").startswith("550 5.7.1")
         forged = MAIL.replace(b"x@elsewhere.test", b"bob@alpha.test")
         assert talk.send("alice@alpha.test", ["alice@alpha.test"], forged).startswith("550 5.7.1")
+
+
+def test_an_address_that_is_not_ascii(alpha: Gateway) -> None:
+    subprocess.run(
+        [BIN / "gatewayctl", "--config", alpha.config, "account", "add", "Jürgen@alpha.test", "--password-stdin"],
+        input=f"{PASSWORD}\n".encode(), check=True,
+    )  # fmt: skip
+    with Talk(alpha) as talk:
+        talk.do("EHLO client.test")
+        talk.do("MAIL FROM:<x@elsewhere.test>")
+        assert talk.do("RCPT TO:<jürgen@alpha.test>").startswith("553 5.6.7")
+        talk.do("RSET")
+        assert talk.do("MAIL FROM:<dvořák@elsewhere.test>").startswith("550 5.6.7")
+        mail = "From: dvořák@elsewhere.test\r\nSubject: für dich\r\n\r\nx".encode()
+        decomposed = unicodedata.normalize("NFD", "jürgen+neu")
+        for name in ("JÜRGEN", decomposed):
+            assert talk.send("dvořák@elsewhere.test", [f"{name}@alpha.test"], mail, " SMTPUTF8").startswith("250")
+    with Mailbox(alpha, "jürgen@alpha.test") as mailbox:
+        first, _ = mailbox.wait(2)
+        assert first.startswith("Return-Path: <dvořák@elsewhere.test>\r\n".encode())
+        assert b"with UTF8SMTP id" in first and first.endswith(mail + b"\r\n")
