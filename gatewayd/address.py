@@ -89,6 +89,8 @@ class Address:
             local = re.sub(r"\\(.)", r"\1", local[1:-1])
         elif not _ATOM.match(local):
             raise AddressError("bad local part")
+        if not local.isprintable():  # what turns the direction, or shows nothing at all, only deceives
+            raise AddressError("a character that does not print in the local part")
         parsed = cls(local, Domain.parse(domain))
         if len(local.encode("utf-8", "surrogatepass")) > MAX_LOCAL:
             raise AddressError("local part longer than 64 octets")
