@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,31 @@ def test_init_and_accounts(tmp_path: Path) -> None:
     again = ctl(*config, "account", "add", "bob@alpha.test", "--password-stdin", stdin="pw\n")
     assert (again.returncode, again.stderr) == (1, "gatewayctl: bob@alpha.test exists\n")
     assert ctl(*config, "account", "list").stdout.split() == ["alice@alpha.test", "Bob@alpha.test"]
-    assert "SRV 0 0 5299 mx.alpha.test." in ctl(*config, "dns", "alpha.test").stdout
+    records = ctl(*config, "dns", "alpha.test").stdout
+    assert "SRV 0 0 5299 mx.alpha.test." in records and "_5299._tcp.mx.alpha.test. TLSA 3 1 1 " in records
+
+
+def test_keys(tmp_path: Path) -> None:
+    where = tmp_path / "alpha"
+    assert (
+        ctl("init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback").returncode == 0
+    )
+
+    def keys(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return ctl("--config", str(where / "gatewayd.toml"), "keys", *arguments)
+
+    (path,) = (where / "state/keys/alpha.test").glob("*.pem")
+    first = path.stem
+    assert re.search(rf"{first}.*signs", keys("list", "alpha.test").stdout)
+    rotated = keys("rotate", "alpha.test").stdout
+    assert re.search(rf"{first}.*signs", rotated) and re.search(r"\w{16}.*next", rotated)
+    again = keys("rotate", "alpha.test")
+    assert again.returncode == 1 and "about to take over" in again.stderr
+    revoked = keys("revoke", "alpha.test", first).stdout
+    assert first not in keys("list", "alpha.test").stdout and re.search(rf"{first} is shown no longer", revoked)
+    for wrong in (("revoke", "alpha.test", first), ("revoke", "alpha.test", "xyz"), ("list", "beta.test")):
+        done = keys(*wrong)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done
 
 
 def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:

@@ -115,13 +115,17 @@ def test_a_new_key_has_the_set_fetched_anew_but_not_all_the_time(keys: Keys) -> 
     keys.show(BETA, old)
     keys.ask(BETA, old.kid)
     keys.show(BETA, old, new)
-    assert not keys.ask(BETA, new.kid).knows(new.kid)
+    with pytest.raises(KeysUnavailable, match="fetched just now"):  # perhaps it is new: not refused for good
+        keys.ask(BETA, new.kid)
     keys.clock.advance(REFETCH)
     assert keys.ask(BETA, new.kid).knows(new.kid)
     assert keys.ask(BETA, old.kid).knows(new.kid)
     for _ in range(3):
-        keys.ask(BETA, b"never seen")
+        with pytest.raises(KeysUnavailable):
+            keys.ask(BETA, b"never seen")
     assert keys.asked == [BETA, BETA]
+    keys.clock.advance(REFETCH)
+    assert not keys.ask(BETA, b"never seen").knows(b"never seen")  # fetched anew, and it is not there: a forgery
 
 
 def test_one_fetch_a_domain_at_a_time(keys: Keys) -> None:

@@ -617,7 +617,6 @@ def test_a_domain_signs_in(alpha: House, beta: House) -> None:
 def test_a_domain_that_does_not_prove_itself(alpha: House, beta: House) -> None:
     for why, key, listening in (
         ("a key of its own making", SigningKey(BETA, beta.key.kid, SigningKey.generate(BETA).private), ALPHA),
-        ("an unknown kid", SigningKey(BETA, b"unknown!", beta.key.private), ALPHA),
         ("for another listener", beta.key, BETA),
         ("for nobody's domain", beta.key, Domain.parse("gamma.test")),
         ("as the listener itself", alpha.key, ALPHA),
@@ -777,7 +776,7 @@ def test_a_peer_speaks_for_its_own_domain_only(alpha: House, beta: House) -> Non
     assert sent(signed(message(str(CAROL)), beta.key), reverse_path=str(ALICE)) == ["5.7.1"]
     assert sent(signed(message(str(ALICE)), beta.key)) == ["5.7.1"]
     assert sent(signed(message(str(CAROL)), alpha.key)) == ["5.7.7"]  # a good signature, of another domain
-    assert sent(signed(message(str(CAROL)), forged)) == ["5.7.7"]
+    assert sent(signed(message(str(CAROL)), forged)) == ["4.7.5"]  # its keys were fetched just now: perhaps it is new
     assert sent(signed(message(str(CAROL)), SigningKey(BETA, beta.key.kid, forged.private))) == ["5.7.7"]
     assert sent(signed(message(str(CAROL)), beta.key), to=("dave@gamma.test",)) == ["5.7.1"]  # no relay for peers
     assert sent(signed(message(str(CAROL)), beta.key), reverse_path="not an address") == ["5.6.0"]

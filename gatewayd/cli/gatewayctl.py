@@ -1,4 +1,4 @@
-"""gatewayctl: what an operator does to a gateway, running or not: domains, accounts, the queue, import, DNS, init."""
+"""gatewayctl: what an operator does to a gateway, running or not: domains, accounts, keys, the queue, DNS, import."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from rich.console import Console
 from rich.progress import Progress
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.cli import addresses, importing, init, queue, trace
+from gatewayd.cli import addresses, importing, init, keys, queue, trace
 from gatewayd.config import Config, ConfigError, load
+from gatewayd.crypto.dane import TLSA, Usage
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
@@ -141,6 +143,9 @@ async def _dns(gateway: Gateway, options: argparse.Namespace) -> None:
     domain, config = Domain.parse(options.domain), gateway.config
     port = config.listen.parley[0].port if config.listen.parley else 5299
     print(f"_parley._tcp.{domain}. SRV 0 0 {port} {config.hostname}.")
+    shown = x509.load_pem_x509_certificates(config.tls.certificate.read_bytes())
+    record = TLSA.of(shown[0], usage=Usage.DANE_EE)
+    print(f"_{port}._tcp.{config.hostname}. TLSA {record}  ; only in a zone that is signed by DNSSEC")
     print(f"{domain}. MX 10 {config.hostname}.")
     print(f'{domain}. TXT "v=spf1 mx -all"')
     if domain in config.dkim:
@@ -206,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     command(accounts, "list", _account)
     trace.add_commands(command(commands, "trace", trace.trace))
     addresses.add_commands(commands, command)
+    keys.add_commands(commands.add_parser("keys"), command)
     queue.add_commands(command(commands, "queue", queue.listing), command)
     imports = command(commands, "import", _import, "account")
     imports.add_argument("path", type=Path)

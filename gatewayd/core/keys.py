@@ -33,13 +33,16 @@ class KeyDirectory:
         self._fetched_at: dict[Domain, float] = {}
 
     async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
-        """Keys good now; an unknown `kid` has them fetched anew (rotation). Raises KeysUnavailable."""
+        """Keys good now; an unknown `kid` has them fetched anew (rotation). Raises KeysUnavailable; also for a `kid`
+        that may have been made since the last fetch, if that was only just now."""
         now = self._clock.seconds()
         peer = await self._store.peer(domain)
         if peer is not None and peer.keys is not None and now < peer.keys_until:
             known = _decoded(peer.keys, domain)
-            if known is not None and (known.knows(kid) or now - self._fetched_at.get(domain, 0.0) < REFETCH):
+            if known is not None and known.knows(kid):
                 return known
+            if known is not None and now - self._fetched_at.get(domain, 0.0) < REFETCH:
+                raise KeysUnavailable(f"the keys of {domain} were fetched just now, and this one was not among them")
         return await self._fetch_once(domain)
 
     async def _fetch_once(self, domain: Domain) -> KeySet:

@@ -33,6 +33,15 @@ class TLSA(NamedTuple):
     matching: int
     data: bytes
 
+    @classmethod
+    def of(cls, certificate: x509.Certificate, usage: Usage) -> TLSA:
+        """By the SHA-256 of its public key, as RFC 7671 §5.1 recommends: it outlives the certificate's renewal."""
+        return cls(usage, 1, 1, sha256(_octets(certificate, 1)).digest())
+
+    def __str__(self) -> str:
+        """RFC 6698 §2.2."""
+        return f"{self.usage:d} {self.selector} {self.matching} {self.data.hex()}"
+
 
 _DIGESTS = {1: sha256, 2: sha512}
 
@@ -88,12 +97,15 @@ def _holds(
 
 
 def _is(record: TLSA, certificate: x509.Certificate) -> bool:
-    if record.selector == 0:
-        octets = certificate.public_bytes(Encoding.DER)
-    else:
-        octets = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    octets = _octets(certificate, record.selector)
     digest = _DIGESTS.get(record.matching)
     return record.data == (octets if digest is None else digest(octets).digest())
+
+
+def _octets(certificate: x509.Certificate, selector: int) -> bytes:
+    if selector == 0:
+        return certificate.public_bytes(Encoding.DER)
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _issued(anchor: x509.Certificate, shown: Sequence[x509.Certificate]) -> bool:

@@ -1,7 +1,8 @@
 """Domain keys: Ed25519 (RFC 8032) key pairs on disk, and the key set that a domain shows to others.
 
-A key lies in <directory>/<domain>/<kid>.pem, mode 0600. Keys overlap in time, so that they rotate without a gap: a new
-key is shown at once, and signs from its not_before on.
+A key lies in <directory>/<domain>/<kid>.pem, mode 0600; a revoked one is kept as <kid>.revoked. Keys overlap in time,
+so that they rotate without a gap: a new key is shown at once and signs from its not_before on, and the one before it
+is shown until what it signed has been delivered.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cbor2
 import msgspec
@@ -20,6 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gatewayd.address import Domain
 
 MAX_KEYS = 16  # in one set: a verifier keeps and searches it
+DAY = 86400
+OVERLAP = 14 * DAY  # seconds that a key is good after its successor signs: longer than anything waits in a queue
+SKEW = 300  # seconds that others' clocks may be behind
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
@@ -87,25 +92,34 @@ class SigningKey:
         return self.private.public_key().public_bytes(*_RAW)
 
 
+class _Lasting(NamedTuple):
+    """A key of ours and when it is good, in seconds since the epoch."""
+
+    key: SigningKey
+    not_before: int
+    not_after: int
+
+
 class KeyStore:
-    """Our own domains' keys. `now` gives seconds since the epoch; a file's time is the key's not_before."""
+    """Our own domains' keys. `now` gives seconds since the epoch; a file's time is the key's not_before. What another
+    process changes in the directory is seen at once."""
 
     def __init__(
         self,
         directory: Path,
         now: Callable[[], float],
         *,
-        lifetime: int = 366 * 86400,
+        lifetime: int = 366 * DAY,
         shown_for: int = 3600,
     ) -> None:
         self._directory = directory
         self._now = now
         self._lifetime = lifetime
         self._shown_for = shown_for
-        self._loaded: dict[Domain, list[tuple[SigningKey, int]]] = {}
+        self._loaded: dict[Domain, tuple[list[str], list[_Lasting]]] = {}
 
     def create(self, domain: Domain, *, not_before: int | None = None) -> SigningKey:
-        """A new key beside those that are there. To rotate, give a `not_before` after the shown set's expiry."""
+        """A new key beside those that are there."""
         key = SigningKey.generate(domain)
         directory = self._directory / domain.name
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,39 +135,73 @@ class KeyStore:
             os.fsync(file.fileno())
         os.utime(partial, (begin, begin))
         partial.rename(path)
-        self._loaded.pop(domain, None)
         return key
+
+    def rotate(self, domain: Domain) -> SigningKey:
+        """A new key that signs once no set is believed any more that was shown without it (docs/parley.rst §5). Raises
+        ValueError while another one waits for its turn."""
+        for key, begin, _ in self._keys(domain):
+            if begin > self._now():
+                raise ValueError(f"{domain} has a new key already, {key.kid.hex()}, which is about to take over")
+        return self.create(domain, not_before=int(self._now()) + self._shown_for + SKEW)
+
+    def renew(self, domain: Domain, left: int = 30 * DAY) -> SigningKey | None:
+        """Rotates when the last key is good for less than `left` seconds more. Nothing for a domain without keys."""
+        ends = [lasting.not_after for lasting in self._keys(domain)]
+        return self.rotate(domain) if ends and max(ends) < self._now() + left else None
+
+    def revoke(self, domain: Domain, kid: bytes) -> SigningKey:
+        """The key is shown no longer. Returns the one that signs from now on, made if there is no other. Raises
+        KeyError: no such key."""
+        path = self._directory / domain.name / f"{kid.hex()}.pem"
+        if not path.exists():
+            raise KeyError(kid.hex())
+        now = self._now()
+        others = [lasting for lasting in self._keys(domain) if lasting.key.kid != kid]
+        if not any(other.not_before <= now <= other.not_after for other in others):
+            self.create(domain)  # first: a domain without a key cannot speak
+        path.rename(path.with_suffix(".revoked"))
+        return self.signing_key(domain)
 
     def signing_key(self, domain: Domain) -> SigningKey:
         """The newest key that is good now. Raises KeyError: none."""
         now = self._now()
-        good = [(begin, key) for key, begin in self._keys(domain) if begin <= now <= begin + self._lifetime]
+        good = [lasting for lasting in self._keys(domain) if lasting.not_before <= now <= lasting.not_after]
         if not good:
             raise KeyError(domain.name)
-        return max(good, key=lambda pair: (pair[0], pair[1].kid))[1]
+        return good[-1].key
 
     def key_set(self, domain: Domain) -> KeySet:
-        """All keys that are not over, future ones too. Raises KeyError: none."""
+        """All keys that are not over, future ones too, the newest first. Raises KeyError: none."""
         now = self._now()
-        shown = [
-            PublicKey(key.kid, key.public, begin, begin + self._lifetime)
-            for key, begin in self._keys(domain)
-            if now <= begin + self._lifetime
-        ]
+        shown = [PublicKey(key.kid, key.public, begin, end) for key, begin, end in self._keys(domain) if now <= end]
         if not shown:
             raise KeyError(domain.name)
-        shown.sort(key=lambda key: key.not_before, reverse=True)
-        return KeySet(domain.name, int(now) + self._shown_for, tuple(shown[:MAX_KEYS]))
+        return KeySet(domain.name, int(now) + self._shown_for, tuple(shown[: -MAX_KEYS - 1 : -1]))
 
-    def _keys(self, domain: Domain) -> list[tuple[SigningKey, int]]:
-        if domain not in self._loaded:
-            found = []
-            for path in sorted((self._directory / domain.name).glob("*.pem")):
-                private = serialization.load_pem_private_key(path.read_bytes(), None)
-                if not isinstance(private, Ed25519PrivateKey):
-                    raise ValueError(f"{path} is not an Ed25519 key")
-                found.append((SigningKey.of(domain, private), int(path.stat().st_mtime)))
-            if not found:
-                return []  # not remembered: the operator may be about to make one
-            self._loaded[domain] = found
-        return self._loaded[domain]
+    def _keys(self, domain: Domain) -> list[_Lasting]:
+        """The oldest first."""
+        directory = self._directory / domain.name
+        try:
+            names = sorted(name for name in os.listdir(directory) if name.endswith(".pem"))  # noqa: PTH208, for each signature
+        except FileNotFoundError:
+            return []
+        if domain not in self._loaded or self._loaded[domain][0] != names:
+            self._loaded[domain] = names, self._load(domain, [directory / name for name in names])
+        return self._loaded[domain][1]
+
+    def _load(self, domain: Domain, paths: list[Path]) -> list[_Lasting]:
+        found = []
+        for path in paths:
+            private = serialization.load_pem_private_key(path.read_bytes(), None)
+            if not isinstance(private, Ed25519PrivateKey):
+                raise ValueError(f"{path} is not an Ed25519 key")
+            found.append((int(path.stat().st_mtime), SigningKey.of(domain, private)))
+        found.sort(key=lambda pair: (pair[0], pair[1].kid))
+        lasting = []
+        for number, (begin, key) in enumerate(found):
+            end = begin + self._lifetime
+            if number + 1 < len(found):
+                end = min(end, found[number + 1][0] + OVERLAP)
+            lasting.append(_Lasting(key, begin, end))
+        return lasting
