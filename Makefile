@@ -1,10 +1,11 @@
 # make run: a ready gateway on loopback.  make demo: every route, once.  make test: everything checked.
+# make bench: how fast, beside real peers.  make fuzz SECONDS=60: that long for each fuzzer; ONLY=name for one of them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VAR ?= var/alpha.test
 
-.PHONY: run demo test lint bench clean
+.PHONY: run demo test lint bench fuzz clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +31,10 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	@$(BIN)/python -m bench $(ONLY)
+
+SECONDS ?= 60
+fuzz: $(VENV)/installed
+	@$(BIN)/python -m fuzz $(SECONDS) $(ONLY)
 
 clean:
 	rm -rf var build *.egg-info

@@ -74,6 +74,8 @@ class LinkProtocol(Protocol):
         self._on_guess = on_guess
         self._opened = False
         self._gone = False
+        self._ended = False
+        self._reason: Exception | None = None
         self._closing = False
         self._handling = False
         self._upgrading = False
@@ -128,16 +130,12 @@ class LinkProtocol(Protocol):
         for call in (self._timer, self._flush_call):
             if call is not None and call.active():
                 call.cancel()
-        error = reason.value if isinstance(reason.value, Exception) else None
-        if self._opened:
-            self._guard(lambda: self.session.closed(error))
+        self._reason = reason.value if isinstance(reason.value, Exception) else None
         if self._ready is not None:
             ready, self._ready = self._ready, None
-            ready.errback(ConnectionError(str(error) or type(error).__name__))
-        for task in list(self._tasks):
-            task.cancel()
+            ready.errback(ConnectionError(str(self._reason) or type(self._reason).__name__))
         self.resumeProducing()
-        self._on_closed()
+        self._end()
 
     # -- Twisted's side: the transport's buffer is full, or has room again --------------------------------------------
 
@@ -152,6 +150,16 @@ class LinkProtocol(Protocol):
 
     def stopProducing(self) -> None:
         """The connection is gone: connectionLost follows."""
+
+    def _end(self) -> None:
+        """Once the connection is gone, and what had begun is done to its end: nobody is left half told, and a place is
+        free when the work for it is over."""
+        if not self._gone or self._tasks or self._ended:
+            return
+        self._ended = True
+        if self._opened:
+            self._guard(lambda: self.session.closed(self._reason))
+        self._on_closed()
 
     # -- the session's side: Link -----------------------------------------------------------------------------------
 
@@ -171,6 +179,8 @@ class LinkProtocol(Protocol):
             reader: defer.Deferred[None] = defer.Deferred()
             self._readers.append(reader)
             await reader
+        if self._gone:
+            raise ConnectionError("the other side is gone")
 
     def start_tls(self) -> None:
         assert self.transport is not None
@@ -209,6 +219,7 @@ class LinkProtocol(Protocol):
 
         task.addBoth(done)
         task.addErrback(self._unexpected)
+        task.addBoth(lambda _: self._end())
 
     def guessed(self) -> None:
         self._on_guess()
@@ -262,6 +273,7 @@ class LinkProtocol(Protocol):
     def _handled(self, task: defer.Deferred[None]) -> None:
         self._tasks.discard(task)
         self._handling = False
+        self._end()
         if self._paused and not self._gone and not self._closing and self.transport is not None:
             self._paused = False
             cast(Any, self.transport).resumeProducing()
@@ -313,7 +325,7 @@ class LinkProtocol(Protocol):
             self._unexpected(Failure(error))
 
     def _unexpected(self, failure: Failure) -> None:
-        if self._gone and failure.check(defer.CancelledError, ConnectionError):
+        if self._gone and failure.check(ConnectionError):
             return
         self.log.failure("unexpected error; closing the session with {peer}", failure=failure, peer=self.peer_address)
         if self._opened and not self._gone:

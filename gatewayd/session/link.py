@@ -41,7 +41,8 @@ class Link(Protocol):
 
     async def drained(self) -> None:
         """Returns when the other side has read enough of what was sent. To be awaited in loops that send much, so that
-        a slow reader costs its own time and not our memory."""
+        a slow reader costs its own time and not our memory. Raises ConnectionError when it is gone: nothing else breaks
+        work off."""
 
     def start_tls(self) -> None:
         """After what was sent: drop unread input, start TLS, then engine.tls_started() and session.tls_started()."""
@@ -84,4 +85,4 @@ class Session(Protocol):
         """Say goodbye and close."""
 
     def closed(self, reason: Exception | None) -> None:
-        """The connection is gone; release everything. Called exactly once after opened()."""
+        """The connection is gone, and all work for it is done: release everything. Called exactly once."""
