@@ -58,9 +58,10 @@ class Server:
                 command = line.decode().strip()
                 self.heard.append(command)
                 key = next((key for key in self.answers if command.upper().startswith(key.upper())), "")
+                goes_on = key == "DATA" and (self.answers["DATA"] or b"").startswith(b"354")
                 if not self._say(connection, key):
                     return
-                if key == "DATA" and (self.answers["DATA"] or b"").startswith(b"354"):
+                if goes_on:
                     self.mails.append(b"".join(iter(file.readline, b".\r\n")))
                     if not self._say(connection, "END"):
                         return
