@@ -73,6 +73,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     messages_per_network: int = 1800  # of a /24 or a /64
     messages_per_domain: int = 6000  # of the sender
     recipients_per_account: int = 0  # a minute, elsewhere, by a user of ours
+    unfinished: int = 268_435_456  # octets of messages and frames that are still coming in, over all connections
 
 
 class Incoming(_Section, frozen=True, kw_only=True):

@@ -138,7 +138,11 @@ class Gateway(Service):
         trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
         guesses = Guesses(limits.sign_in_failures, reactor.seconds, trusted)
         self._limits = Limits(
-            limits.connections, limits.connections_per_address, limits.connections_per_network, guesses
+            limits.connections,
+            limits.connections_per_address,
+            limits.connections_per_network,
+            guesses,
+            limits.unfinished,
         )
         self._passwords = ThreadPool(0, 4, name="passwords")
         self._signatures = ThreadPool(1, 1, name="signatures")

@@ -83,6 +83,8 @@ def house(clock: LaterReactor, tmp_path: Path, authority: Authority) -> Iterator
 
     def make(domain: Domain, *accounts: Any, **how: Any) -> House:
         made.append(House(clock, tmp_path / domain.name, domain, accounts, routes, authority, **how))
+        for account in accounts:
+            made[-1].grant(account, ALICE)  # or she would be a stranger
         return made[-1]
 
     yield make

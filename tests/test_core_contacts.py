@@ -16,7 +16,8 @@ from gatewayd.client import ConnectionGone, Contact, ParleyClient, RequestFailed
 from gatewayd.core.admission import Buckets
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces import Mail, Parley
-from gatewayd.net.listen import Limits, listen
+from gatewayd.net.limits import Limits
+from gatewayd.net.listen import listen
 from gatewayd.net.tls import server_context
 from gatewayd.outcome import Deferred, Refused
 from gatewayd.session.imap import IMAPSession

@@ -15,7 +15,7 @@ from twisted.internet.defer import maybeDeferred
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice
-from gatewayd.core.relay import Relay
+from gatewayd.core.relay import GRACE, Relay
 from gatewayd.core.story import Story
 from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
@@ -457,3 +457,30 @@ def test_without_a_key_nothing_is_accepted(house: House) -> None:
     house.one(house.store.add_domain(BOB.domain))
     house.one(house.store.add_account(BOB, ScramCredentials(b"", 1, b"", b"")))
     assert accept(house, MAIL, BOB) == ["4.3.0"]
+
+
+def test_stopping_waits_for_attempts_but_not_for_ever(house: House) -> None:
+    """What hangs is as if the process had been killed: made again at the next start."""
+    answer: Later[Outcome] = Later()
+    house.mail.answers[BOB.domain] = [answer]
+    house.send(BOB)
+    stopped: list[None] = []
+    Later.fromCoroutine(house.relay.stop()).addCallback(stopped.append)
+    house.work()
+    assert stopped == []
+    house.work(GRACE)
+    assert stopped == [None]
+    assert house.waiting() == 1
+    assert house.one(house.queue.recover()) == 1
+
+
+def test_stopping_ends_with_the_last_attempt(house: House) -> None:
+    answer: Later[Outcome] = Later()
+    house.mail.answers[BOB.domain] = [answer]
+    house.send(BOB)
+    stopped: list[None] = []
+    Later.fromCoroutine(house.relay.stop()).addCallback(stopped.append)
+    answer.callback(Delivered())
+    house.work()
+    assert stopped == [None]
+    assert house.waiting() == 0

@@ -960,7 +960,7 @@ def test_an_internal_error_closes_its_session_only(house: House, three: Mail, mo
 
     monkeypatch.setattr(house.store, "mails", wrong)
     three.begin("FETCH 1 BODY.PEEK[]")
-    assert three.line() == b"* BYE Internal error"
+    assert three.line() == b"* BYE internal error"
     assert three.ended()
     monkeypatch.undo()
     assert other.ok("FETCH 1 UID") == [b"1 FETCH (UID 1)"]

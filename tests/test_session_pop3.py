@@ -412,7 +412,7 @@ def test_an_internal_error_closes_its_session_only(three: House, monkeypatch: py
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr(three.store, "mails", wrong)
-    assert drop.refused("RETR 1") == b"[SYS/TEMP] Internal error"
+    assert drop.refused("RETR 1") == b"[SYS/TEMP] internal error"
     assert drop.ended()
     monkeypatch.undo()
     other.ok("NOOP")

@@ -31,6 +31,7 @@ AT_ONCE = 16  # messages that one worker has under way to a Parley domain, on it
 BREATH = 1.0  # seconds between looks while what is due has to wait for others
 PROBES = 2  # half of all attempts at most go to domains that could not be reached the last time
 PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
+GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
 
 Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
@@ -86,6 +87,7 @@ class Relay:
         self._again = False
         self._running: set[defer.Deferred[None]] = set()
         self._stopped = True
+        self._over: defer.Deferred[None] | None = None  # stop() waits for it
 
     def start(self) -> None:
         self._stopped = False
@@ -103,12 +105,16 @@ class Relay:
         await self._take()
 
     async def stop(self) -> None:
-        """Lets running attempts end; leases of anything else run out by themselves."""
+        """Lets running attempts end, if they do so soon; leases of anything else run out by themselves."""
         self._stopped = True
         if self._call is not None and self._call.active():
             self._call.cancel()
-        while self._running:
-            await defer.DeferredList(list(self._running), consumeErrors=True)
+        if self._running:
+            self._over = defer.Deferred()
+            patience = self._clock.callLater(GRACE, self._over.callback, None)
+            await self._over
+            if patience.active():
+                patience.cancel()
         self._lines.clear()
         self._held.clear()
         for courier in set(self._couriers.values()):
@@ -128,7 +134,12 @@ class Relay:
         task: defer.Deferred[None] = defer.Deferred.fromCoroutine(work)
         self._running.add(task)
         task.addErrback(lambda failure: self.log.failure("the relay failed", failure=failure))
-        task.addBoth(lambda _: self._running.discard(task))
+        task.addBoth(lambda _: self._ended(task))
+
+    def _ended(self, task: defer.Deferred[None]) -> None:
+        self._running.discard(task)
+        if self._over is not None and not self._running and not self._over.called:
+            self._over.callback(None)
 
     async def _take(self) -> None:
         due: float | None = None
@@ -188,7 +199,7 @@ class Relay:
                 del self._workers[domain]
                 self._pipelined.discard(domain)
                 if not line:
-                    del self._lines[domain]
+                    self._lines.pop(domain, None)
             self._concurrency.release()
 
     async def _go(self, group: list[Leased]) -> None:

@@ -48,8 +48,7 @@ class LinkFactory(Factory):
             self._reactor,
             implicit_tls=self._implicit_tls,
             starttls=self._starttls,
-            on_closed=lambda: self._limits.release(address),
-            on_guess=lambda: self._limits.guessed(address),
+            place=self._limits.place(address),
         )
 
 

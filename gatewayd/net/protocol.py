@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gatewayd.net.limits import Place
 from gatewayd.session.link import Engine, Session, TLSInfo
 
 EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
@@ -44,6 +45,9 @@ def tls_info(connection: SSL.Connection) -> TLSInfo:
     )
 
 
+_OVER: Any = (None, None)
+
+
 @implementer(interfaces.IHandshakeListener, interfaces.IPushProducer)
 class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
@@ -59,8 +63,7 @@ class LinkProtocol(Protocol):
         implicit_tls: bool,
         starttls: Any = None,
         ready: defer.Deferred[None] | None = None,
-        on_closed: Callable[[], None] = lambda: None,
-        on_guess: Callable[[], None] = lambda: None,
+        place: Place | None = None,
     ) -> None:
         self.engine = engine
         self.session = session
@@ -70,8 +73,10 @@ class LinkProtocol(Protocol):
         self._implicit_tls = implicit_tls
         self._starttls = starttls  # the TLS options for start_tls()
         self._ready = ready
-        self._on_closed = on_closed
-        self._on_guess = on_guess
+        self._place = place  # among all connections of the service; None for one that we dialled
+        if place is not None:
+            place.end = self.overloaded
+        self._unfinished = 0  # octets since the last event
         self._opened = False
         self._gone = False
         self._ended = False
@@ -159,7 +164,9 @@ class LinkProtocol(Protocol):
         self._ended = True
         if self._opened:
             self._guard(lambda: self.session.closed(self._reason))
-        self._on_closed()
+        if self._place is not None:
+            self._place.leave()
+        self.session, self.engine = _OVER  # the three hold each other, and what has come: not until the next collection
 
     # -- the session's side: Link -----------------------------------------------------------------------------------
 
@@ -206,6 +213,16 @@ class LinkProtocol(Protocol):
         if not self._gone and self.transport is not None:
             cast(Any, self.transport).abortConnection()
 
+    def overloaded(self, why: str) -> None:
+        """The service cannot keep this connection, nor what it has sent."""
+        self.log.warn("{peer} is sent away: {why}", peer=self.peer_address, why=why)
+        if self._opened and not self._gone:
+            self._guard(lambda: self.session.failed(why))
+            self.close()
+            self._clock.callLater(1.0, self.abort)
+        else:
+            self.abort()
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = defer.Deferred.fromCoroutine(work)
         if task.called:
@@ -222,7 +239,8 @@ class LinkProtocol(Protocol):
         task.addBoth(lambda _: self._end())
 
     def guessed(self) -> None:
-        self._on_guess()
+        if self._place is not None:
+            self._place.guessed()
 
     def set_timeout(self, seconds: float | None) -> None:
         self._timeout = seconds
@@ -232,6 +250,8 @@ class LinkProtocol(Protocol):
 
     def _open(self) -> None:
         self._opened = True
+        if self._place is not None:
+            self._place.opened()
         self._guard(lambda: self.session.opened(self))
         self._flush()
         if self._ready is not None:
@@ -248,6 +268,9 @@ class LinkProtocol(Protocol):
             self._trickled = 0
             self._restart_timer()
         self._events.extend(events)
+        self._unfinished = 0 if events else self._unfinished + len(data)
+        if self._place is not None:
+            self._place.holds(self._unfinished)
 
     def _work(self) -> None:
         """Hand the waiting events to the session; stop reading while it waits for something."""

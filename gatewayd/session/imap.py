@@ -65,8 +65,8 @@ class IMAPSession:
     def protocol_error(self, error: Exception) -> None:
         self._say(f"BYE {error}")
 
-    def failed(self) -> None:
-        self._say("BYE Internal error")
+    def failed(self, why: str = "internal error") -> None:
+        self._say(f"BYE {why}")
 
     def timed_out(self) -> None:
         self._say("BYE Idle for too long")

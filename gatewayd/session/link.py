@@ -78,8 +78,9 @@ class Session(Protocol):
     def protocol_error(self, error: Exception) -> None:
         """engine.receive() raised: say goodbye; the link closes after this returns."""
 
-    def failed(self) -> None:
-        """handle() raised something unexpected (already logged): say goodbye; the link closes after this returns."""
+    def failed(self, why: str = "internal error") -> None:
+        """handle() raised something unexpected, or the service cannot keep this connection (already logged): say
+        goodbye; the link closes after this returns."""
 
     def timed_out(self) -> None:
         """Say goodbye and close."""

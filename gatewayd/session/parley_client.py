@@ -90,8 +90,8 @@ class ParleyClientSession:
             self._link.send(Bye(error.code, error.text))
         self._lost(ConnectionGone(str(error)))
 
-    def failed(self) -> None:
-        self._lost(ConnectionGone("internal error"))
+    def failed(self, why: str = "internal error") -> None:
+        self._lost(ConnectionGone(why))
 
     def timed_out(self) -> None:
         self._lost(ConnectionGone("no answer in time"))

@@ -88,8 +88,8 @@ class ParleyServerSession:
         if isinstance(error, RemoteProtocolError):
             self._say_bye(error.code, error.text)
 
-    def failed(self) -> None:
-        self._say_bye("internal", "internal error; nothing more was done")
+    def failed(self, why: str = "internal error") -> None:
+        self._say_bye("internal", f"{why}; nothing more was done")
 
     def timed_out(self) -> None:
         self._bye("timeout", "idle for too long")

@@ -45,9 +45,9 @@ class POP3Session:
         self._unlock()  # here and below: the client may come back before this connection is gone
         self._link.send(Answer(False, str(error), state=State.OVER))
 
-    def failed(self) -> None:
+    def failed(self, why: str = "internal error") -> None:
         self._unlock()
-        self._link.send(Answer(False, "[SYS/TEMP] Internal error", state=State.OVER))
+        self._link.send(Answer(False, f"[SYS/TEMP] {why}", state=State.OVER))
 
     def timed_out(self) -> None:
         self._unlock()

@@ -64,8 +64,8 @@ class SMTPClientSession:
     def protocol_error(self, error: Exception) -> None:
         self._lost(ConnectionGone(str(error)))
 
-    def failed(self) -> None:
-        self._lost(ConnectionGone("internal error"))
+    def failed(self, why: str = "internal error") -> None:
+        self._lost(ConnectionGone(why))
 
     def timed_out(self) -> None:
         self._lost(ConnectionGone("no reply in time"))

@@ -85,8 +85,8 @@ class SMTPServerSession:
     def protocol_error(self, error: Exception) -> None:
         self._link.send(reply(421, "4.7.0", str(error), state=State.OVER))
 
-    def failed(self) -> None:
-        self._link.send(reply(421, "4.3.0", "Internal error; nothing was accepted", state=State.OVER))
+    def failed(self, why: str = "internal error") -> None:
+        self._link.send(reply(421, "4.3.0", f"Nothing was accepted: {why}", state=State.OVER))
 
     def timed_out(self) -> None:
         self._bye(421, "4.4.2", "Idle for too long")

@@ -101,6 +101,7 @@ class ParleyConnection:
         match event:
             case Bye(code, text):
                 self._ours = State.OVER
+                self._reader = FrameReader(self._reader.limit)  # what had begun to come is not read any more
                 return encode([BYE, 0, "", {"code": code, "text": text}], self._peer_frame)
             case Hello():
                 if self._ours is not State.HELLO:

@@ -73,6 +73,8 @@ class SMTPServer:
             self._data = DataReader(self._max_size)
         if event.state is not None:
             self.state = event.state
+            if event.state is State.OVER:
+                self._forget()
             if event.state is not State.CHUNKS:
                 self._chunks = None
         enhanced = f"{event.enhanced} " if event.enhanced else ""
