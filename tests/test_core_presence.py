@@ -15,7 +15,6 @@ from gatewayd.client import ParleyClient, RequestFailed
 from gatewayd.core import presence
 from gatewayd.core.presence import Presence, Signal, TooOften
 from gatewayd.crypto.certificates import make_authority
-from gatewayd.session import parley_signal
 from gatewayd.wire.parley.schema import Signal as Asked
 from gatewayd.wire.parley.schema import Signalled
 from tests.test_client import sign_in
@@ -201,25 +200,15 @@ def test_too_many(houses: tuple[House, House], monkeypatch: pytest.MonkeyPatch) 
 def test_who_does_not_read_is_told_no_more(houses: tuple[House, House]) -> None:
     alpha, _ = houses
     listener = Listener(alpha, BOB)
-    (connected,) = [s for s in alpha.sessions if s._signals._end is not None]
-    stuck: defer.Deferred[None] = defer.Deferred()
-
-    class Slow:
-        def spawn(self, work: Any) -> None:
-            defer.Deferred.fromCoroutine(work)
-
-        async def drained(self) -> None:
-            await stuck
-
+    (signals,) = [s._signals for s in alpha.sessions if s._signals._end is not None]
+    link: Any = type("Link", (), {"full": True})
     said: list[Any] = []
-    signals = connected._signals
-    signals._link, signals._push_signal = Slow(), said.append  # type: ignore[assignment]
-    for _ in range(100):
-        alpha.call(lambda: signals._push(Signal(ALICE, *ONLINE, 5)))
-    assert len(said) == parley_signal.UNREAD
-    alpha.call(lambda: stuck.callback(None))
+    signals._link, signals._push_signal = link, said.append
     alpha.call(lambda: signals._push(Signal(ALICE, *ONLINE, 5)))
-    assert len(said) == parley_signal.UNREAD + 1
+    assert said == []
+    link.full = False
+    alpha.call(lambda: signals._push(Signal(ALICE, *ONLINE, 5)))
+    assert len(said) == 1
     alpha.call(listener.client.close)
 
 

@@ -46,6 +46,7 @@ def contents(draw: st.DrawFn) -> Content:
         subject=draw(TEXTS),
         parts=tuple(parts),
         parents=tuple(draw(st.lists(st.binary(min_size=32, max_size=32), max_size=3))),
+        crit=tuple(draw(st.lists(TEXTS, max_size=2))),
         replaces=draw(st.none() | st.binary(min_size=32, max_size=32)),
         ext=draw(st.just({}) | st.builds(lambda said: {"references": said}, st.lists(TEXTS, max_size=3))),
     )

@@ -98,6 +98,14 @@ def test_a_retraction_is_a_note() -> None:
     assert "retract" in mail.get_payload()
 
 
+def test_what_no_mail_program_understands_goes_along_unseen() -> None:
+    mail = fields(content("poll", b"Tea or coffee?", ext={"poll": {}}, crit=("poll",)))
+    note, hidden = mail.get_payload()
+    assert "programs that know: poll" in note.get_payload()
+    assert hidden.get_content_disposition() == "attachment"
+    assert hidden.get_payload(decode=True) == b"Tea or coffee?"
+
+
 def test_a_reaction_is_one_of_rfc_9078_and_is_read_from_any_mail() -> None:
     reaction = content("reaction", "👍\n".encode(), parents=(ID,))
     mail = render(reaction)

@@ -59,6 +59,8 @@ def render(content: Content) -> bytes:
         _part(payload, part, content.bodies[part.hash]) if part.hash in bodies_held else _note(content, part)
         for part in payload.parts
     ]
+    if payload.crit:  # no mail program understands it: what it holds goes along, and is not shown
+        bodies.insert(0, _hint("This message is for programs that know: " + ", ".join(payload.crit)))
     if len(bodies) == 1:
         return head + bodies[0]
     if not bodies:
@@ -154,7 +156,14 @@ def _part(payload: Payload, part: Part, body: bytes) -> bytes:
         head += "Content-Disposition: reaction\r\n"  # RFC 9078 §2
     elif part.name is not None:
         head += f"Content-Disposition: attachment;\r\n {_filename(part.name)}\r\n"
+    elif payload.crit:
+        head += "Content-Disposition: attachment\r\n"
     return head.encode("ascii") + b"\r\n" + encoded
+
+
+def _hint(text: str) -> bytes:
+    head = b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+    return head + _quoted_printable(_clean(text)[:1000].encode("utf-8")) + b"\r\n"
 
 
 def _quoted_printable(line: bytes) -> bytes:

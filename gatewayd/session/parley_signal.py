@@ -16,7 +16,6 @@ from gatewayd.wire.parley.schema import Signal, Signalled, SignalReply
 STATES = {"presence": {"online", "away", "offline"}, "typing": {"composing", "paused"}}
 LEASES = {"presence": 120, "typing": 10}  # seconds at most
 MAX_RECIPIENTS = 20  # of one signal
-UNREAD = 32  # signals that a client has not read yet; more are dropped
 
 
 class Signals:
@@ -26,7 +25,6 @@ class Signals:
         self._presence = presence
         self._link = link
         self._push_signal = push
-        self._unread = 0
         self._end: Callable[[], None] | None = None
 
     def listen(self, account: Account) -> None:
@@ -57,14 +55,8 @@ class Signals:
         return SignalReply()
 
     def _push(self, signal: Passed) -> None:
-        if self._unread < UNREAD:
-            self._unread += 1
+        if not self._link.full:  # else dropped: who does not read learns nothing of the moment
             self._push_signal(Signalled(str(signal.sender), signal.kind, signal.state, signal.lease, signal.about))
-            self._link.spawn(self._read())
-
-    async def _read(self) -> None:
-        await self._link.drained()
-        self._unread -= 1
 
 
 async def _unless_too_often(passing: Coroutine[Any, Any, Any]) -> Any:
