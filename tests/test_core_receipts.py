@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from gatewayd.address import Address
 from gatewayd.client import ParleyClient, Receipt
 from gatewayd.core.relay import Relay
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces import Envelope, Origin, Parley
 from gatewayd.message.model import Content, Payload
+from gatewayd.message.render import render
 from gatewayd.outcome import STORE_FAILED
 from gatewayd.wire.parley.schema import Result, Send
 from tests.test_client import inbox, sign_in
@@ -138,7 +140,6 @@ def mailboxes(house: House, owner: Any) -> list[Any]:
 def test_each_is_said_once_and_is_one_object(houses: tuple[House, House], monkeypatch: pytest.MonkeyPatch) -> None:
     """Read again, marked again, and after a failure of the store between the row and the queue."""
     alpha, _ = houses
-    grant(alpha, BOB, ALICE)
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     posted: list[Content] = []
     post = alpha.office._receipts._post
@@ -167,8 +168,9 @@ def test_each_is_said_once_and_is_one_object(houses: tuple[House, House], monkey
 @pytest.mark.parametrize("state", [None, "requested", "revoked"])
 def test_who_is_no_contact_learns_nothing(houses: tuple[House, House], state: Any) -> None:
     alpha, _ = houses
-    if state is not None:
-        grant(alpha, BOB, ALICE, state)
+    for author in (CAROL, ALICE) if state == "revoked" else (CAROL,):  # on one gateway nobody is a stranger
+        if state is not None:
+            grant(alpha, BOB, author, state)
     given: list[Any] = []
     office = alpha.office._receipts
     original = office._send
@@ -180,17 +182,14 @@ def test_who_is_no_contact_learns_nothing(houses: tuple[House, House], state: An
     office._send = sending  # type: ignore[method-assign]
     account = alpha.wait(alpha.store.account(BOB))
     assert account is not None
-    content = signed(message(str(ALICE), ext={"receipts": list(ALL)}), alpha.key)
+    asking = [message(str(author), ext={"receipts": list(ALL)}) for author in (CAROL, ALICE)]
     for status in ALL:
-        alpha.wait(alpha.office.acknowledge(account, [content], status))
+        alpha.wait(alpha.office.acknowledge(account, asking if state == "revoked" else asking[:1], status))
     assert given == []
 
 
 def test_nothing_is_given_unasked_nor_for_a_receipt_nor_to_oneself(houses: tuple[House, House]) -> None:
     alpha, _ = houses
-    grant(alpha, BOB, ALICE)
-    grant(alpha, ALICE, BOB)
-    grant(alpha, ALICE, ALICE)
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     sent(alpha, alice, BOB, ())
     sent(alpha, alice, ALICE, ALL)
@@ -336,3 +335,53 @@ def test_a_notification_by_mail_is_a_receipt_that_nobody_signed(houses: tuple[Ho
     assert submit(beta, CAROL, another, ALICE, null=True) == ["2.0.0"]
     eventually(lambda: len(alpha.inbox(ALICE)) == 1)  # nobody asked Dave: it is a mail like any other
     assert statuses(alpha, alice) == ["displayed"]
+
+
+def outside(house: House, mail: bytes, to: Any) -> list[str]:
+    """Mail from another server."""
+
+    async def run() -> list[str]:
+        envelope = Envelope(None, (to,))
+        answers = await house.office.accept_mail(envelope, mail, lambda name: b"", None, ORIGIN)
+        return [outcome.code for outcome in answers.values()]
+
+    return house.wait(run())
+
+
+def test_an_author_whose_domain_speaks_only_mail_gets_a_notification(houses: tuple[House, House]) -> None:
+    alpha, _ = houses
+    dave = Address.parse("dave@mail.test")
+    grant(alpha, BOB, dave)
+    mail = ASKING.replace(b"alice@alpha.test", b"dave@mail.test").replace(b"carol@beta.test", b"bob@alpha.test")
+    assert outside(alpha, mail, BOB) == ["2.0.0"]
+    bob = sign_in(alpha, BOB)
+    (got,) = inbox(alpha, bob)
+    alpha.wait(bob.mark("INBOX", [got.uid], displayed=True))
+    (queued,) = alpha.wait(alpha.queue.listing())
+    assert (queued.recipient, queued.reverse_path) == (str(dave), "")
+    content, _ = alpha.wait(alpha.queue.message(queued.message_key))
+    notification = render(content)
+    assert b"Original-Message-ID: <m1@alpha.test>" in notification
+    assert b"From: bob@alpha.test" in notification
+
+
+def test_a_receipt_that_came_by_mail_is_as_good(houses: tuple[House, House]) -> None:
+    """Its signature rides in the mail; without it, or for another's message, it is what the mail says."""
+    alpha, beta = houses
+    asked = signed(message(str(ALICE), b"To Carol", ext={"receipts": ["displayed"]}), alpha.key)
+    assert codes(alpha.ask(alpha.user(ALICE), "send", of_user(asked, str(CAROL)))) == ["2.0.0"]
+    receipt = signed(receipt_for(asked.id, CAROL, ext=said(asked.id)), beta.key)
+    alice = sign_in(alpha, ALICE)
+    forged = render(receipt).replace(b"Parley-Object", b"X-Object")
+    assert outside(alpha, forged, ALICE) == ["2.0.0"]
+    assert outside(alpha, render(receipt), ALICE) == ["2.0.0"]
+    assert [(r.of, r.status, r.signed) for r in receipts(alpha, alice)] == [
+        (asked.id, "displayed", False), (asked.id, "displayed", True),
+    ]  # fmt: skip
+    unasked = signed(receipt_for(bytes(32), CAROL, ext=said(bytes(32))), beta.key)
+    assert outside(alpha, render(unasked), ALICE) == ["5.7.1"]
+    assert inbox(alpha, alice) == []
+
+
+def said(of: bytes) -> dict[str, Any]:
+    return {"receipt": {"status": "displayed"}, "references": [f"{of.hex()}@alpha.test"]}

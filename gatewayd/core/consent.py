@@ -69,6 +69,14 @@ def place(state: ContactState, provenance: Provenance, mail: str) -> str:
     return INTRODUCTIONS if provenance is Provenance.UNAUTHENTICATED and mail != "off" else INBOX
 
 
+async def knows(store: IStore, account_id: int, other: Address) -> bool:
+    """Whether the account has granted the other; or has not revoked one of this gateway, where nobody is a stranger.
+    Raises StoreError."""
+    contact = await store.contact(account_id, other)
+    state = contact.state if contact is not None else "none"
+    return state == "granted" or (state != "revoked" and other.domain in await store.domains())
+
+
 def fault(content: Content, limit: int) -> str | None:
     """Why an object cannot be an introduction, None if it can."""
     fields = content.fields

@@ -1,8 +1,8 @@
 """Signals: presence and typing, passed on to who is connected now and never stored (docs/parley.rst §7.6).
 
-They go between people who have granted each other to write: the sender's server passes on only to those whom the sender
-granted, the recipient's server only from those whom the recipient granted. What cannot be passed on at once is dropped:
-whoever sent it says it again before its lease ends.
+They go between people who know each other (core/consent.py): the sender's server passes on only to those whom the
+sender knows, the recipient's server only from those whom the recipient knows. What cannot be passed on at once is
+dropped: whoever sent it says it again before its lease ends.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.consent import knows
 from gatewayd.interfaces import IStore, Parley, Route
 
 USER_RATE, USER_BURST = 10.0, 20.0  # signals a second, each recipient counts
@@ -74,23 +75,23 @@ class Presence:
         return end
 
     async def from_user(self, account_id: int, signal: Signal, to: Sequence[Address]) -> list[Address]:
-        """Returns those who are not granted, and got nothing. Raises TooOften, StoreError."""
+        """Returns those whom the user does not know, and who got nothing. Raises TooOften, StoreError."""
         self._rates.take(account_id, len(to), USER_RATE, USER_BURST)
-        granted = [address for address in to if await self._grants(account_id, address)]
+        known = [address for address in to if await knows(self._store, account_id, address)]
         ours = await self._store.domains()
-        await self._deliver(signal, [address for address in granted if address.domain in ours])
+        await self._deliver(signal, [address for address in known if address.domain in ours])
         remote: dict[Domain, list[Address]] = defaultdict(list)
-        for address in granted:
+        for address in known:
             if address.domain not in ours:
                 remote[address.domain].append(address)
         for domain, addresses in remote.items():
             if self._under_way[domain] < UNDER_WAY and self._unreachable.get(domain, 0.0) <= self._now():
                 self._under_way[domain] += 1
                 defer.Deferred.fromCoroutine(self._carry(domain, signal, addresses))
-        return [address for address in to if address not in granted]
+        return [address for address in to if address not in known]
 
     async def from_peer(self, signal: Signal, to: Sequence[Address]) -> None:
-        """Says nothing of who got it: presence is nobody's but the granted. Raises TooOften, StoreError."""
+        """Says nothing of who got it: presence is nobody's business but theirs. Raises TooOften, StoreError."""
         self._rates.take(signal.sender.domain, len(to), PEER_RATE, PEER_BURST)
         await self._deliver(signal, to)
 
@@ -101,7 +102,7 @@ class Presence:
             account = await self._store.account(address)
             if account is None or account.account_id not in self._connected:
                 continue
-            if await self._grants(account.account_id, signal.sender):
+            if await knows(self._store, account.account_id, signal.sender):
                 for push in list(self._connected.get(account.account_id, ())):
                     push(signal)
 
@@ -121,10 +122,6 @@ class Presence:
             self._under_way[domain] -= 1
             if not self._under_way[domain]:
                 del self._under_way[domain]
-
-    async def _grants(self, account_id: int, address: Address) -> bool:
-        contact = await self._store.contact(account_id, address)
-        return contact is not None and contact.state == "granted"
 
 
 class _Rates:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.consent import knows
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Account, Awaited, IStore, Owed
 from gatewayd.message import receipts
@@ -80,8 +81,7 @@ class Receipts:
             return False
         if author.key == account.address.key:
             return False
-        contact = await self._store.contact(account.account_id, author)
-        return contact is not None and contact.state == "granted"
+        return await knows(self._store, account.account_id, author)
 
     async def _named(self, account: Account, original: Content) -> Address:
         """The address by which the author knows the user: an alias, if he wrote to one."""
