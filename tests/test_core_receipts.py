@@ -122,7 +122,7 @@ def test_all_three_between_two_domains(houses: tuple[House, House]) -> None:
     kept = inbox(alpha, alice, mailbox="Receipts")
     assert [m.signer for m in kept] == [BETA] * 3
     assert [m.flags for m in kept] == [("\\Seen",)] * 3
-    assert inbox(beta, carol)[0].flags == ("\\Seen",)
+    assert inbox(beta, carol)[0].flags == ("$MDNSent", "\\Seen")
     (box,) = [m for m in mailboxes(alpha, ALICE) if m.name == "Receipts"]
     assert not box.subscribed
     assert "Receipts" not in [m.name for m in mailboxes(beta, CAROL)]
@@ -346,6 +346,22 @@ def outside(house: House, mail: bytes, to: Any) -> list[str]:
         return [outcome.code for outcome in answers.values()]
 
     return house.wait(run())
+
+
+def test_who_was_told_by_a_mail_program_is_not_told_again(houses: tuple[House, House]) -> None:
+    """And a mail program learns that the author was told by a Parley client."""
+    alpha, _ = houses
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    for _ in range(2):
+        sent(alpha, alice, BOB, ("displayed",))
+    sent(alpha, alice, BOB, ())
+    uids = [m.uid for m in inbox(alpha, bob)]
+    alpha.wait(bob.mark("INBOX", uids[:1], add=["$MDNSent"]))
+    alpha.wait(bob.mark("INBOX", uids, displayed=True))
+    ids = {m.uid: m.id for m in inbox(alpha, bob)}
+    assert [r.of for r in receipts(alpha, alice)] == [ids[uids[1]]]
+    flags = {m.uid: m.flags for m in inbox(alpha, bob)}
+    assert flags == {uids[0]: ("$MDNSent", "\\Seen"), uids[1]: ("$MDNSent", "\\Seen"), uids[2]: ("\\Seen",)}
 
 
 def test_an_author_whose_domain_speaks_only_mail_gets_a_notification(houses: tuple[House, House]) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import DeferredLock
 
 from gatewayd.interfaces import Account, Arrival, IStore
 from gatewayd.message.model import Content
-from gatewayd.message.receipts import DELIVERED, DISPLAYED, may_ask
+from gatewayd.message.receipts import DELIVERED, DISPLAYED, asked, may_ask
 from gatewayd.session.link import Link
 from gatewayd.session.parley_consent import as_contact
 from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
@@ -18,6 +18,7 @@ MAX_SYNC = 500
 PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
 READ_AHEAD = 4  # messages
 
+MDN_SENT = "$MDNSent"  # a notification was sent, or refused (RFC 3503 §2)
 
 Acknowledge = Callable[[Account, Collection[Content], str], Awaitable[None]]
 
@@ -139,14 +140,23 @@ class Log:
             if flags:
                 await self._store.store_flags(*where, mode, flags)
         if body.displayed:
-            seen = await self._store.store_flags(*where, "+", ("\\Seen",))
-            contents = await self._store.contents(self.account.account_id, [entry.message_id for entry in seen])
-            await self._acknowledge(self.account, list(contents.values()), DISPLAYED)
+            await self._displayed(mailbox.mailbox_id, body.uids)
         if body.delete:
             await self._store.expunge(*where)
         elif body.move:
             await self._store.copy(*where, body.move, True)
         return Changes((), (await self._store.mailbox(self.account.account_id, body.mailbox)).highest_modseq)
+
+    async def _displayed(self, mailbox_id: int, uids: Sequence[int]) -> None:
+        """Those who asked learn of it, once: not if a mail program has told them (RFC 3503 §3.1), nor will it then."""
+        account_id = self.account.account_id
+        seen = await self._store.store_flags(account_id, mailbox_id, uids, "+", ("\\Seen",))
+        untold = [entry for entry in seen if MDN_SENT not in entry.flags.split()]
+        contents = await self._store.contents(account_id, [entry.message_id for entry in untold])
+        asking = {i: content for i, content in contents.items() if DISPLAYED in asked(content.fields)}
+        await self._acknowledge(self.account, list(asking.values()), DISPLAYED)
+        told = [entry.uid for entry in untold if entry.message_id in asking]
+        await self._store.store_flags(account_id, mailbox_id, told, "+", (MDN_SENT,))
 
 
 def _change(arrival: Arrival) -> Change:
