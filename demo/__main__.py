@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from demo.clients import Client, IMAPProgram, LegacyHost, Lost, ParleyProgram, POPProgram
+from demo.conversation import converse
 from demo.crash import crash
 from demo.introductions import Accept, by_imap, by_parley, introduce
 from demo.legacy import ADDRESS, legacy
@@ -119,6 +120,19 @@ def stranger(sender: ParleyProgram, receiver: Client, accept: Accept, number: in
     return Row(sender.kind, receiver.kind, "stranger", carrier, spent, failed)
 
 
+def friends(here: ParleyProgram, there: ParleyProgram, show: Callable[[Row], None]) -> list[Row]:
+    """Each has written to the other before."""
+    rows = []
+    try:
+        for what, spent in converse(here, there):
+            rows.append(Row(here.kind, there.kind, what, "Parley", spent, ""))
+    except Exception as error:  # as in `walk`
+        rows.append(Row(here.kind, there.kind, "friends", "", None, f"{type(error).__name__}: {error}"))
+    for row in rows:
+        show(row)
+    return rows
+
+
 def people(gateway: Gateway, world: World) -> list[Client]:
     return [
         IMAPProgram(gateway, "alice"),
@@ -144,6 +158,7 @@ def routes(world: World, root: Path, show: Callable[[Row], None]) -> list[Row]:
         for number, (online, (sender, receiver)) in enumerate(product((True, False), pairs)):
             rows.append(walk(sender, receiver, online, number, carriers))
             show(rows[-1])
+        rows += friends(zoe, ParleyProgram(beta, "zoe", world.reactor), show)
     finally:
         carol.go_offline()
     return rows
