@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import imaplib
 import poplib
 import re
 import signal
 import smtplib
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from demo.dns_server import DNSServer
 from demo.world import BIN, PASSWORD, Gateway
-from gatewayd.client import connect
+from gatewayd.client import Receipt, connect
 from gatewayd.interfaces import Endpoint
 from tests.corpus import messages
 
@@ -194,3 +196,35 @@ def test_what_the_authors_domain_asks_for_is_done(tmp_path: Path, reactor: Any) 
     finally:
         judge.stop()
         blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(dns.stop()))
+
+
+def test_a_receipt_that_was_owed_when_the_process_was_killed(gateway: Gateway, reactor: Any) -> None:
+    """It is given when the gateway is up again: the one that was owed, of that time."""
+
+    def wait(work: Any) -> Any:
+        return blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(work))
+
+    def sign_in(user: str) -> Any:
+        server = Endpoint(*gateway.port("parley"))
+        return connect(reactor, user, PASSWORD, server=server, authorities=gateway.root / "ca.pem")
+
+    async def ask() -> bytes:
+        async with await sign_in("alice@alpha.test") as alice:
+            await alice.send(["bob@alpha.test"], "Have you seen this?", receipts=["displayed"])
+            (sent,) = [message async for message in alice.messages(mailbox="Sent") if message.asks_for]
+            return bytes(sent.id)
+
+    async def told() -> Any:
+        async with await sign_in("alice@alpha.test") as alice:
+            async for receipt in alice.receipts(live=True):
+                return receipt
+
+    object_id = wait(ask())
+    gateway.kill()
+    with contextlib.closing(sqlite3.connect(gateway.root / "state" / "gatewayd.sqlite")) as db, db:
+        (bob,) = db.execute("SELECT account_id FROM account WHERE local='bob'").fetchone()
+        columns = "account_id, object_id, status, at_ms, nonce"
+        row = (bob, object_id, "displayed", 1735689600000, bytes(16))
+        db.execute(f"INSERT INTO receipt_owed ({columns}) VALUES (?,?,?,?,?)", row)
+    gateway.start()
+    assert wait(told()) == Receipt(object_id, "displayed", "bob@alpha.test", 1735689600.0, True)
