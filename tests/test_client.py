@@ -13,7 +13,7 @@ from twisted.internet import defer
 from twisted.internet.task import Clock
 
 from gatewayd.address import AddressError, Domain
-from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect, connection
+from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect, connection, tail
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.crypto.scram import ScramServer
 from gatewayd.interfaces import Answer, Delivery, Endpoint
@@ -305,7 +305,7 @@ def test_two_live_loops_on_one_connection(alpha: House, monkeypatch: pytest.Monk
 
 def test_a_reader_that_is_slow_is_pushed_no_heap(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit is dropped and asked for again: nothing is missing, nothing comes twice."""
-    monkeypatch.setattr(connection, "TAIL", 1000)
+    monkeypatch.setattr(tail, "TAIL", 1000)
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     heaps = []
 
@@ -315,8 +315,8 @@ def test_a_reader_that_is_slow_is_pushed_no_heap(alpha: House, monkeypatch: pyte
         for _ in range(20):
             await alice.send([str(BOB)], "x" * 100)
         await bob.mark("INBOX", [], add=["x"])  # what was pushed came before this
-        (tail,) = bob._tails
-        heaps.append(tail._octets)
+        (reader,) = bob._tails
+        heaps.append(reader._octets)
         got: list[int] = []
         while len(got) < 20:
             got += [change.uid for change in (await anext(pages)).changes]

@@ -1,11 +1,6 @@
 """The Parley client as a library: sign in as a user, send, read the log, stay on its live tail (docs/parley.rst).
 
-A bot is ten lines::
-
-    async def main(reactor):
-        async with await connect(reactor, "alice@alpha.test", "parley-demo") as parley:
-            async for message in parley.messages(since=0, live=True):
-                await parley.send([message.sender], f"You said: {message.text}")
+A bot is ten lines: docs/bot.py. What each method does for a bot: docs/parley-client.rst.
 """
 
 from gatewayd.client.connection import ParleyClient, connect, locate

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import DeferredLock
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
 from gatewayd.address import Address, Domain
 from gatewayd.client.message import Draft, Message, Receipt, compose
+from gatewayd.client.tail import Tail
 from gatewayd.client.transfer import Progress, download, ignored, upload
 from gatewayd.dns.resolver import Resolver
 from gatewayd.interfaces import RECEIPTS, Endpoint, ResolutionFailed
@@ -49,9 +49,9 @@ from gatewayd.wire.parley.schema import (
 )
 
 T = TypeVar("T", bound=Body)
+R = TypeVar("R")
 
 PAGE = 100  # changes asked for at once
-TAIL = 8 * 1024 * 1024  # octets of pushes kept for a reader; when more come it asks the log instead
 KEEP_ALIVE = 120.0  # seconds; finds a network that was lost in silence, and keeps the listener from hanging up
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a lost connection is dialled again; doubled each time
 _random = SystemRandom()
@@ -93,12 +93,14 @@ async def dial(
 
 async def connect(
     reactor: Any, user: str, password: str, *, server: Endpoint | None = None, authorities: Path | None = None,
-    engine: Callable[[], ParleyConnection] = ParleyConnection,
+    engine: Callable[[], ParleyConnection] = ParleyConnection, patient: bool = False,
 ) -> ParleyClient:  # fmt: skip
     """Signs in at the user's own domain, which the server must prove to be; `server` instead of what the DNS says,
-    `authorities` a PEM file instead of the system's. Raises OSError (no connection, not that domain), RequestFailed
-    (not signed in), AddressError."""
-    parley = ParleyClient(reactor, user, password, server=server, authorities=authorities, engine=engine)
+    `authorities` a PEM file instead of the system's; `patient`: afterwards, see ParleyClient. Raises OSError (no
+    connection, not that domain), RequestFailed (not signed in), AddressError."""
+    parley = ParleyClient(
+        reactor, user, password, server=server, authorities=authorities, engine=engine, patient=patient
+    )
     try:
         await parley.online()
     except BaseException:
@@ -112,26 +114,30 @@ class ParleyClient:
 
     What is asked is asked once more if the connection ended before the answer; every request may be repeated. Then, or
     when nothing can be dialled, the method raises OSError (ConnectionGone is one). A live loop does not: it dials again
-    and again, each time a little later, and goes on in the log where it was. Every method may raise RequestFailed.
+    and again, each time a little later, and goes on in the log where it was; with `patient` every method does so.
+    Every method may raise RequestFailed.
     """
 
     def __init__(
         self, reactor: Any, user: str, password: str, *, server: Endpoint | None = None,
         authorities: Path | None = None, engine: Callable[[], ParleyConnection] = ParleyConnection,
+        patient: bool = False,
     ) -> None:  # fmt: skip
         """Does not dial yet. Raises AddressError."""
         self.user = user
+        self.connections = 0  # made so far
         self.on_state: Callable[[Exception | None], None] = lambda why: None  # None: signed in; else why not any more
         self.on_signal: Callable[[Signalled], None] = lambda signal: None
         self._domain = Address.parse(user).domain
         self._reactor = reactor
         self._password = password
+        self._patient = patient
         self._where = (server, authorities, engine)
         self._session: ParleyClientSession | None = None
         self._dialling = DeferredLock()
         self._syncing = DeferredLock()
         self._live_on: ParleyClientSession | None = None  # which session's server pushes the log's tail
-        self._tails: set[_Tail] = set()
+        self._tails: set[Tail] = set()
         self._closed = False
         self._keeping_alive = LoopingCall(self._keep_alive)
         self._keeping_alive.clock = reactor
@@ -146,6 +152,10 @@ class ParleyClient:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def is_online(self) -> bool:
+        return self._session is not None and self._session.usable
+
     async def online(self) -> ParleyClientSession:
         """The signed-in session, dialled where there is none. Raises OSError, RequestFailed."""
         await self._dialling.acquire()
@@ -156,6 +166,7 @@ class ParleyClient:
                 self._lose(self._session, ConnectionGone("connection lost"))  # it is not closed yet
             if self._session is None:
                 self._session = await self._sign_in()
+                self.connections += 1
                 self.on_state(None)
             return self._session
         finally:
@@ -197,7 +208,8 @@ class ParleyClient:
         """Safe to repeat, whatever it raised: the same draft arrives once, and what was put is not put again."""
         for part, source in draft.blobs:
             await self.upload(part, source, progress)
-        most = max(1, (await self.online()).recipients)
+        session = await (self._persist(self.online) if self._patient else self.online())
+        most = max(1, session.recipients)
         results: tuple[Result, ...] = ()
         for begin in range(0, len(to), most):
             send = Send(tuple(to[begin : begin + most]), draft.bodies, payload=draft.payload)
@@ -207,7 +219,7 @@ class ParleyClient:
     async def changes(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Changes]:
         """The account's log after modseq `since`, page by page; with `live`, on and on as it grows, until `close`.
         Several such loops may run."""
-        tail = _Tail()
+        tail = Tail()
         if live:
             self._tails.add(tail)
         try:
@@ -215,7 +227,7 @@ class ParleyClient:
                 tail.restart()  # before the log is asked: nothing falls in between
                 more = True
                 while more:
-                    page = await self._patient_page(since) if live else await self._page(since)
+                    page = await (self._persist(partial(self._live_page, since)) if live else self._page(since))
                     more, since = page.more, page.modseq
                     yield page
                 if not live:
@@ -309,13 +321,16 @@ class ParleyClient:
         return session
 
     async def _ask(self, method: str, body: Body, kind: type[T]) -> T:
-        session = await self.online()
-        try:
-            return await self._ask_on(session, method, body, kind)
-        except ConnectionGone:
-            if self._closed:
-                raise
-        return await self._ask_on(await self.online(), method, body, kind)
+        async def ask() -> T:
+            session = await self.online()
+            try:
+                return await self._ask_on(session, method, body, kind)
+            except ConnectionGone:
+                if self._closed:
+                    raise
+            return await self._ask_on(await self.online(), method, body, kind)
+
+        return await self._persist(ask) if self._patient else await ask()
 
     async def _ask_on(self, session: ParleyClientSession, method: str, body: Body, kind: type[T]) -> T:
         try:
@@ -328,26 +343,31 @@ class ParleyClient:
     async def _page(self, since: int) -> Changes:
         return await self._ask("sync", Sync(since, PAGE), Changes)
 
-    async def _patient_page(self, since: int) -> Changes:
+    async def _live_page(self, since: int) -> Changes:
         """Also has the tail pushed on this connection, if it is not already."""
+        await self._syncing.acquire()  # two loops must not both ask for the tail
+        try:
+            session = await self.online()
+            live = self._live_on is not session
+            page = await self._ask_on(session, "sync", Sync(since, PAGE, live), Changes)
+            if live and not page.more:
+                self._live_on = session
+            return page
+        finally:
+            self._syncing.release()
+
+    async def _persist(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Until it is done, or `close`, or the server says that it will never be."""
         wait = FIRST_WAIT
         while True:
-            await self._syncing.acquire()  # two loops must not both ask for the tail
             try:
-                session = await self.online()
-                live = self._live_on is not session
-                page = await self._ask_on(session, "sync", Sync(since, PAGE, live), Changes)
-                if live and not page.more:
-                    self._live_on = session
-                return page
+                return await work()
             except OSError:
                 if self._closed:
                     raise
             except RequestFailed as failed:
                 if failed.error != "unavailable" or self._closed:
                     raise
-            finally:
-                self._syncing.release()
             await deferLater(self._reactor, _random.uniform(0, wait))  # all of a server's clients come back at once
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -372,56 +392,3 @@ class ParleyClient:
             for tail in list(self._tails):
                 tail.stop()
             self.on_state(error)
-
-
-class _Tail:
-    """What was pushed and one live loop has not read yet. When too much waits, or the connection is lost, all of it is
-    dropped, and the loop asks the log: so a slow reader costs no memory."""
-
-    def __init__(self) -> None:
-        self._pages: deque[Changes] = deque()
-        self._octets = 0
-        self._whole = False  # every push since `restart` is here
-        self._waiter: Deferred[None] | None = None
-
-    def restart(self) -> None:
-        self.stop()
-        self._whole = True
-
-    def push(self, page: Changes) -> None:
-        if not self._whole:
-            return
-        self._pages.append(page)
-        self._octets += _octets(page)
-        if self._octets > TAIL:
-            self.stop()
-        self._wake()
-
-    def stop(self) -> None:
-        self._pages.clear()
-        self._octets = 0
-        self._whole = False
-        self._wake()
-
-    async def next(self) -> Changes | None:
-        """Waits for a page; None: ask the log."""
-        while self._whole:
-            if self._pages:
-                page = self._pages.popleft()
-                self._octets -= _octets(page)
-                return page
-            self._waiter = Deferred()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return None
-
-    def _wake(self) -> None:
-        if self._waiter is not None:
-            waiter, self._waiter = self._waiter, None
-            waiter.callback(None)
-
-
-def _octets(page: Changes) -> int:
-    return sum(200 + len(change.signed) + sum(map(len, change.bodies)) for change in page.changes)

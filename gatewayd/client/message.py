@@ -114,11 +114,15 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The first text/plain part, or "" when there is none or it is a blob."""
+        """The first text/plain part that is no file, or "" when there is none at hand (a blob is not)."""
         for part in self.content.fields.parts:
-            if part.type.startswith("text/plain"):
+            if part.type.startswith("text/plain") and not part.name:
                 return self.content.bodies.get(part.hash, b"").decode("utf-8", "replace")
         return ""
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.content.fields.parts if part.name)
 
     @property
     def mail(self) -> bytes | None:

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from gatewayd.cli.parley.account import signed_in
+from gatewayd.cli.parley.terminal import plain
 from gatewayd.wire.parley.schema import Contact
 
 MEANINGS = {
@@ -55,9 +56,9 @@ def _show(contact: Contact, options: argparse.Namespace) -> None:
         line = {"address": contact.address, "state": contact.state, "since": when.isoformat()}
         print(json.dumps(line, ensure_ascii=False), flush=True)
     elif contact.state == "none":
-        print(f"{contact.address} {MEANINGS[contact.state]}")
+        print(plain(f"{contact.address} {MEANINGS[contact.state]}"))
     else:
-        print(f"{contact.address} {MEANINGS[contact.state]} since {when:%Y-%m-%d %H:%M}")
+        print(plain(f"{contact.address} {MEANINGS[contact.state]} since {when:%Y-%m-%d %H:%M}"))
 
 
 def add_commands(commands: Any) -> None:

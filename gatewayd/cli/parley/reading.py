@@ -1,4 +1,4 @@
-"""`parley inbox` and `parley watch`: what is there, and what comes."""
+"""`parley inbox`, `watch` and `save`: what is there, what comes, and the files of a message."""
 
 from __future__ import annotations
 
@@ -6,36 +6,100 @@ import argparse
 import json
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gatewayd.cli.parley.account import signed_in
-from gatewayd.client import Message
+from gatewayd.cli.parley.account import Failed, Identity
+from gatewayd.cli.parley.terminal import how, plain
+from gatewayd.client import Message, ParleyClient
+from gatewayd.client.archive import Archive
+from gatewayd.client.device import Device
+from gatewayd.client.files import save as save_file
+from gatewayd.message.model import Part
 
 
 async def inbox(reactor: Any, options: argparse.Namespace) -> None:
-    async with await signed_in(reactor, options) as parley:
-        found = [message async for message in parley.messages(mailbox=options.mailbox)]
-        asking = [contact.address for contact in await parley.contacts() if contact.state == "requested"]
-    for message in found[-options.last :] if options.last else found:
+    """From the copy on this device, brought up to date where the server can be reached."""
+    who = Identity(options)
+    archive = who.archive(reactor)
+    try:
+        if not options.offline:
+            await _brought_up_to_date(Device(reactor, who.client(reactor), archive))
+        found = await archive.mailbox(options.mailbox, options.last or -1)
+        asking = [contact.address for contact in await archive.contacts() if contact.state == "requested"]
+    finally:
+        archive.close()
+    for message in found:
         show(message, options)
     if asking:
         print(f"ask to write to you (parley grant, parley revoke): {plain(', '.join(asking))}", file=sys.stderr)
 
 
+async def _brought_up_to_date(device: Device) -> None:
+    try:
+        await device.sync()
+    except OSError as error:
+        print(f"parley: offline, this is what was here: {error}", file=sys.stderr)
+    finally:
+        device.parley.close()
+
+
 async def watch(reactor: Any, options: argparse.Namespace) -> None:
-    async with await signed_in(reactor, options) as parley:
-        since = options.since
+    """What comes to the mailbox, each message once; a change of its flags is not a message."""
+    async with Identity(options).device(reactor) as device:
+        since, newest = options.since, 0
         if since is None:  # from now on
-            since = 0
-            async for page in parley.changes():
-                since = page.modseq
+            await device.sync()
+            since = await device.archive.modseq()
+            newest = await device.archive.highest_uid(options.mailbox)
         seen: set[int] = set()
-        async for message in parley.messages(since, live=True, mailbox=options.mailbox):
-            if message.uid not in seen:  # a change of flags is not a message
+        async for message in device.parley.messages(since, live=True, mailbox=options.mailbox):
+            if message.uid > newest and message.uid not in seen:
                 seen.add(message.uid)
                 show(message, options)
+
+
+async def save(reactor: Any, options: argparse.Namespace) -> None:
+    """A large file is not on this device: it is fetched."""
+    who = Identity(options)
+    archive = who.archive(reactor)
+    try:
+        message = await find(archive, options.message, options.mailbox)
+    finally:
+        archive.close()
+    if not message.files:
+        raise Failed("the message has no files")
+    parley: ParleyClient | None = None
+
+    async def download(part: Part, path: Path) -> None:
+        nonlocal parley
+        parley = parley or who.client(reactor)
+        await parley.download(part, path)
+
+    try:
+        for part in message.files:
+            print(await save_file(message, part, options.into, download))
+    finally:
+        if parley is not None:
+            parley.close()
+
+
+async def find(archive: Archive, text: str, mailbox: str) -> Message:
+    """By its UID in the mailbox, or by how its id begins. Raises Failed."""
+    ids: list[bytes] = []
+    if text.isdecimal() and len(text) <= 10:
+        at = await archive.at(mailbox, int(text))
+        ids = [at] if at else []
+    if not ids and len(text) >= 4 and all(c in "0123456789abcdefABCDEF" for c in text):
+        ids = await archive.named(text)
+    if len(ids) > 1:
+        raise Failed(f"several messages begin with {text}: say more of the id")
+    message = await archive.message(ids[0]) if ids else None
+    if message is None:
+        raise Failed(f"no message {text} on this device; parley sync may bring it")
+    return message
 
 
 def show(message: Message, options: argparse.Namespace) -> None:
@@ -44,37 +108,35 @@ def show(message: Message, options: argparse.Namespace) -> None:
     if options.json:
         line = {
             "id": message.id.hex(), "mailbox": message.mailbox, "uid": message.uid, "modseq": message.modseq,
-            "from": fields.from_, "to": fields.to, "date": when.isoformat(), "subject": fields.subject,
-            "text": message.text, "flags": message.flags, "signed_by": str(message.signer), "bridged": message.bridged,
-            "results": message.results,
-            "files": [part.name for part in fields.parts if part.name],
+            "type": message.type, "from": fields.from_, "to": fields.to, "date": when.isoformat(),
+            "subject": fields.subject, "text": message.text, "flags": message.flags,
+            "signed_by": str(message.signer), "bridged": message.bridged, "results": message.results,
+            "files": [part.name for part in message.files],
         }  # fmt: skip
         print(json.dumps(line, ensure_ascii=False), flush=True)
         return
-    results = "".join(f"; {name} {result}" for name, result in message.results.items())
-    how = f"mail, taken in by {message.signer}{results}" if message.bridged else f"signed by {message.signer}"
-    console = Console(highlight=False, markup=False)
-    head = f"{when:%Y-%m-%d %H:%M}  {fields.from_}  ({how})  {fields.subject}".rstrip()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    head = f"{message.uid}  {when:%Y-%m-%d %H:%M}  {fields.from_}  ({how(message)})  {fields.subject}".rstrip()
     console.print(plain(head), style="bold")
     for text in message.text.rstrip().splitlines():
         console.print("  " + plain(text))
-    for part in fields.parts:
-        if part.name:
-            console.print(plain(f"  [{part.name}, {part.size} octets]"))
-
-
-def plain(text: str) -> str:
-    """For a terminal: without control characters, and without those that turn the direction of what stands beside."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    for part in message.files:
+        console.print(plain(f"  [{part.name}, {part.size} octets]"))
 
 
 def add_commands(commands: Any) -> None:
     parser = commands.add_parser("inbox", help="show the messages that are there")
     parser.add_argument("--last", type=int, default=20, help="how many; 0 for all")
+    parser.add_argument("--offline", action="store_true", help="only what is on this device")
     parser.set_defaults(run=inbox)
     tail = commands.add_parser("watch", help="show messages as they come")
     tail.add_argument("--since", type=int, help="from this modseq on, instead of from now on")
     tail.set_defaults(run=watch)
     for reading in (parser, tail):
-        reading.add_argument("--mailbox", default="INBOX")
         reading.add_argument("--json", action="store_true", help="a line of JSON for each message")
+    files = commands.add_parser("save", help="save the files of a message")
+    files.add_argument("message", help="its UID, or how its id begins")
+    files.add_argument("--into", type=Path, default=Path(), metavar="DIRECTORY")
+    files.set_defaults(run=save)
+    for named in (parser, tail, files):
+        named.add_argument("--mailbox", default="INBOX")

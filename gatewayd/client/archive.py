@@ -1,0 +1,294 @@
+"""What a device keeps of an account: a copy of its log in one SQLite file, which opens at once and is there offline.
+
+The copy is filled page by page, each page with the modseq after it in one transaction: a killed program asks again from
+where it was. Several programs may use the file at once. Messages are shown with those bodies that are worth showing;
+`message` has them all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gatewayd.address import Address
+from gatewayd.client.message import Message, Receipt
+from gatewayd.database.sqlite import Database
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import RECEIPTS
+from gatewayd.message.model import Content, ObjectError, Payload
+from gatewayd.wire.parley.schema import Change, Changes, Contact
+
+SHOWN = 256 * 1024  # octets: a longer text is not read for a list
+INTRODUCTIONS = "Introductions"  # the mailbox where strangers wait (docs/parley.rst §8.4)
+APART = ("Junk", "Trash", INTRODUCTIONS, RECEIPTS)  # mailboxes that are no part of conversations
+STEPS = [
+    """
+    CREATE TABLE log (one INTEGER PRIMARY KEY CHECK (one = 1), modseq INTEGER NOT NULL);
+    INSERT INTO log VALUES (1, 0);
+    CREATE TABLE object (
+        id BLOB PRIMARY KEY, signed BLOB NOT NULL, date INTEGER NOT NULL, conversation TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX object_conversation ON object (conversation, date);
+    CREATE TABLE part (
+        id BLOB NOT NULL, hash BLOB NOT NULL, type TEXT NOT NULL, PRIMARY KEY (id, hash)) WITHOUT ROWID;
+    CREATE INDEX part_hash ON part (hash);
+    CREATE TABLE body (hash BLOB PRIMARY KEY, octets BLOB NOT NULL);
+    CREATE TABLE entry (
+        mailbox TEXT NOT NULL, uid INTEGER NOT NULL, modseq INTEGER NOT NULL, flags TEXT NOT NULL, id BLOB NOT NULL,
+        PRIMARY KEY (mailbox, uid)) WITHOUT ROWID;
+    CREATE INDEX entry_object ON entry (id);
+    CREATE INDEX entry_unseen ON entry (mailbox) WHERE instr(flags, '\\Seen') = 0;
+    CREATE TABLE receipt (
+        of BLOB NOT NULL, recipient TEXT NOT NULL, status TEXT NOT NULL, at REAL NOT NULL, signed INTEGER NOT NULL,
+        PRIMARY KEY (of, recipient, status)) WITHOUT ROWID;
+    CREATE TABLE contact (
+        address TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL, modseq INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY, id BLOB UNIQUE NOT NULL, recipients TEXT NOT NULL, payload BLOB NOT NULL,
+        bodies BLOB NOT NULL, trouble TEXT NOT NULL DEFAULT '');
+    CREATE TABLE undelivered (
+        id BLOB NOT NULL, recipient TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (id, recipient)) WITHOUT ROWID;
+    CREATE TABLE key_set (domain TEXT PRIMARY KEY, octets BLOB NOT NULL, fetched REAL NOT NULL) WITHOUT ROWID
+    """
+]
+ENTRY = "e.mailbox, e.uid, e.modseq, e.flags, o.signed, o.id"
+IN_CONVERSATIONS = f"e.mailbox NOT IN ({', '.join(repr(name) for name in APART)})"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Who talks, without ourselves (alone with ourselves: just us)."""
+
+    name: str  # the addresses, a line each
+    last: int  # milliseconds since the epoch
+    unread: int
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(self.name.splitlines())
+
+
+def conversation_of(user: str, payload: Payload) -> str:
+    """The same for everything that is said among the same people."""
+    others = sorted({_bare(text) for text in (payload.from_, *payload.to)} - {_bare(user)})
+    return "\n".join(others) or user
+
+
+class Archive:
+    """`post` carries results to the thread that asks (reactor.callFromThread). It and all methods may raise
+    StoreError."""
+
+    def __init__(self, path: Path, user: str, post: Callable[[Callable[[], None]], None]) -> None:
+        self.user = user
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise StoreError(f"{path}: {error}") from error
+        self.database = Database(path, post)
+        self.database.migrate("archive", STEPS)
+
+    def close(self) -> None:
+        """Blocks for a moment."""
+        self.database.close()
+
+    # -- filling it -------------------------------------------------------------------------------------------------
+
+    async def modseq(self) -> int:
+        """From where to ask the log."""
+        found: int = await self.database.read(lambda db: db.execute("SELECT modseq FROM log").fetchone()[0])
+        return found
+
+    async def take(self, page: Changes) -> list[Message]:
+        """Keep a page of the log. Returns the messages that are new here."""
+
+        def work(db: sqlite3.Connection) -> list[Message]:
+            (known,) = db.execute("SELECT modseq FROM log").fetchone()
+            if page.modseq <= known:
+                return []  # another program was here before us, and may have gone further
+            new = [message for change in page.changes if (message := self._apply(db, change)) is not None]
+            rows = [(one.address, one.state, one.since, one.modseq) for one in page.contacts]
+            db.executemany("INSERT OR REPLACE INTO contact VALUES (?,?,?,?)", rows)
+            db.execute("UPDATE log SET modseq=?", (page.modseq,))
+            return new
+
+        return await self.database.write(work)
+
+    async def forget(self) -> None:
+        """All but the outbox and what became of it: the server's log is another one now."""
+
+        def work(db: sqlite3.Connection) -> None:
+            for table in ("object", "part", "body", "entry", "receipt", "contact"):
+                db.execute(f"DELETE FROM {table}")
+            db.execute("UPDATE log SET modseq=0")
+
+        await self.database.write(work)
+
+    def _apply(self, db: sqlite3.Connection, change: Change) -> Message | None:
+        if change.gone:
+            self._drop(db, change.mailbox, change.uid)
+            return None
+        message = None
+        if change.signed:
+            try:
+                message = Message.of(change)
+                self._keep(db, message)
+            except ObjectError:  # what no reader could show; the next version of this program may
+                return None
+        row = (change.mailbox, change.uid, change.modseq, " ".join(change.flags), change.id)
+        known = db.execute("SELECT 1 FROM entry WHERE mailbox=? AND uid=?", row[:2]).fetchone()
+        db.execute("INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?)", row)
+        return None if known else message
+
+    def _keep(self, db: sqlite3.Connection, message: Message) -> None:
+        content, fields = message.content, message.content.fields
+        row = (content.id, content.signed, fields.date, conversation_of(self.user, fields))
+        db.execute("INSERT OR IGNORE INTO object VALUES (?,?,?,?)", row)
+        for part in fields.parts:
+            db.execute("INSERT OR IGNORE INTO part VALUES (?,?,?)", (content.id, part.hash, part.type))
+        receipt = message.receipt
+        if receipt is not None:
+            said = (receipt.of, receipt.by, receipt.status, receipt.at, receipt.signed)
+            db.execute("INSERT OR IGNORE INTO receipt VALUES (?,?,?,?,?)", said)
+        for digest, octets in content.bodies.items():
+            db.execute("INSERT OR IGNORE INTO body VALUES (?,?)", (digest, octets))
+
+    def _drop(self, db: sqlite3.Connection, mailbox: str, uid: int) -> None:
+        """With the object and the bodies that nothing names any more."""
+        found = db.execute("DELETE FROM entry WHERE mailbox=? AND uid=? RETURNING id", (mailbox, uid)).fetchall()
+        for (id,) in found:
+            if db.execute("SELECT 1 FROM entry WHERE id=?", (id,)).fetchone() is None:
+                db.execute("DELETE FROM object WHERE id=?", (id,))
+                for (digest,) in db.execute("DELETE FROM part WHERE id=? RETURNING hash", (id,)).fetchall():
+                    db.execute(
+                        "DELETE FROM body WHERE hash=?1 AND NOT EXISTS (SELECT 1 FROM part WHERE hash=?1)", (digest,)
+                    )
+
+    # -- reading it -------------------------------------------------------------------------------------------------
+
+    async def mailbox(self, name: str, last: int = -1) -> list[Message]:
+        """Its `last` messages (-1: all), in the order of their UIDs."""
+        query = f"SELECT {ENTRY} FROM entry e JOIN object o USING (id) WHERE e.mailbox=? ORDER BY e.uid DESC LIMIT ?"
+        return await self._messages(query, (name, last))
+
+    async def conversation(self, name: str, last: int = -1) -> list[Message]:
+        """Its `last` messages, by their dates; one that stands in several mailboxes comes once."""
+        query = (
+            f"SELECT {ENTRY} FROM object o JOIN entry e USING (id) WHERE o.conversation=? AND {IN_CONVERSATIONS}"
+            " GROUP BY o.id ORDER BY o.date DESC, o.id DESC LIMIT ?"
+        )
+        return await self._messages(query, (name, last))
+
+    async def conversations(self) -> list[Conversation]:
+        """The last one first."""
+
+        def work(db: sqlite3.Connection) -> list[Conversation]:
+            unread = dict(
+                db.execute(
+                    "SELECT o.conversation, count(*) FROM entry e JOIN object o USING (id)"
+                    f" WHERE instr(e.flags, '\\Seen') = 0 AND {IN_CONVERSATIONS} GROUP BY o.conversation"
+                ).fetchall()
+            )
+            found = db.execute(
+                "SELECT o.conversation, max(o.date) FROM object o WHERE EXISTS"
+                f" (SELECT 1 FROM entry e WHERE e.id=o.id AND {IN_CONVERSATIONS})"
+                " GROUP BY o.conversation ORDER BY max(o.date) DESC"
+            )
+            return [Conversation(name, last, unread.get(name, 0)) for name, last in found.fetchall()]
+
+        return await self.database.read(work)
+
+    async def unseen(self, conversation: str) -> dict[str, list[int]]:
+        """The UIDs of what was not read, by mailbox."""
+
+        def work(db: sqlite3.Connection) -> dict[str, list[int]]:
+            found: dict[str, list[int]] = {}
+            query = (
+                "SELECT e.mailbox, e.uid FROM entry e JOIN object o USING (id)"
+                f" WHERE o.conversation=? AND instr(e.flags, '\\Seen') = 0 AND {IN_CONVERSATIONS}"
+            )
+            for mailbox, uid in db.execute(query, (conversation,)).fetchall():
+                found.setdefault(mailbox, []).append(uid)
+            return found
+
+        return await self.database.read(work)
+
+    async def receipts(self, ids: Sequence[bytes]) -> dict[bytes, list[Receipt]]:
+        """What is known of messages of ours."""
+
+        def work(db: sqlite3.Connection) -> dict[bytes, list[Receipt]]:
+            query = "SELECT status, recipient, at, signed FROM receipt WHERE of=?"
+            found = {id: db.execute(query, (id,)).fetchall() for id in ids}
+            return {
+                id: [Receipt(id, status, by, at, bool(signed)) for status, by, at, signed in rows]
+                for id, rows in found.items()
+                if rows
+            }
+
+        return await self.database.read(work)
+
+    async def contacts(self) -> list[Contact]:
+        """Who may write, who may not, and who asks."""
+        query = "SELECT address, state, since, modseq FROM contact WHERE state!='none' ORDER BY address"
+        found = await self.database.read(lambda db: db.execute(query).fetchall())
+        return [Contact(*row) for row in found]
+
+    async def message(self, id: bytes) -> Message | None:
+        """With all bodies that are here."""
+        query = f"SELECT {ENTRY} FROM entry e JOIN object o USING (id) WHERE e.id=? LIMIT ?"
+        found = await self._messages(query, (id, 1), whole=True)
+        return found[0] if found else None
+
+    async def named(self, prefix: str) -> list[bytes]:
+        """The ids of objects that begin so, in hex; at most three."""
+        query = "SELECT id FROM object WHERE hex(id) LIKE ? LIMIT 3"
+        found = await self.database.read(lambda db: db.execute(query, (prefix + "%",)).fetchall())
+        return [id for (id,) in found]
+
+    async def at(self, mailbox: str, uid: int) -> bytes | None:
+        """The id of the object there."""
+        query = "SELECT id FROM entry WHERE mailbox=? AND uid=?"
+        found = await self.database.read(lambda db: db.execute(query, (mailbox, uid)).fetchone())
+        return found[0] if found else None
+
+    async def highest_uid(self, mailbox: str) -> int:
+        query = "SELECT coalesce(max(uid), 0) FROM entry WHERE mailbox=?"
+        found: int = await self.database.read(lambda db: db.execute(query, (mailbox,)).fetchone()[0])
+        return found
+
+    async def _messages(self, query: str, values: Sequence[Any], *, whole: bool = False) -> list[Message]:
+        """By the order of the query, reversed: the last one last."""
+        bodies = "SELECT b.hash, b.octets FROM part p JOIN body b USING (hash) WHERE p.id=?" + (
+            "" if whole else f" AND p.type LIKE 'text/%' AND length(b.octets) <= {SHOWN}"
+        )
+
+        def work(db: sqlite3.Connection) -> list[Message]:
+            found = []
+            for mailbox, uid, modseq, flags, signed, id in db.execute(query, values).fetchall():
+                content = Content.from_signed(signed, dict(db.execute(bodies, (id,)).fetchall()))
+                found.append(Message(mailbox, uid, modseq, tuple(flags.split()), content))
+            return found[::-1]
+
+        return await self.database.read(work)
+
+    # -- other domains' keys, for verifying offline -------------------------------------------------------------------
+
+    async def keep_key_set(self, domain: str, octets: bytes, now: float) -> None:
+        row = (domain, octets, now)
+        await self.database.write(lambda db: db.execute("INSERT OR REPLACE INTO key_set VALUES (?,?,?)", row))
+
+    async def key_set(self, domain: str) -> tuple[bytes, float] | None:
+        """An encoded key set, and when it was fetched."""
+        query = "SELECT octets, fetched FROM key_set WHERE domain=?"
+        found = await self.database.read(lambda db: db.execute(query, (domain,)).fetchone())
+        return (found[0], found[1]) if found else None
+
+
+def _bare(text: str) -> str:
+    """An address in the one form, or the text where it is none."""
+    try:
+        return str(Address.parse(text))
+    except ValueError:
+        return text

@@ -1,0 +1,173 @@
+"""One device of a user: the connection, the copy of the log and the outbox, kept in step.
+
+Everything can be used offline; what is sent then leaves when the server is reached again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import LoopingCall
+
+from gatewayd.client.archive import INTRODUCTIONS, Archive, Conversation, conversation_of
+from gatewayd.client.connection import ParleyClient
+from gatewayd.client.conversation import Said, laid_together, most_known, unsent
+from gatewayd.client.message import Draft, Message
+from gatewayd.client.outbox import Outbox, Waiting
+from gatewayd.errors import StoreError
+from gatewayd.session.parley_client import RequestFailed
+from gatewayd.session.parley_transfer import TransferFailed
+from gatewayd.wire.parley.schema import Result
+
+RETRY = 60.0  # seconds until a recipient who could not be reached is tried again
+HOPELESS = {"bad-request", "too-big", "quota", "wrong-octets"}  # answers that a draft would get again
+
+
+class Device:
+    """`on_changed` is called when the archive or the outbox has changed, with the messages that are new."""
+
+    def __init__(self, reactor: Any, parley: ParleyClient, archive: Archive) -> None:
+        self.parley = parley
+        self.archive = archive
+        self.outbox = Outbox(archive)
+        self.on_changed: Callable[[list[Message]], None] = lambda new: None
+        self._reactor = reactor
+        self._sending = DeferredLock()
+
+    async def __aenter__(self) -> Device:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.parley.close()
+        self.archive.close()
+
+    async def sync(self) -> list[Message]:
+        """Sends what waits, and brings the copy up to date. Returns what is new. Raises OSError (offline),
+        RequestFailed, StoreError."""
+        await self.flush()
+        new: list[Message] = []
+        async for page in self._log(live=False):
+            new += page
+        return new
+
+    async def run(self) -> None:
+        """Stays in step, through lost connections, until `parley.close()`: then ConnectionGone. Raises RequestFailed
+        when the server does not let us in, StoreError."""
+        retrying = LoopingCall(self._flush_if_online)
+        retrying.clock = self._reactor
+        retrying.start(RETRY, now=False)
+        flushed_on = 0  # which connection
+        try:
+            async for new in self._log(live=True):
+                self.on_changed(new)
+                if self.parley.connections != flushed_on:
+                    flushed_on = self.parley.connections
+                    Deferred.fromCoroutine(self._flush_if_online())
+        finally:
+            retrying.stop()
+
+    async def send(self, to: Sequence[str], draft: Draft) -> tuple[Result, ...]:
+        """Kept, then tried; a result for each recipient. Raises StoreError: it is not kept. Raises OSError (offline)
+        or RequestFailed (we are not let in): it waits in the outbox."""
+        await self.outbox.put(to, draft)
+        self.on_changed([])
+        return (await self.flush()).get(draft.id, ())
+
+    async def flush(self) -> dict[bytes, tuple[Result, ...]]:
+        """Tries all that waits, the oldest first; returns the answers. Raises OSError, RequestFailed, StoreError."""
+        answers: dict[bytes, tuple[Result, ...]] = {}
+        await self._sending.acquire()
+        try:
+            for waiting in await self.outbox.waiting():
+                results = await self._answers(waiting)
+                await self.outbox.settle(waiting, results)
+                answers[waiting.draft.id] = results
+        finally:
+            self._sending.release()
+            if answers:
+                self.on_changed([])
+        return answers
+
+    async def _answers(self, waiting: Waiting) -> tuple[Result, ...]:
+        """What no server would take, or is not there any more to be sent, is refused here."""
+        why: Exception
+        try:
+            for _, source in waiting.draft.blobs:
+                if isinstance(source, Path):
+                    source.open("rb").close()
+        except OSError as error:
+            why = error
+        else:
+            try:
+                return await self.parley.send_draft(waiting.to, waiting.draft)
+            except TransferFailed as failed:
+                why = failed
+            except RequestFailed as failed:
+                if failed.error not in HOPELESS:
+                    raise
+                why = failed
+        return tuple(Result(to, "5.0.0", str(why)) for to in waiting.to)
+
+    async def read(self, conversation: str, *, displayed: bool) -> None:
+        """All of it is read; with `displayed` those authors are told who asked for that. Raises OSError, RequestFailed,
+        StoreError."""
+        for mailbox, uids in (await self.archive.unseen(conversation)).items():
+            await self.parley.mark(mailbox, uids, add=["\\Seen"], displayed=displayed)
+
+    async def conversations(self) -> list[Conversation]:
+        """The last one first; before them all, if somebody waits there, what strangers wrote."""
+        found = await self.archive.conversations()
+        waiting = await self.archive.mailbox(INTRODUCTIONS)
+        newest = max((message.content.fields.date for message in waiting), default=0)
+        return [Conversation(INTRODUCTIONS, newest, len(waiting)), *found] if waiting else found
+
+    async def decide(self, introduction: Message, *, accept: bool) -> None:
+        """Its author may write from now on, or may not (docs/parley.rst §8.4). Raises OSError, RequestFailed."""
+        await self.parley.mark(INTRODUCTIONS, [introduction.uid], move="INBOX" if accept else "Junk")
+
+    async def conversation(self, name: str, last: int) -> list[Said]:
+        """Its `last` messages as they are to be shown, and then what waits in the outbox."""
+        if name == INTRODUCTIONS:
+            return laid_together(await self.archive.mailbox(INTRODUCTIONS, last))
+        messages = await self.archive.conversation(name, last)
+        receipts = await self.archive.receipts([m.id for m in messages if m.sender == self.parley.user])
+        undelivered: dict[bytes, dict[str, str]] = {}
+        for failed in await self.outbox.undelivered():
+            undelivered.setdefault(failed.id, {})[failed.recipient] = failed.reason
+        here = {message.id for message in messages}
+        waiting = [unsent(w.draft, w.trouble) for w in await self.outbox.waiting() if w.draft.id not in here]
+        ours = [said for said in waiting if conversation_of(self.parley.user, said.message.content.fields) == name]
+        return [
+            replace(
+                said,
+                receipts=most_known(receipts.get(said.message.id, ())),
+                undelivered=undelivered.get(said.message.id, {}),
+            )
+            for said in laid_together(messages) + ours
+        ]
+
+    async def _flush_if_online(self) -> None:
+        if self.parley.is_online:
+            try:
+                await self.flush()
+            except (OSError, RequestFailed, StoreError):
+                return  # it waits
+
+    async def _log(self, *, live: bool) -> AsyncIterator[list[Message]]:
+        while True:
+            since = await self.archive.modseq()
+            async for page in self.parley.changes(since, live=live):
+                if page.modseq < since:  # the server's log began anew: restored from a backup, or another account
+                    await self.archive.forget()
+                    break
+                since = page.modseq
+                yield await self.archive.take(page)
+            else:
+                return

@@ -1,0 +1,364 @@
+"""The whole screen, driven by textual's Pilot, against a gateway over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.text import Text
+from textual.pilot import Pilot
+from textual.widgets import OptionList, Static
+
+from gatewayd.cli.parley.chat.app import ChatApp
+from gatewayd.cli.parley.chat.signals import Heard
+from gatewayd.cli.parley.chat.writing import Writing
+from gatewayd.client import ConnectionGone, ParleyClient, connection
+from gatewayd.client.archive import INTRODUCTIONS, Archive
+from gatewayd.client.device import Device
+from gatewayd.crypto.certificates import make_authority
+from gatewayd.interfaces import Delivery
+from gatewayd.message.model import Content, Payload
+from gatewayd.wire.parley.schema import Signalled
+from tests.test_client import here, inbox, sign_in
+from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, signed
+
+PATIENCE = 15  # seconds until a screen that does not come fails the test
+Play = Callable[[Pilot[None], ChatApp], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def alpha(reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    made = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), {}, make_authority("Test authority"))
+    yield made
+    made.stop()
+
+
+def play(alpha: House, tmp_path: Path, scene: Play, *, first: str = "", tell: bool = False) -> None:
+    """alice at her screen."""
+
+    def make() -> Device:
+        parley = ParleyClient(alpha.reactor, str(ALICE), PASSWORD, server=here(alpha), authorities=alpha.authorities)
+        archive = Archive(tmp_path / "alice.sqlite", str(ALICE), alpha.reactor.callFromThread)
+        return Device(alpha.reactor, parley, archive)
+
+    device = alpha.call(make)
+    app = ChatApp(alpha.reactor, device, first, downloads=tmp_path, tell=tell)
+
+    async def run() -> None:
+        async with app.run_test(size=(110, 40), notifications=True) as pilot:
+            await scene(pilot, app)
+
+    try:
+        asyncio.run(run())
+    finally:
+        alpha.call(device.close)
+
+
+def options(app: ChatApp, name: str) -> list[str]:
+    shown = app.query_one(f"#{name}", OptionList)
+    prompts = [shown.get_option_at_index(index).prompt for index in range(shown.option_count)]
+    return [prompt.plain if isinstance(prompt, Text) else str(prompt) for prompt in prompts]
+
+
+def said(app: ChatApp) -> str:
+    return "\n".join(options(app, "said"))
+
+
+def status(app: ChatApp) -> str:
+    return str(app.query_one("#status", Static).render())
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
+    for _ in range(PATIENCE * 50):
+        if condition():
+            return
+        await pilot.pause(0.02)
+    raise AssertionError(f"it did not come; there is: {what()}")
+
+
+async def shows(pilot: Pilot[None], app: ChatApp, text: str) -> None:
+    await until(pilot, lambda: text in said(app), lambda: said(app))
+
+
+async def write(pilot: Pilot[None], app: ChatApp, text: str) -> None:
+    app.query_one(Writing).focus()
+    app.query_one(Writing).text = text
+    await pilot.press("enter")
+
+
+async def on_reactor(alpha: House, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    return await asyncio.to_thread(lambda: alpha.wait(work()))
+
+
+def test_a_conversation(alpha: House, tmp_path: Path) -> None:
+    """What was there, what comes, what is written, and what is known of it."""
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "before", subject="Old"))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "before")
+        assert "Old" in said(app)
+        assert "bob@alpha.test  signed by alpha.test" in said(app)
+        await until(pilot, lambda: "online" in status(app))
+        await on_reactor(alpha, lambda: bob.send([str(ALICE)], "live"))
+        await shows(pilot, app, "live")
+        await write(pilot, app, "an answer")
+        await shows(pilot, app, "an answer")
+        await until(pilot, lambda: "you  on the server\nan answer" in said(app), lambda: said(app))
+        assert options(app, "conversations") == ["bob@alpha.test"]
+        await until(pilot, lambda: app._conversations[0].unread == 0)
+        assert app.query_one(Writing).text == ""
+
+    play(alpha, tmp_path, scene)
+    assert [message.text for message in inbox(alpha, bob)] == ["an answer"]
+    assert all("\\Seen" in message.flags for message in inbox(alpha, sign_in(alpha, ALICE)))
+
+
+def test_offline_and_back(alpha: House, tmp_path: Path) -> None:
+    """Opened without a server: the history is there; what is written waits, and leaves by itself."""
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "before"))
+
+    async def first(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "before")
+
+    play(alpha, tmp_path, first)
+    alpha.hush()
+
+    async def second(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "before")
+        await until(pilot, lambda: "offline" in status(app) or "opening" in status(app))
+        await write(pilot, app, "written offline")
+        await until(pilot, lambda: "you  waits to be sent\nwritten offline" in said(app), lambda: said(app))
+        await asyncio.to_thread(alpha.listen)
+        app._device.parley._where = (here(alpha), *app._device.parley._where[1:])
+        await until(pilot, lambda: "you  on the server\nwritten offline" in said(app), lambda: said(app))
+        await until(pilot, lambda: "online" in status(app))
+        assert said(app).count("written offline") == 1
+        await asyncio.to_thread(alpha.hush)
+        await until(pilot, lambda: "offline, trying again" in status(app), lambda: status(app))
+
+    play(alpha, tmp_path, second)
+    alpha.listen()
+    assert [message.text for message in inbox(alpha, sign_in(alpha, BOB))] == ["written offline"]
+
+
+def test_a_wrong_password_is_said(alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: "auth-failed" in status(app), lambda: status(app))
+
+    monkeypatch.setattr("tests.test_cli_parley_chat.PASSWORD", "wrong")
+    play(alpha, tmp_path, scene)
+
+
+def test_who_else_and_back(alpha: House, tmp_path: Path) -> None:
+    """Two conversations; the other one's unread messages are counted until it is opened."""
+    bob, alice = sign_in(alpha, BOB), sign_in(alpha, ALICE)
+    alpha.wait(alice.send([str(ALICE)], "a note to myself"))
+    for text in ("one", "two"):
+        alpha.wait(bob.send([str(ALICE)], text))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: "bob@alpha.test (2)" in options(app, "conversations"))
+        await shows(pilot, app, "a note to myself")
+        names = options(app, "conversations")
+        shown = app.query_one("#conversations", OptionList)
+        shown.focus()
+        shown.highlighted = names.index("bob@alpha.test (2)")
+        await pilot.press("enter")
+        await shows(pilot, app, "two")
+        assert "a note" not in said(app)
+        await until(pilot, lambda: sorted(options(app, "conversations")) == ["alice@alpha.test", "bob@alpha.test"])
+
+    play(alpha, tmp_path, scene, first=str(ALICE))
+
+
+def test_a_new_conversation_with_several(alpha: House, tmp_path: Path) -> None:
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: "online" in status(app))
+        await pilot.press("ctrl+n")
+        await pilot.press(*"no address", "enter")
+        await pilot.press("ctrl+n")
+        await pilot.press(*"bob@ALPHA.test, nobody@alpha.test", "enter")
+        names = ("bob@alpha.test", "nobody@alpha.test")
+        await until(pilot, lambda: [c.addresses for c in app._conversations] == [names])
+        await write(pilot, app, "to both")
+        await shows(pilot, app, "not delivered to nobody@alpha.test: 5.1.1")
+
+    play(alpha, tmp_path, scene)
+    assert [message.text for message in inbox(alpha, sign_in(alpha, BOB))] == ["to both"]
+
+
+def test_files_both_ways(alpha: House, tmp_path: Path) -> None:
+    bob = sign_in(alpha, BOB)
+    (tmp_path / "picture.png").write_bytes(b"from bob")
+    alpha.wait(bob.send([str(ALICE)], "look", files=[tmp_path / "picture.png"]))
+    (tmp_path / "answer.txt").write_bytes(b"from alice")
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "[picture.png, 8 octets]")
+        await pilot.press("f2")
+        await until(pilot, (tmp_path / "picture-1.png").exists)
+        await pilot.press("ctrl+o")
+        await pilot.press(*str(tmp_path / "answer.txt"), "enter")
+        await until(pilot, lambda: "you  on the server\n[answer.txt, 10 octets]" in said(app), lambda: said(app))
+        await pilot.press("ctrl+o")
+        await pilot.press(*"/no/such/file", "enter")
+        await until(pilot, lambda: any("No such file" in note.message for note in app._notifications))
+
+    play(alpha, tmp_path, scene)
+    assert (tmp_path / "picture-1.png").read_bytes() == b"from bob"
+    (got,) = inbox(alpha, sign_in(alpha, BOB))
+    assert [part.name for part in got.files] == ["answer.txt"]
+
+
+def test_edits_reactions_and_taking_back(alpha: House, tmp_path: Path) -> None:
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "mist"))
+    (original,) = inbox(alpha, sign_in(alpha, ALICE))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "mist")
+        await pilot.press("f4")  # not ours
+        assert app.query_one(Writing).text == ""
+        await pilot.press("f5")
+        await pilot.press(*"+1", "enter")
+        await shows(pilot, app, "+1 alice@alpha.test")
+        await write(pilot, app, "my mistale")
+        await shows(pilot, app, "you  on the server\nmy mistale")
+        await pilot.press("f4")
+        await until(pilot, lambda: app.query_one(Writing).text == "my mistale")
+        await write(pilot, app, "my mistake")
+        await shows(pilot, app, "edited\nmy mistake")
+        assert "mistale" not in said(app)
+        await pilot.press("f8")
+        await shows(pilot, app, "taken back by its author")
+        assert "mistake" not in said(app)
+        await on_reactor(alpha, lambda: bob.edit(original, "missed"))
+        await shows(pilot, app, "edited\nmissed")
+
+    play(alpha, tmp_path, scene)
+    assert [m.type for m in inbox(alpha, sign_in(alpha, BOB))] == ["reaction", "message", "edit", "retract"]
+
+
+def test_strangers_wait_and_are_decided_upon(alpha: House, tmp_path: Path) -> None:
+    """One is accepted and one refused; nobody can be answered before."""
+
+    async def wait_there() -> None:
+        account = await alpha.store.account(ALICE)
+        assert account is not None
+        for name in ("nice", "nasty"):
+            payload = Payload(f"{name}@beta.test", (str(ALICE),), 1000, name.encode(), subject=f"I am {name}")
+            content = signed(Content(b"", payload.encode(), b"", {}), alpha.key)
+            await alpha.store.deliver([Delivery(account.account_id, content, mailbox="\\Introductions")])
+
+    alpha.wait(wait_there())
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: "Introductions (2)" in options(app, "conversations"))
+        await shows(pilot, app, "I am nice")
+        assert app.query_one(Writing).disabled
+        assert not app.check_action("send_file", ())
+        await until(pilot, lambda: app._device.parley.is_online)
+        for name, key in (("nice", "f6"), ("nasty", "f7")):
+            shown = app.query_one("#said", OptionList)
+            shown.highlighted = next(i for i, text in enumerate(options(app, "said")) if f"I am {name}" in text)
+            await pilot.press(key)
+            await until(pilot, lambda name=name: f"I am {name}" not in said(app) or app._open != INTRODUCTIONS)  # type: ignore[misc]
+        await until(pilot, lambda: options(app, "conversations") == ["nice@beta.test"])
+        assert not app.query_one(Writing).disabled
+        assert not app.check_action("decide", (True,))
+
+    play(alpha, tmp_path, scene)
+    alice = sign_in(alpha, ALICE)
+    assert [message.subject for message in inbox(alpha, alice)] == ["I am nice"]
+    assert [message.subject for message in inbox(alpha, alice, mailbox="Junk")] == ["I am nasty"]
+
+
+def test_who_is_there_and_writing(alpha: House, tmp_path: Path) -> None:
+    bob = sign_in(alpha, BOB)
+    heard: list[tuple[str, str]] = []
+    bob.on_signal = lambda signal: heard.append((signal.from_, signal.state))
+    alpha.wait(bob.send([str(ALICE)], "before"))
+
+    async def grant() -> None:
+        for who, whom in ((ALICE, BOB), (BOB, ALICE)):
+            account = await alpha.store.account(who)
+            assert account is not None
+            await alpha.store.set_contact(account.account_id, whom, "granted")
+
+    alpha.wait(grant())
+
+    async def listen() -> None:
+        async for _ in bob.changes(live=True):
+            pass
+
+    alpha.call(lambda: alpha.spawn(listen()))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "before")
+        await until(pilot, lambda: app._device.parley.is_online)
+        title = app.query_one("#title", Static)
+        await on_reactor(alpha, lambda: bob.signal([str(ALICE)], "presence", "online", lease=60))
+        await until(pilot, lambda: "is there" in str(title.render()))
+        await on_reactor(alpha, lambda: bob.signal([str(ALICE)], "typing", "composing", lease=10))
+        await until(pilot, lambda: "is writing" in str(title.render()))
+        await on_reactor(alpha, lambda: bob.send([str(ALICE)], "written"))
+        await shows(pilot, app, "written")
+        await until(pilot, lambda: "is writing" not in str(title.render()))
+        await pilot.press("H", "i")
+        await until(pilot, lambda: (str(ALICE), "composing") in heard, lambda: heard)
+        await until(pilot, lambda: (str(ALICE), "online") in heard, lambda: heard)
+
+    play(alpha, tmp_path, scene)
+    alpha.begun.addErrback(lambda failure: failure.trap(ConnectionGone))
+    alpha.call(bob.close)
+
+
+def test_what_was_heard_holds_as_long_as_was_said() -> None:
+    heard = Heard()
+    heard.hear(Signalled("a@a", "presence", "online", 100), 0)
+    heard.hear(Signalled("b@b", "typing", "composing", 10), 0)
+    heard.hear(Signalled("c@c", "presence", "invented", 100), 0)
+    assert heard.of(["a@a"], 1) == "is there"
+    assert heard.of(["a@a", "b@b", "c@c", "d@d"], 1) == "a@a is there, b@b is writing"
+    assert heard.of(["b@b"], 11) == ""
+    heard.hear(Signalled("a@a", "presence", "offline", 100), 12)
+    assert heard.of(["a@a"], 13) == ""
+
+
+def test_what_a_message_says_does_not_command_the_terminal(alpha: House, tmp_path: Path) -> None:
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "\x1b[2J\u202eevil [bold]markup[/bold]", subject="\x1b]0;x\x07"))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "\ufffd[2J\ufffdevil [bold]markup[/bold]")
+        await pilot.press("f3")
+        await pilot.pause()
+        assert not set(said(app)) & set("\x1b\x07\u202e")
+
+    play(alpha, tmp_path, scene)
+
+
+def test_more_history_when_asked_for(alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatewayd.cli.parley.chat.app.HISTORY", 5)
+    bob = sign_in(alpha, BOB)
+    for number in range(12):
+        alpha.wait(bob.send([str(ALICE)], f"number {number}."))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "number 11.")
+        await until(pilot, lambda: len(options(app, "said")) == 6, lambda: said(app))
+        shown = app.query_one("#said", OptionList)
+        for there in (11, 12):
+            shown.focus()
+            shown.highlighted = 0
+            await pilot.press("enter")
+            await until(pilot, lambda there=there: len(options(app, "said")) == there)  # type: ignore[misc]
+        assert "number 0." in said(app)
+
+    play(alpha, tmp_path, scene)

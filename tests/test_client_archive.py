@@ -1,0 +1,215 @@
+"""The copy of the log on a device: what it holds after any pages, and that a killed program goes on where it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from gatewayd.address import Domain
+from gatewayd.client.archive import Archive, conversation_of
+from gatewayd.client.message import Message
+from gatewayd.crypto import cose
+from gatewayd.crypto.domain_keys import SigningKey
+from gatewayd.errors import StoreError
+from gatewayd.message.model import Content, Part, Payload
+from gatewayd.wire.parley.schema import Change, Changes, Contact, ContactState
+from tests.loop import Loop
+
+KEY = SigningKey.generate(Domain.parse("alpha.test"))
+BOB = "bob@alpha.test"
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def archive(tmp_path: Path, loop: Loop) -> Iterator[Archive]:
+    made = Archive(tmp_path / "data" / "bob.sqlite", BOB, loop.post)
+    yield made
+    made.close()
+
+
+def change(
+    modseq: int, text: str = "", *, sender: str = "alice@alpha.test", to: tuple[str, ...] = (BOB,), date: int = 0,
+    mailbox: str = "INBOX", uid: int = 0, flags: tuple[str, ...] = (), files: dict[str, bytes] | None = None,
+) -> Change:  # fmt: skip
+    bodies = [text.encode(), *(files or {}).values()]
+    names = [None, *(files or {})]
+    types = ["text/plain"] + ["application/octet-stream"] * (len(bodies) - 1)
+    parts = tuple(
+        Part(sha256(body).digest(), kind, len(body), name)
+        for body, kind, name in zip(bodies, types, names, strict=True)
+    )
+    payload = Payload(sender, to, date or modseq, sha256(text.encode()).digest()[:16], parts=parts).encode()
+    protected, signature = cose.sign(payload, KEY)
+    content = Content(protected, payload, signature, {})
+    return Change(mailbox, uid or modseq, modseq, False, flags, content.id, content.signed, tuple(bodies))
+
+
+def gone(modseq: int, uid: int, mailbox: str = "INBOX") -> Change:
+    return Change(mailbox, uid, modseq, gone=True)
+
+
+def take(loop: Loop, archive: Archive, *changes: Change, modseq: int = 0) -> list[Message]:
+    (new,) = loop.all(archive.take(Changes(changes, modseq or changes[-1].modseq)))
+    if isinstance(new, Exception):
+        raise new
+    taken: list[Message] = new
+    return taken
+
+
+def texts(messages: list[Message]) -> list[str]:
+    return [message.text for message in messages]
+
+
+def test_what_came_is_there_again(archive: Archive, loop: Loop, tmp_path: Path) -> None:
+    new = take(loop, archive, change(1, "one"), change(2, "two", flags=("\\Seen",), files={"a.bin": b"file"}))
+    assert texts(new) == ["one", "two"]
+    assert take(loop, archive, change(3, "one", uid=1, flags=("\\Flagged",))) == []  # not new
+    archive.close()
+    again = Archive(tmp_path / "data" / "bob.sqlite", BOB, loop.post)
+    assert loop.all(again.modseq()) == [3]
+    (found,) = loop.all(again.mailbox("INBOX"))
+    assert [(m.uid, m.modseq, m.text, m.flags) for m in found] == [
+        (1, 3, "one", ("\\Flagged",)), (2, 2, "two", ("\\Seen",)),
+    ]  # fmt: skip
+    assert found[1].content.bodies.keys() == {sha256(b"two").digest()}  # a list shows no files
+    (whole,) = loop.all(again.message(found[1].id))
+    assert set(whole.content.bodies.values()) == {b"two", b"file"}
+    whole.content.check_bodies()
+    assert loop.all(again.mailbox("INBOX", 1), again.mailbox("Sent"), again.highest_uid("INBOX")) == [
+        [found[1]], [], 2,
+    ]  # fmt: skip
+    again.close()
+
+
+def test_a_page_is_kept_whole_or_not_at_all(archive: Archive, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Archive._keep
+    calls: list[bytes] = []
+
+    def breaking(self: Archive, db: sqlite3.Connection, message: Message) -> None:
+        calls.append(message.id)
+        if len(calls) == 2:
+            raise sqlite3.OperationalError("disk I/O error")
+        kept(self, db, message)
+
+    monkeypatch.setattr(Archive, "_keep", breaking)
+    with pytest.raises(StoreError, match="disk I/O error"):
+        take(loop, archive, change(1, "one"), change(2, "two"))
+    assert loop.all(archive.modseq(), archive.mailbox("INBOX")) == [0, []]
+    assert texts(take(loop, archive, change(1, "one"), change(2, "two"))) == ["one", "two"]
+
+
+def test_what_another_program_took_is_not_taken_back(archive: Archive, loop: Loop) -> None:
+    """Two programs on one file: an old page changes nothing."""
+    take(loop, archive, change(1, "one"), change(5, "one", uid=1, flags=("\\Seen",)))
+    assert take(loop, archive, change(2, "one", uid=1)) == []
+    ((found,),) = loop.all(archive.mailbox("INBOX"))
+    assert (found.flags, found.modseq) == (("\\Seen",), 5)
+    assert loop.all(archive.modseq()) == [5]
+
+
+def test_what_is_gone_leaves_nothing_behind(archive: Archive, loop: Loop, tmp_path: Path) -> None:
+    take(loop, archive, change(1, "same"), change(2, "other"), change(3, "same", date=1, uid=7, mailbox="Archive"))
+    take(loop, archive, gone(4, 1), gone(5, 2), gone(6, 99))
+    db = sqlite3.connect(tmp_path / "data" / "bob.sqlite")
+    assert db.execute("SELECT octets FROM body").fetchall() == [(b"same",)]  # it stands in Archive still
+    take(loop, archive, gone(7, 7, "Archive"))
+    for table in ("entry", "object", "part", "body"):
+        assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+    db.close()
+
+
+def test_a_log_that_began_anew(archive: Archive, loop: Loop) -> None:
+    take(loop, archive, change(9, "old"))
+    loop.all(archive.forget())
+    assert loop.all(archive.modseq(), archive.conversations()) == [0, []]
+    assert texts(take(loop, archive, change(1, "new"))) == ["new"]
+
+
+def test_conversations(archive: Archive, loop: Loop) -> None:
+    carol = "carol@beta.test"
+    take(
+        loop, archive,
+        change(1, "from alice"),
+        change(2, "to alice", sender=BOB, to=("alice@ALPHA.test",), flags=("\\Seen",), mailbox="Sent"),
+        change(3, "all of us", sender=carol, to=("alice@alpha.test", BOB)),
+        change(4, "mine", sender=BOB, to=(BOB,), flags=("\\Seen",)),
+        change(5, "spam", sender="eve@gamma.test", mailbox="Junk"),
+        change(6, "from alice again"),
+    )  # fmt: skip
+    (found,) = loop.all(archive.conversations())
+    assert [(c.addresses, c.last, c.unread) for c in found] == [
+        (("alice@alpha.test",), 6, 2),
+        ((BOB,), 4, 0),
+        (("alice@alpha.test", carol), 3, 1),
+    ]
+    (said,) = loop.all(archive.conversation("alice@alpha.test"))
+    assert texts(said) == ["from alice", "to alice", "from alice again"]
+    assert texts(loop.all(archive.conversation("alice@alpha.test", 2))[0]) == ["to alice", "from alice again"]
+    assert loop.all(archive.unseen("alice@alpha.test")) == [{"INBOX": [1, 6]}]
+    take(loop, archive, change(7, "from alice", uid=1, date=1, flags=("\\Seen",)))
+    assert loop.all(archive.unseen("alice@alpha.test")) == [{"INBOX": [6]}]
+
+
+def test_one_message_in_two_mailboxes_is_said_once(archive: Archive, loop: Loop) -> None:
+    take(loop, archive, change(1, "to me", sender=BOB, date=1), change(2, "to me", sender=BOB, date=1, mailbox="Sent"))
+    assert texts(loop.all(archive.conversation(BOB))[0]) == ["to me"]
+
+
+def test_who_talks() -> None:
+    def of(sender: str, *to: str) -> str:
+        return conversation_of(BOB, Payload(sender, to, 0, b""))
+
+    assert of(BOB, "a@ALPHA.test") == of("a@alpha.test", BOB) == "a@alpha.test"
+    assert of("x@x.test", "a@a.test", BOB) == of(BOB, "x@x.test", "a@a.test") == "a@a.test\nx@x.test"
+    assert of(BOB) == of(BOB, BOB) == BOB
+    assert of("not an address", BOB) == "not an address"
+
+
+def test_contacts(archive: Archive, loop: Loop) -> None:
+    def told(modseq: int, **states: ContactState) -> None:
+        contacts = tuple(Contact(f"{name}@x.test", state, 7, modseq) for name, state in states.items())
+        loop.all(archive.take(Changes((), modseq, contacts=contacts)))
+
+    told(1, a="requested", b="granted")
+    told(2, a="granted", b="none", c="revoked")
+    assert loop.all(archive.contacts()) == [
+        [Contact("a@x.test", "granted", 7, 2), Contact("c@x.test", "revoked", 7, 2)]
+    ]
+
+
+def test_what_no_reader_could_show(archive: Archive, loop: Loop) -> None:
+    broken = Change("INBOX", 1, 1, id=bytes(32), signed=b"\x80")
+    assert take(loop, archive, broken, change(2, "good"))[0].text == "good"
+    only_named = Change("INBOX", 3, 3, id=bytes(32))  # of a group too large for a page
+    take(loop, archive, only_named)
+    assert texts(loop.all(archive.mailbox("INBOX"))[0]) == ["good"]
+
+
+def test_finding_one(archive: Archive, loop: Loop) -> None:
+    (message,) = take(loop, archive, change(1, "one"))
+    assert loop.all(archive.named(message.id.hex()[:6].upper()), archive.named("00" * 20)) == [[message.id], []]
+    assert loop.all(archive.at("INBOX", 1), archive.at("INBOX", 2), archive.message(bytes(32))) == [
+        message.id, None, None,
+    ]  # fmt: skip
+
+
+def test_keys_for_later(archive: Archive, loop: Loop) -> None:
+    loop.all(archive.keep_key_set("alpha.test", b"1", 5.0))
+    loop.all(archive.keep_key_set("alpha.test", b"2", 6.0))
+    assert loop.all(archive.key_set("alpha.test"), archive.key_set("beta.test")) == [(b"2", 6.0), None]
+
+
+def test_nobody_else_reads_it(archive: Archive, tmp_path: Path, loop: Loop) -> None:
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "data" / "bob.sqlite").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file"):
+        Archive(tmp_path / "file" / "bob.sqlite", BOB, loop.post)

@@ -1,0 +1,96 @@
+"""What belongs together is shown together, in whichever order it came, and only if it may."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+import pytest
+
+from gatewayd.address import Domain
+from gatewayd.client.conversation import laid_together, most_known, unsent
+from gatewayd.client.message import Message, Receipt, compose
+from gatewayd.crypto import cose
+from gatewayd.crypto.domain_keys import SigningKey
+from gatewayd.message.model import Content, Part, Payload
+
+KEYS = {name: SigningKey.generate(Domain.parse(name)) for name in ("alpha.test", "beta.test")}
+ALICE, BOB = "alice@alpha.test", "bob@beta.test"
+
+
+def said(text: str, sender: str = ALICE, *, date: int = 1, signer: str = "", **fields: Any) -> Message:
+    body = text.encode()
+    parts = (Part(sha256(body).digest(), "text/plain", len(body)),) if text else ()
+    to = (BOB if sender == ALICE else ALICE,)
+    payload = Payload(sender, to, date, sha256(repr((text, fields)).encode()).digest()[:16], parts=parts, **fields)
+    octets = payload.encode()
+    protected, signature = cose.sign(octets, KEYS[signer or sender.partition("@")[2]])
+    return Message("INBOX", 1, 1, (), Content(protected, octets, signature, {sha256(body).digest(): body}))
+
+
+def shown(*messages: Message) -> list[tuple[str, bool, bool]]:
+    return [(one.text, one.edited, one.retracted) for one in laid_together(messages)]
+
+
+def test_the_latest_edit_counts_in_any_order() -> None:
+    original = said("one")
+    edits = [said(f"edit {n}", type="edit", replaces=original.id, date=n) for n in (2, 3, 4)]
+    back = said("", type="retract", replaces=edits[2].id, date=9)
+    for seed in range(10):
+        everything = [original, *edits, back]
+        Random(seed).shuffle(everything)
+        assert shown(*everything) == [("edit 3", True, False)]
+    assert shown(edits[0]) == [("edit 2", True, False)]  # the original is not here
+
+
+def test_taken_back() -> None:
+    original = said("one", subject="S")
+    back = said("", type="retract", replaces=original.id)
+    (one,) = laid_together([back, original])
+    assert (one.text, one.subject, one.retracted) == ("", "", True)
+    assert shown(back) == []
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"sender": BOB},
+        {"signer": "beta.test"},
+    ],
+)
+def test_only_the_author_may(forged: dict[str, Any]) -> None:
+    original = said("true")
+    for fields in ({"type": "edit", "text": "forged"}, {"type": "retract", "text": ""}):
+        other = said(**{**fields, **forged, "replaces": original.id})
+        assert shown(original, other) == [("true", False, False)]
+
+
+def test_reactions() -> None:
+    original = said("one")
+    liked = [said("\N{THUMBS UP SIGN}", BOB, type="reaction", parents=(original.id,), date=n) for n in (1, 2)]
+    gone = said("-", BOB, type="reaction", parents=(original.id,), date=3)
+    back = said("", BOB, type="retract", replaces=gone.id, date=4)
+    (one,) = laid_together([original, *liked, gone, back])
+    assert one.reactions == ((BOB, "\N{THUMBS UP SIGN}"),)
+
+
+def test_what_this_program_does_not_know() -> None:
+    poll = said("which?", type="poll")
+    assert shown(poll) == [("which?", False, False)]
+    (secret,) = laid_together([said("secret", crit=("sealed",), ext={"sealed": 1})])
+    assert (secret.understood, secret.text) == (False, "")
+    (fine,) = laid_together([said("fine", crit=("references",), ext={"references": []})])
+    assert fine.understood
+
+
+def test_the_most_that_is_known() -> None:
+    said = [Receipt(b"", status, by, 0, True) for by, status in
+            (("b", "displayed"), ("b", "stored"), ("c", "stored"), ("c", "delivered"), ("d", "odd"))]  # fmt: skip
+    assert most_known(said) == {"b": "displayed", "c": "delivered"}
+
+
+def test_what_waits() -> None:
+    draft = compose(ALICE, [BOB], "later", now=1, subject="S")
+    one = unsent(draft, "4.4.1 no route")
+    assert (one.message.id, one.text, one.subject, one.waiting) == (draft.id, "later", "S", "4.4.1 no route")

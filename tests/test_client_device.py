@@ -1,0 +1,247 @@
+"""Connection, copy and outbox together, against a gateway over real sockets: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import defer
+
+from gatewayd.client import ConnectionGone, ParleyClient, RequestFailed, compose, connection, device
+from gatewayd.client.archive import Archive
+from gatewayd.client.device import Device
+from gatewayd.crypto.certificates import make_authority
+from gatewayd.wire.parley.schema import Result
+from tests.test_client import here, inbox, sign_in
+from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, defer_later, wait_until
+
+
+@pytest.fixture
+def alpha(reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    made = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), {}, make_authority("Test authority"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def alice(alpha: House, tmp_path: Path) -> Iterator[Device]:
+    def make() -> Device:
+        parley = ParleyClient(alpha.reactor, str(ALICE), PASSWORD, server=here(alpha), authorities=alpha.authorities)
+        archive = Archive(tmp_path / "alice.sqlite", str(ALICE), alpha.reactor.callFromThread)
+        return Device(alpha.reactor, parley, archive)
+
+    made = alpha.call(make)
+    yield made
+    alpha.call(made.close)
+
+
+def draft(text: str, to: str = str(BOB)) -> Any:
+    return compose(str(ALICE), [to], text, now=1.0)
+
+
+def back(alpha: House, *clients: Device) -> None:
+    """The server listens again, at another port."""
+    alpha.listen()
+    for client in clients:
+        client.parley._where = (here(alpha), *client.parley._where[1:])
+
+
+def until_sent(alpha: House, client: Device) -> None:
+    async def run() -> None:
+        while await client.outbox.waiting():
+            await defer_later(alpha.reactor)
+
+    alpha.wait(run())
+
+
+def received(alpha: House) -> list[str]:
+    return [message.text for message in inbox(alpha, sign_in(alpha, BOB))]
+
+
+def test_sync_takes_up_where_it_was(alpha: House, alice: Device) -> None:
+    bob = sign_in(alpha, BOB)
+    for text in ("one", "two"):
+        alpha.wait(bob.send([str(ALICE)], text))
+    assert [m.text for m in alpha.wait(alice.sync())] == ["one", "two"]
+    assert alpha.wait(alice.sync()) == []
+    alpha.wait(bob.send([str(ALICE)], "three"))
+    assert [m.text for m in alpha.wait(alice.sync())] == ["three"]
+    alpha.wait(alice.parley.mark("INBOX", [1], delete=True))
+    assert alpha.wait(alice.sync()) == []
+    assert [m.text for m in alpha.wait(alice.archive.mailbox("INBOX"))] == ["two", "three"]
+
+
+def test_what_is_sent_offline_leaves_when_the_server_is_back(alpha: House, alice: Device) -> None:
+    alpha.hush()
+    for text in ("one", "two"):
+        with pytest.raises(OSError, match="refused"):
+            alpha.wait(alice.send([str(BOB)], draft(text)))
+    assert [w.to for w in alpha.wait(alice.outbox.waiting())] == [(str(BOB),)] * 2
+    back(alpha, alice)
+    alpha.wait(alice.sync())
+    assert alpha.wait(alice.outbox.waiting()) == []
+    assert received(alpha) == ["one", "two"]
+
+
+def test_an_answer_that_is_lost(alpha: House, alice: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server took it; the program was gone before it knew. The next one sends it again."""
+
+    async def killed(*_: Any) -> None:
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(alice.outbox, "settle", killed)
+        with pytest.raises(SystemError):
+            alpha.wait(alice.send([str(BOB)], draft("once")))
+    assert len(alpha.wait(alice.outbox.waiting())) == 1
+    assert received(alpha) == ["once"]
+    assert [w[0].code for w in alpha.wait(alice.flush()).values()] == ["2.0.0"]
+    assert received(alpha) == ["once"]
+    assert len(inbox(alpha, alice.parley, mailbox="Sent")) == 1
+
+
+def test_who_gets_it_and_who_does_not(alpha: House, alice: Device) -> None:
+    to = [str(BOB), "nobody@alpha.test", "carol@nowhere.test"]
+    results = alpha.wait(alice.send(to, draft("to many")))
+    assert [result.code[0] for result in results][:2] == ["2", "5"]
+    assert alpha.wait(alice.outbox.waiting()) == []
+    (failed,) = alpha.wait(alice.outbox.undelivered())
+    assert (failed.recipient, failed.reason[:5]) == ("nobody@alpha.test", "5.1.1")
+
+
+def test_only_who_was_put_off_is_tried_again(alpha: House, alice: Device) -> None:
+    made = draft("again")
+    alpha.wait(alice.outbox.put(["a@a.test", "b@b.test", "c@c.test"], made))
+    (waiting,) = alpha.wait(alice.outbox.waiting())
+    codes = (("a@a.test", "2.0.0"), ("b@b.test", "4.4.1"), ("c@c.test", "5.1.1"))
+    alpha.wait(alice.outbox.settle(waiting, [Result(to, code, "text") for to, code in codes]))
+    (waiting,) = alpha.wait(alice.outbox.waiting())
+    assert (waiting.draft, waiting.to, waiting.trouble) == (made, ("b@b.test",), "4.4.1 text")
+    alpha.wait(alice.outbox.put(["z@z.test"], made))  # it is there already
+    assert alpha.wait(alice.outbox.waiting()) == [waiting]
+    assert alpha.wait(alice.outbox.cancel(made.id))
+    assert not alpha.wait(alice.outbox.cancel(made.id))
+
+
+def test_a_draft_that_no_server_takes_holds_up_no_other(alpha: House, alice: Device) -> None:
+    alpha.wait(alice.parley.online())
+    assert alice.parley._session is not None
+    alice.parley._session._engine._peer_frame = 2000
+    alpha.wait(alice.outbox.put([str(BOB)], draft("x" * 3000)))
+    assert [r.code for r in alpha.wait(alice.send([str(BOB)], draft("short")))] == ["2.0.0"]
+    assert received(alpha) == ["short"]
+    (failed,) = alpha.wait(alice.outbox.undelivered())
+    assert "too-big" in failed.reason
+
+
+def test_not_let_in_is_no_reason_to_give_up(alpha: House, alice: Device) -> None:
+    alice.parley._password = "wrong"
+    with pytest.raises(RequestFailed, match="auth-failed"):
+        alpha.wait(alice.send([str(BOB)], draft("kept")))
+    assert len(alpha.wait(alice.outbox.waiting())) == 1
+
+
+def test_running_through_restarts(alpha: House, alice: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened offline; what is written offline leaves at once when the server is back; what came meanwhile comes."""
+    alpha.hush()
+    new: list[str] = []
+    changes: list[int] = []
+
+    def on_changed(messages: list[Any]) -> None:
+        changes.append(len(messages))
+        new.extend(message.text for message in messages if message.mailbox == "INBOX")
+
+    alice.on_changed = on_changed
+    alpha.call(lambda: alpha.spawn(alice.run()))
+    with pytest.raises(OSError, match="refused"):
+        alpha.wait(alice.send([str(BOB)], draft("sent offline 0")))
+    for turn in range(3):
+        back(alpha, alice)
+        until_sent(alpha, alice)
+        bob = sign_in(alpha, BOB)
+        alpha.wait(bob.send([str(ALICE)], f"live {turn}"))
+        wait_until(alpha, lambda turn=turn: new[-1:] == [f"live {turn}"])  # type: ignore[misc]
+        alpha.hush()
+        wait_until(alpha, lambda: not alice.parley.is_online)
+        with pytest.raises(OSError, match=r"refused|closed|lost"):
+            alpha.wait(alice.send([str(BOB)], draft(f"sent offline {turn + 1}")))
+    back(alpha, alice)
+    until_sent(alpha, alice)
+    assert new == ["live 0", "live 1", "live 2"]
+    assert received(alpha) == [f"sent offline {turn}" for turn in range(4)]
+    ended: list[Any] = []
+    alpha.begun.addErrback(lambda failure: ended.append(failure.trap(ConnectionGone)))
+    alpha.call(alice.parley.close)
+    wait_until(alpha, lambda: bool(ended))
+
+
+def test_who_was_put_off_is_tried_now_and_then(alpha: House, alice: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "RETRY", 0.05)
+    send, tried = alice.parley.send_draft, []
+
+    async def put_off_twice(to: Any, made: Any) -> Any:
+        tried.append(to)
+        return tuple(Result(one, "4.3.0", "not now") for one in to) if len(tried) < 3 else await send(to, made)
+
+    monkeypatch.setattr(alice.parley, "send_draft", put_off_twice)
+    alpha.call(lambda: alpha.spawn(alice.run()))
+    alpha.wait(alice.send([str(BOB)], draft("at last")))
+    until_sent(alpha, alice)
+    assert received(alpha) == ["at last"]
+    assert len(tried) == 3
+    alpha.begun.addErrback(lambda failure: failure.trap(ConnectionGone))
+    alpha.call(alice.parley.close)
+
+
+def test_a_server_whose_log_began_anew(alpha: House, alice: Device) -> None:
+    """Restored from a backup: the copy is made anew; the outbox stays."""
+    alpha.fill(ALICE, 2)
+    alpha.wait(alice.sync())
+    modseq = alpha.wait(alice.archive.modseq())
+    alpha.wait(alice.archive.database.write(lambda db: db.execute("UPDATE log SET modseq=?", (modseq + 50,))))
+    alpha.wait(alice.outbox.put([str(BOB)], draft("waits")))
+    assert len(alpha.wait(alice.sync())) >= 2
+    assert len(alpha.wait(alice.archive.mailbox("INBOX"))) == 2
+    assert alpha.wait(alice.archive.modseq()) < modseq + 50
+
+
+def test_two_programs_on_one_file(alpha: House, alice: Device, tmp_path: Path) -> None:
+    """Both send what waits and both take the log; each message is there once."""
+    other_archive = alpha.call(lambda: Archive(tmp_path / "alice.sqlite", str(ALICE), alpha.reactor.callFromThread))
+    other = Device(alpha.reactor, sign_in(alpha, ALICE), other_archive)
+    for number in range(5):
+        alpha.wait(alice.outbox.put([str(BOB)], draft(str(number))))
+
+    async def both() -> None:
+        await defer.gatherResults([defer.Deferred.fromCoroutine(one.sync()) for one in (alice, other)])
+
+    alpha.wait(both())
+    assert sorted(received(alpha)) == list("01234")
+    assert len(alpha.wait(alice.archive.mailbox("Sent"))) == 5
+    alpha.call(other.close)
+
+
+def test_a_large_file_from_the_outbox(alpha: House, alice: Device, tmp_path: Path) -> None:
+    """It is read when it is sent; one that is gone by then is said to be, and holds up nothing."""
+    large, gone = tmp_path / "large.bin", tmp_path / "gone.bin"
+    for path in (large, gone):
+        path.write_bytes(bytes(range(256)) * 1000)
+    alpha.hush()
+    for path in (gone, large):
+        made = compose(str(ALICE), [str(BOB)], files=[path], now=1.0)
+        assert len(made.blobs) == 1
+        alpha.wait(alice.outbox.put([str(BOB)], made))
+    assert alpha.wait(alice.outbox.waiting())[1].draft == made
+    gone.unlink()
+    back(alpha, alice)
+    alpha.wait(alice.sync())
+    (failed,) = alpha.wait(alice.outbox.undelivered())
+    assert "gone.bin" in failed.reason
+    bob = sign_in(alpha, BOB)
+    (got,) = inbox(alpha, bob)
+    alpha.wait(bob.download(got.files[0], tmp_path / "got"))
+    assert (tmp_path / "got").read_bytes() == large.read_bytes()
+    assert [message.files for message in alpha.wait(alice.archive.mailbox("Sent"))] == [got.files]
