@@ -76,6 +76,9 @@ def test_a_server_that_is_not_the_domains(alpha: House, tmp_path: Path) -> None:
         sign_in(alpha, authorities=other)
     with pytest.raises(OSError, match="certificate verify failed"):
         sign_in(alpha, authorities=None)  # the system's
+    for path in (tmp_path / "none.pem", tmp_path):
+        with pytest.raises(OSError, match="no certificates can be read from it"):
+            sign_in(alpha, authorities=path)
 
 
 def test_a_server_that_does_not_know_the_password_either(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:

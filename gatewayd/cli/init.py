@@ -117,7 +117,7 @@ def first_steps(directory: Path, config: Config, users: Sequence[tuple[str, str]
         f"  mutt -e 'set certificate_file={ca}' -f 'imaps://{second}:{password}@{place('imaps')}/INBOX'",
         f"  {talk(first)} send {second} 'Hello by Parley'",
         f"  {talk(second)} inbox",
-        f"  {talk(second)} watch",
+        f"  {talk(second)} chat",
         f"  curl http://{place('http')}/health",
         "",
     ]

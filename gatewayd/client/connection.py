@@ -10,6 +10,7 @@ from random import SystemRandom
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
+from OpenSSL import SSL
 from twisted.internet.defer import DeferredLock
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
@@ -84,6 +85,8 @@ async def dial(
         session = ParleyClientSession("gatewayd.client", made)
         try:
             await dial_parley(reactor, endpoint.host, endpoint.port, domain, Trust(authorities), made, session)
+        except SSL.Error:  # before anything was dialled
+            raise ConnectionError(f"{authorities}: no certificates can be read from it") from None
         except OSError as error:
             failed = error
             continue
