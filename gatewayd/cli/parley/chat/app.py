@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -24,7 +24,7 @@ from gatewayd.cli.parley.chat import lines
 from gatewayd.cli.parley.chat.bridge import Bridge
 from gatewayd.cli.parley.chat.dialogs import Ask, Tell
 from gatewayd.cli.parley.chat.news import Changed, SignalCame, State
-from gatewayd.cli.parley.chat.signals import PRESENCE_EVERY, PRESENCE_LEASE, TYPING_EVERY, TYPING_LEASE, Heard
+from gatewayd.cli.parley.chat.signals import PRESENCE_EVERY, TYPING_EVERY, Heard, say
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.cli.parley.terminal import plain
 from gatewayd.client import ConnectionGone, Draft, RequestFailed, TransferFailed, compose
@@ -263,18 +263,16 @@ class ChatApp(App[None]):
         now = time.monotonic()
         if event.text_area.text and len(self._open.splitlines()) == 1 and now > self._typed + TYPING_EVERY:
             self._typed = now
-            self._say("typing", "composing", TYPING_LEASE)
+            self._say("typing")
 
     def _say_present(self) -> None:
-        self._say("presence", "online", PRESENCE_LEASE)
+        self._say("presence")
 
     @work(group="signal")
-    async def _say(self, kind: str, state: str, lease: int) -> None:
-        """To whom we write with now. What cannot be said is not said: it holds for a moment only."""
-        people = [who for who in self._open.splitlines()[:20] if who not in (self._user, INTRODUCTIONS)]
-        if self._signal and people and self._device.parley.is_online:
-            with contextlib.suppress(OSError, RequestFailed):
-                await self._ask(lambda: self._device.parley.signal(people, kind, state, lease=lease))
+    async def _say(self, kind: str) -> None:
+        people = self._open.splitlines()
+        if self._signal and self._open != INTRODUCTIONS:
+            await self._ask(lambda: say(self._device.parley, people, kind))
 
     # -- what the user does -------------------------------------------------------------------------------------------
 
@@ -321,10 +319,17 @@ class ChatApp(App[None]):
             return
         text = await self.push_screen_wait(Ask("Send the file"))
         if text:
+            to = self._open.splitlines()
             try:
-                self._send(self._open.splitlines(), files=[_path(text)], receipts=ASKED)
+                draft = await asyncio.to_thread(self._with_file, to, text)
             except OSError as error:
                 self.notify(plain(str(error)), severity="error")
+            else:
+                self._put(to, draft)
+
+    def _with_file(self, to: list[str], name: str) -> Draft:
+        """In a thread: to read a large one takes a while."""
+        return compose(self._user, to, files=[Path(name).expanduser()], now=time.time(), receipts=ASKED)
 
     @work
     async def action_save_files(self) -> None:
@@ -398,7 +403,3 @@ class ChatApp(App[None]):
 
     def action_keys(self) -> None:
         self.push_screen(Tell(lines.HELP))
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
+from gatewayd.client import ParleyClient, RequestFailed
 from gatewayd.wire.parley.schema import Signalled
 
-PRESENCE_LEASE, PRESENCE_EVERY = 120, 60.0  # seconds
-TYPING_LEASE, TYPING_EVERY = 10, 5.0
+OURS = {"presence": ("online", 120), "typing": ("composing", 10)}  # what we say: state, lease in seconds
+PRESENCE_EVERY, TYPING_EVERY = 60.0, 5.0  # seconds
+MOST = 20  # recipients of one signal
 WORDS = {"online": "is there", "away": "is away", "composing": "is writing"}
 
 
@@ -35,3 +38,12 @@ class Heard:
                     found.append(WORDS[state] if len(people) == 1 else f"{who} {WORDS[state]}")
                     break
         return ", ".join(found)
+
+
+async def say(parley: ParleyClient, people: Sequence[str], kind: str) -> None:
+    """What cannot be said now is not said: it holds for a moment only."""
+    state, lease = OURS[kind]
+    others = [who for who in people if who != parley.user][:MOST]
+    if others and parley.is_online:
+        with contextlib.suppress(OSError, RequestFailed):
+            await parley.signal(others, kind, state, lease=lease)
