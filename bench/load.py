@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from OpenSSL import SSL
 BODY = b"Meet me at the usual place, an hour later than we said; bring the books, and the other thing. Yours, as ever."
 PATIENCE = 20.0  # seconds until what does not arrive is called lost
 WARM = 0.25  # of the time goes by before anything is counted
+SIGNING_IN = 20  # idle clients at a time
 PAGE = os.sysconf("SC_PAGESIZE")
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -219,7 +221,9 @@ def idle(spec: Spec) -> Result:
     """The servers' memory with so many clients on their live tail, over what it was with ten of them."""
     few = [sign_in(spec, f"r{n}", spec.to_domain, spec.to_address) for n in range(10)]
     before = _memory(spec.pids)
-    many = [sign_in(spec, f"r{n}", spec.to_domain, spec.to_address) for n in range(10, spec.idle)]
+    with ThreadPoolExecutor(SIGNING_IN) as threads:
+        names = [f"r{n}" for n in range(10, spec.idle)]
+        many = list(threads.map(lambda name: sign_in(spec, name, spec.to_domain, spec.to_address), names))
     time.sleep(2)
     return Result(memory=(_memory(spec.pids) - before) / len(many), rate=float(len(few) + len(many)))
 

@@ -30,6 +30,7 @@ Post = Callable[[Callable[[], None]], None]
 BUSY = 30.0  # seconds to wait for another process's transaction
 BATCH = 500  # work items in one transaction: bounds what one failed commit takes along
 READERS = 2
+READ_TOGETHER = 16
 CACHE = -65536  # KiB, negative: a size and not pages
 
 
@@ -212,20 +213,40 @@ class Database:
 
     def _read_all(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA query_only=ON")
-        while (item := self._reads.get()) is not None:
-            answer: Any
-            try:
-                connection.execute("BEGIN")
-                answer = _do(connection, item.work, [item])[0]
-            except sqlite3.Error as error:
-                answer = Failure(typed(error))
-            except Exception as error:
-                answer = Failure(error)
+        while waiting := self._waiting_reads():
+            done: list[_Done] = []
+            for item in waiting:
+                answer: Any
+                try:
+                    if not connection.in_transaction:
+                        connection.execute("BEGIN")
+                    answer = _do(connection, item.work, [item])[0]
+                except sqlite3.Error as error:
+                    answer = Failure(typed(error))
+                except Exception as error:
+                    answer = Failure(error)
+                done.append((item.work, [item], [answer]))
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # nothing was written
                     connection.execute("COMMIT")
-            self._post(lambda done=[(item.work, [item], [answer])]: _resolve(done))  # type: ignore[misc]
+            self._post(lambda done=done: _resolve(done))  # type: ignore[misc]
         connection.close()
+
+    def _waiting_reads(self) -> list[_Item]:
+        """What is done in one snapshot and handed over at once; nothing: the end, for this reader."""
+        waiting: list[_Item] = []
+        item = self._reads.get()
+        while item is not None:
+            waiting.append(item)
+            if len(waiting) == READ_TOGETHER:
+                break
+            try:
+                item = self._reads.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                self._reads.put(None)  # after these
+        return waiting
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
