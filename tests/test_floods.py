@@ -5,12 +5,14 @@ Each flood is measured: `pytest -s` shows what the process had before, at the wo
 
 from __future__ import annotations
 
+import imaplib
 import secrets
 import smtplib
 import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,17 @@ from demo.clients import IMAPProgram, ParleyProgram
 from demo.world import PASSWORD, Gateway, World, zone
 from fuzz.frames import GREETING, frame
 from fuzz.sessions import Wire
+from gatewayd.address import Domain
+from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.certificates import issue
+from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import ScramClient
+from gatewayd.message.model import Content, Payload
 
 CONNECTIONS = 2500  # that the gateway takes in all
 UNFINISHED = 64 * 1024 * 1024  # octets
 MUTE = "127.0.0.83"
+ALPHA, BETA = Domain.parse("alpha.test"), Domain.parse("beta.test")
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +207,37 @@ def test_enormous_frames_begun_by_a_user(alpha: Gateway, served: Served) -> None
     assert served.grew("12 frames of 40 MB that never end") < 4 * UNFINISHED / 1e6
     for wire in held:
         wire.close()
+
+
+def test_a_flood_of_introductions(world: World, alpha: Gateway, served: Served) -> None:
+    """Two thousand strangers of one domain, all to one user; every one is answered, a few are kept."""
+    key = KeyStore(world.gateways["beta.test"].root / "state/keys", time.time).signing_key(BETA)
+    wire = Wire(alpha, "parley", b"parley/1")
+    wire.frame()
+    wire.say(frame(GREETING))
+    names = {"domain": "beta.test", "to": "alpha.test", "kid": key.kid}
+    proof = domain_auth.sign(key, ALPHA, wire.exporter)
+    wire.say(frame([1, 1, "auth", {"mechanism": "DOMAIN", "data": proof, **names}]))
+    assert wire.frame()[3] == {"done": True}
+    codes: Counter[str] = Counter()
+    for begin in range(0, 2000, 100):
+        for number in range(begin, begin + 100):
+            payload = Payload(f"eve{number}@beta.test", ("bob@alpha.test",), 0, secrets.token_bytes(16)).encode()
+            protected, signature = cose.sign(payload, key)
+            signed = Content(protected, payload, signature, {}).signed
+            body = {"to": ["bob@alpha.test"], "signed": signed, "from": f"eve{number}@beta.test"}
+            wire.say(frame([1, number + 2, "send", body]))
+        for _ in range(100):
+            codes[wire.frame()[3]["results"][0]["code"]] += 1
+        served.look()
+    wire.close()
+    print(f"\n{dict(codes)}")
+    assert sum(codes.values()) == 2000 and 0 < codes["2.0.0"] <= 50
+    assert all(code.startswith("4.7.") for code in codes if code != "2.0.0")
+    with imaplib.IMAP4_SSL(*alpha.port("imaps"), ssl_context=alpha.ssl) as program:
+        program.login("bob@alpha.test", PASSWORD)
+        assert program.status("Introductions", "(MESSAGES)")[1] == [b'"Introductions" (MESSAGES %d)' % codes["2.0.0"]]
+    assert served.grew("2000 introductions") < 40
 
 
 class Mute:
