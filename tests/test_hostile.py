@@ -461,6 +461,7 @@ def test_readers_that_never_read_cost_no_memory(world: World, alpha: Gateway) ->
     for _ in range(20):
         time.sleep(0.1)
         worst = max(worst, alpha.metric("process_resident_memory_bytes"))
+    print(f"\nreaders that never read: {before / 1e6:.1f} MB before, {worst / 1e6:.1f} MB at the worst")
     assert worst - before < 250e6, f"{(worst - before) / 1e6:.0f} MB more"
     assert kept is not None
     imap.close()
