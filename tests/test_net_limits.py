@@ -58,7 +58,8 @@ def test_guesses_are_forgiven_one_by_one(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     made = Gateway(tmp_path_factory.mktemp("gateway"), "alpha.test", "127.0.70.31", ["alice", "bob"], 9)
-    more = '\n[incoming]\nexamine = false\nproxies = ["127.0.70.20/32"]\n[limits]\nsign_in_failures = 3\n'
+    more = '\n[incoming]\nexamine = false\nproxies = ["127.0.70.20/32"]\n'
+    more += "[limits]\nsign_in_failures = 3\nunfinished = 900000\n"
     made.config.write_text(made.config.read_text() + more)
     made.start()
     yield made
@@ -115,3 +116,26 @@ def test_who_guesses_is_not_let_in_whatever_he_speaks(gateway: Gateway) -> None:
     with Talk(gateway, "submissions", tls=True) as talk:
         talk.sign_in("bob@alpha.test")
     assert PASSWORD not in (gateway.root / "gatewayd.log").read_text()
+
+
+def test_chunks_that_never_end_make_no_room_scarce(gateway: Gateway) -> None:
+    """Each chunk of BDAT is complete, and kept all the same. When there is too much, who holds most has to go."""
+
+    def begin() -> Talk:
+        talk = Talk(gateway)
+        talk.all("EHLO client.test", "MAIL FROM:<x@elsewhere.test>", "RCPT TO:<bob@alpha.test>")
+        return talk
+
+    half = b"y" * 199_998 + b"\r\n"
+    endless, honest = begin(), begin()
+    for _ in range(3):
+        assert endless.do(b"BDAT 200000\r\n" + half).startswith("250")
+    assert honest.do(b"BDAT 200000\r\n" + half).startswith("250")
+    endless.say(b"BDAT 200001\r\n" + half)
+    assert endless.reply() == "421 4.3.0 Nothing was accepted: too much is being received now; try again later"
+    assert endless.ended()
+    assert honest.do(b"BDAT 200000 LAST\r\n" + half).startswith("250 2.0.0")
+    honest.close()
+    for _ in range(10):  # nothing of it is counted any more
+        with begin() as talk:
+            assert talk.do(b"BDAT 200000 LAST\r\n" + half).startswith("250")

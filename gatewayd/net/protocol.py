@@ -270,7 +270,8 @@ class LinkProtocol(Protocol):
         self._events.extend(events)
         self._unfinished = 0 if events else self._unfinished + len(data)
         if self._place is not None:
-            self._place.holds(self._unfinished)
+            kept = getattr(self.engine, "held", 0)  # by an engine whose events complete parts of something
+            self._place.holds(self._unfinished + kept)
 
     def _work(self) -> None:
         """Hand the waiting events to the session; stop reading while it waits for something."""

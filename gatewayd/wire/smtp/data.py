@@ -85,6 +85,11 @@ class ChunkReader:
         return taken
 
     @property
+    def held(self) -> int:
+        """Octets in memory."""
+        return len(self._kept)
+
+    @property
     def bare(self) -> bool:
         return has_bare(self._kept)
 

@@ -54,6 +54,11 @@ class SMTPServer:
         self._binary = False  # the last MAIL said BODY=BINARYMIME
         self._waiting = False  # for the reply to the last event
 
+    @property
+    def held(self) -> int:
+        """Octets of a message of which some chunks came to their end (BDAT), and not the last one."""
+        return self._chunks.held if self._chunks is not None else 0
+
     def receive(self, data: bytes) -> list[Event]:
         if self.state is State.OVER:
             return []
