@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from textual import work
 from textual.app import App, ComposeResult
@@ -35,7 +34,6 @@ from gatewayd.client.files import save
 from gatewayd.errors import StoreError
 from gatewayd.message.model import EDIT, REACTION, RETRACT
 
-T = TypeVar("T")
 HISTORY = 100  # messages shown at first, and more each time that earlier ones are asked for
 EARLIER = "earlier"
 CONVERSING = {"send_file", "edit", "react", "take_back"}  # actions that answer
@@ -76,7 +74,7 @@ class ChatApp(App[None]):
         super().__init__()
         self._reactor = reactor
         self._device = device
-        self._bridge = Bridge(reactor)
+        self._ask = Bridge(reactor).ask
         self._user = device.parley.user
         self._open = first  # a conversation's name
         self._last = HISTORY
@@ -135,9 +133,6 @@ class ChatApp(App[None]):
     def _tell_screen(self, event: Event) -> None:
         if self.is_running:
             self.post_message(event)
-
-    async def _ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await self._bridge.ask(work)
 
     # -- what is shown ------------------------------------------------------------------------------------------------
 
