@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from gatewayd.cli.parley.chat.app import ChatApp
+from gatewayd.cli.parley.chat.people import People
 from gatewayd.cli.parley.chat.signals import Heard
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.client import ConnectionGone, ParleyClient, connection
@@ -23,7 +24,7 @@ from gatewayd.interfaces import Delivery
 from gatewayd.message.model import Content, Payload
 from gatewayd.wire.parley.schema import Signalled
 from tests.test_client import here, inbox, sign_in
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, signed
+from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed
 
 PATIENCE = 15  # seconds until a screen that does not come fails the test
 Play = Callable[[Pilot[None], ChatApp], Coroutine[Any, Any, None]]
@@ -277,6 +278,53 @@ def test_strangers_wait_and_are_decided_upon(alpha: House, tmp_path: Path) -> No
     alice = sign_in(alpha, ALICE)
     assert [message.subject for message in inbox(alpha, alice)] == ["I am nice"]
     assert [message.subject for message in inbox(alpha, alice, mailbox="Junk")] == ["I am nasty"]
+
+
+def test_who_may_write(alpha: House, tmp_path: Path) -> None:
+    """Who asks stands first, and is granted or revoked."""
+
+    async def ask() -> None:
+        account = await alpha.store.account(ALICE)
+        assert account is not None
+        await alpha.store.set_contact(account.account_id, BOB, "granted")
+        await alpha.store.set_contact(account.account_id, CAROL, "requested")
+
+    alpha.wait(ask())
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: app._device.parley.is_online)
+        while len(await app._ask(app._device.archive.contacts)) < 2:
+            await pilot.pause(0.02)
+        await pilot.press("f9")
+        await until(pilot, lambda: isinstance(app.screen, People))
+        people = app.screen
+        assert isinstance(people, People)
+        assert [contact.address for contact in people._contacts] == [str(CAROL), str(BOB)]
+        for key, state in (("f6", "granted"), ("f7", "revoked")):
+            await pilot.press(key)
+            await until(pilot, lambda state=state: people._contacts[0].state == state)  # type: ignore[misc]
+        await pilot.press("escape")
+
+    play(alpha, tmp_path, scene)
+    contacts = alpha.wait(sign_in(alpha, ALICE).contacts())
+    assert {contact.address: contact.state for contact in contacts} == {str(CAROL): "revoked", str(BOB): "granted"}
+
+
+def test_what_became_of_it(alpha: House, tmp_path: Path) -> None:
+    """Receipts of the other's server: delivered when a program of his has it, read when he says so."""
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "before"))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "before")
+        await write(pilot, app, "how far?")
+        await shows(pilot, app, "you  on the server\nhow far?")
+        (got,) = await asyncio.to_thread(inbox, alpha, bob)
+        await shows(pilot, app, "you  delivered\nhow far?")
+        await on_reactor(alpha, lambda: bob.mark("INBOX", [got.uid], displayed=True))
+        await shows(pilot, app, "you  read\nhow far?")
+
+    play(alpha, tmp_path, scene)
 
 
 def test_who_is_there_and_writing(alpha: House, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from textual import work
 from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.message import Message as Event
 from textual.widgets import Footer, OptionList, Static, TextArea
@@ -19,10 +19,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from gatewayd.address import Address
-from gatewayd.cli.parley.chat import lines
+from gatewayd.cli.parley.chat import lines, look
 from gatewayd.cli.parley.chat.bridge import Bridge
 from gatewayd.cli.parley.chat.dialogs import Ask, Tell
 from gatewayd.cli.parley.chat.news import Changed, SignalCame, State
+from gatewayd.cli.parley.chat.people import People
 from gatewayd.cli.parley.chat.signals import PRESENCE_EVERY, TYPING_EVERY, Heard, say
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.cli.parley.terminal import plain
@@ -46,27 +47,8 @@ class ChatApp(App[None]):
 
     TITLE = "parley"
     ENABLE_COMMAND_PALETTE = False
-    CSS = """
-    #conversations { width: 32; height: 1fr; border: none; border-right: solid $surface-lighten-2; }
-    #said { height: 1fr; border: none; }
-    #said > .option-list--option { padding: 0 1 1 1; }
-    #status, #title { height: 1; padding: 0 1; background: $panel; }
-    #status.offline { background: $warning 50%; }
-    Writing { height: auto; max-height: 8; min-height: 3; border: round $primary; }
-    """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1", "keys", "Help"),
-        Binding("ctrl+n", "begin", "New"),
-        Binding("ctrl+o", "send_file", "Send file"),
-        Binding("f2", "save_files", "Save files"),
-        Binding("f3", "details", "Who says so"),
-        Binding("f4", "edit", "Edit"),
-        Binding("f5", "react", "React"),
-        Binding("f8", "take_back", "Take back"),
-        Binding("f6", "decide(True)", "Accept"),
-        Binding("f7", "decide(False)", "Refuse"),
-        Binding("ctrl+q", "quit", "Quit"),
-    ]
+    CSS = look.CSS
+    BINDINGS: ClassVar[list[BindingType]] = look.KEYS
 
     def __init__(
         self, reactor: Any, device: Device, first: str, *, downloads: Path, tell: bool, signal: bool = True
@@ -389,6 +371,12 @@ class ChatApp(App[None]):
                 await self._ask(lambda: self._device.decide(chosen.message, accept=accept))
             except (OSError, RequestFailed) as error:
                 self.notify(plain(f"not now: {error}"), severity="error")
+
+    @work
+    async def action_people(self) -> None:
+        contacts = await self._ask(self._device.archive.contacts)
+        consent = self._device.parley.consent
+        self.push_screen(People(contacts, lambda action, who: self._ask(lambda: consent(action, who))))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """An introduction is accepted or refused; all else is for conversations."""

@@ -116,6 +116,7 @@ F3          who signed it, and what became of it
 F4, F8      edits it, takes it back (if it is yours)
 F5          reacts to it
 F6, F7      accepts or refuses the stranger who wrote it (among the introductions)
+F9          who may write to you, who may not, and who asks
 Ctrl+Q      leaves; what waits to be sent is kept, and sent next time
 
 What you write without a connection waits, and leaves by itself when the server is reached again.
