@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gatewayd.address import Domain
 from gatewayd.client.archive import Archive, conversation_of
@@ -113,6 +116,51 @@ def test_what_another_program_took_is_not_taken_back(archive: Archive, loop: Loo
     ((found,),) = loop.all(archive.mailbox("INBOX"))
     assert (found.flags, found.modseq) == (("\\Seen",), 5)
     assert loop.all(archive.modseq()) == [5]
+
+
+@settings(max_examples=30)  # each makes a file
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["INBOX", "Sent"]), st.integers(1, 4), st.sampled_from(["", "\\Seen", None])),
+        min_size=1, max_size=25,
+    ),
+    st.lists(st.integers(1, 4), min_size=25, max_size=25),
+    st.integers(0, 20),
+)  # fmt: skip
+def test_any_pages_of_any_log(steps: list[tuple[str, int, str | None]], sizes: list[int], again: int) -> None:
+    """Against a model of the server: whatever happened to messages, however it is cut into pages, asked for twice or by
+    two programs, the copy is what the server has."""
+    loop = Loop()
+    there: dict[tuple[str, int], Change] = {}
+    with tempfile.TemporaryDirectory() as root:
+        archive = Archive(Path(root) / "bob.sqlite", BOB, loop.post)
+        pages = []
+        since, left = 0, list(enumerate(steps, 1))
+        for size in sizes:  # the server says what changed since the last page, each message at its latest number only
+            now, left = left[:size], left[size:]
+            latest: dict[tuple[str, int], Change] = {}
+            for modseq, (mailbox, uid, flags) in now:
+                key = mailbox, uid
+                if flags is None:
+                    if there.pop(key, None) is not None:
+                        latest[key] = gone(modseq, uid, mailbox)
+                else:
+                    text = f"{mailbox} {uid}"
+                    there[key] = change(modseq, text, date=7, mailbox=mailbox, uid=uid, flags=tuple(flags.split()))
+                    latest[key] = there[key]
+                since = modseq
+            pages.append(Changes(tuple(sorted(latest.values(), key=lambda c: c.modseq)), since))
+        for at, page in enumerate(pages):
+            loop.all(archive.take(page))
+            if again and at % again == 0:
+                loop.all(archive.take(pages[max(0, at - 1)]))
+        found = [message for name in ("INBOX", "Sent") for message in loop.all(archive.mailbox(name))[0]]
+        kept = loop.all(archive.database.read(lambda db: db.execute("SELECT count(*) FROM body").fetchone()[0]))
+        archive.close()
+    assert {(m.mailbox, m.uid): (m.flags, m.text) for m in found} == {
+        key: (each.flags, f"{key[0]} {key[1]}") for key, each in there.items()
+    }
+    assert kept == [len({each.bodies for each in there.values()})]
 
 
 def test_what_is_gone_leaves_nothing_behind(archive: Archive, loop: Loop, tmp_path: Path) -> None:
