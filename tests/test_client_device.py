@@ -245,3 +245,39 @@ def test_a_large_file_from_the_outbox(alpha: House, alice: Device, tmp_path: Pat
     alpha.wait(bob.download(got.files[0], tmp_path / "got"))
     assert (tmp_path / "got").read_bytes() == large.read_bytes()
     assert [message.files for message in alpha.wait(alice.archive.mailbox("Sent"))] == [got.files]
+
+
+def test_a_large_file_keeps_no_message_waiting(
+    alpha: House, alice: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.bin").write_bytes(bytes(100_000))
+    upload = alice.parley.upload
+    slow: defer.Deferred[None] = defer.Deferred()
+
+    async def slowly(*arguments: Any) -> None:
+        await slow
+        await upload(*arguments)
+
+    monkeypatch.setattr(alice.parley, "upload", slowly)
+    first = compose(str(ALICE), [str(BOB)], "first", files=[tmp_path / "large.bin"], now=1.0)
+
+    second = draft("second")
+    settled: list[bytes] = []
+    settle = alice.outbox.settle
+
+    async def noting(waiting: Any, results: Any) -> None:
+        await settle(waiting, results)
+        settled.append(waiting.draft.id)
+
+    monkeypatch.setattr(alice.outbox, "settle", noting)
+
+    async def both() -> None:
+        sending = [defer.Deferred.fromCoroutine(alice.send([str(BOB)], one)) for one in (first, second)]
+        while second.id not in settled:
+            await defer_later(alpha.reactor)
+        slow.callback(None)
+        await defer.gatherResults(sending)
+
+    alpha.wait(both())
+    assert settled == [second.id, first.id]
+    assert received(alpha) == ["second", "first"]

@@ -36,7 +36,7 @@ class Device:
         self.outbox = Outbox(archive)
         self.on_changed: Callable[[list[Message]], None] = lambda new: None
         self._reactor = reactor
-        self._sending = DeferredLock()
+        self._lanes = {False: DeferredLock(), True: DeferredLock()}  # for messages, and for those with large files
 
     async def __aenter__(self) -> Device:
         return self
@@ -81,18 +81,23 @@ class Device:
         return (await self.flush()).get(draft.id, ())
 
     async def flush(self) -> dict[bytes, tuple[Result, ...]]:
-        """Tries all that waits, the oldest first; returns the answers. Raises OSError, RequestFailed, StoreError."""
+        """Tries all that waits, the oldest first, but no large file keeps a message waiting. Returns the answers.
+        Raises OSError, RequestFailed, StoreError."""
+        return {**await self._flush(large=False), **await self._flush(large=True)}
+
+    async def _flush(self, *, large: bool) -> dict[bytes, tuple[Result, ...]]:
         answers: dict[bytes, tuple[Result, ...]] = {}
-        await self._sending.acquire()
+        lane = self._lanes[large]
+        await lane.acquire()
         try:
             for waiting in await self.outbox.waiting():
-                results = await self._answers(waiting)
-                await self.outbox.settle(waiting, results)
-                answers[waiting.draft.id] = results
+                if bool(waiting.draft.blobs) is large:
+                    results = await self._answers(waiting)
+                    await self.outbox.settle(waiting, results)
+                    answers[waiting.draft.id] = results
+                    self.on_changed([])
         finally:
-            self._sending.release()
-            if answers:
-                self.on_changed([])
+            lane.release()
         return answers
 
     async def _answers(self, waiting: Waiting) -> tuple[Result, ...]:
