@@ -62,6 +62,8 @@ class Relay(_Section, frozen=True, kw_only=True):
 
 class Limits(_Section, frozen=True, kw_only=True):
     message_size: int = 52_428_800  # octets
+    object_size: int = 4 * 1024**3  # octets of the blobs of one Parley message
+    brought: int = 8 * 1024**3  # octets of blobs that one user or peer may have brought and no message names yet
     recipients: int = 1000  # of one transaction, RFC 5321 §4.5.3.1.8: at least 100
     transactions: int = 10_000  # of one SMTP connection
     hold: int = 30 * 86400  # seconds that a user may have a message held (RFC 4865); 0: not offered

@@ -218,6 +218,9 @@ class Gateway(Service):
             story=story,
             consent=consent,
             note=self.journal.note,
+            largest=config.limits.object_size,
+            largest_mail=config.limits.message_size,
+            quota=config.limits.brought,
         )
         recipients = Recipients(self.store, hostname, config.postmaster)
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
@@ -306,6 +309,7 @@ class Gateway(Service):
         return engine, ParleyServerSession(
             self.config.hostname, engine, self.post_office, self.authenticator, self.store, self.keys, self.signer,
             self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
+            quota=self.config.limits.brought,
         )  # fmt: skip
 
     # -- Service ----------------------------------------------------------------------------------------------------

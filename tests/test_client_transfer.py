@@ -14,7 +14,7 @@ from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces import Endpoint
 from gatewayd.message.model import Part
-from gatewayd.session import parley_blobs
+from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.wire.parley.schema import CHUNK
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House
 
@@ -170,7 +170,7 @@ def test_a_server_with_other_octets(alpha: House, file: Path, tmp_path: Path, mo
 
 
 def test_a_quota(alpha: House, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parley_blobs.UserBlobs.__init__, "__defaults__", (SIZE - 1,))
+    monkeypatch.setattr(ParleyServerSession.__init__, "__defaults__", (SIZE - 1,))
     with pytest.raises(RequestFailed, match="quota"):
         alpha.wait(sign_in(alpha, ALICE).send([str(BOB)], files=[file]))
 

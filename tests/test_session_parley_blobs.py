@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from twisted.internet import defer
 
+from gatewayd.core.pulling import QUOTA
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.message.model import Content, Part, Payload
-from gatewayd.session import parley_blobs
 from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
+from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.wire.parley.schema import CHUNK, Changes, Get, GetReply, Mark, Put, PutReply, Send, SendReply, Sync, read
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, House, codes
 
@@ -138,7 +139,7 @@ def test_wrong_octets(alpha: House) -> None:
     assert send(alpha, session, naming()) == ["5.6.0"]
 
 
-@pytest.mark.parametrize("size", [0, 2**63 - 1, parley_blobs.QUOTA + 1])
+@pytest.mark.parametrize("size", [0, 2**63 - 1, QUOTA + 1])
 def test_a_size_that_is_never_taken(alpha: House, size: int) -> None:
     session = alpha.user(ALICE)
     with pytest.raises(RequestFailed, match="quota: a blob has 1 to"):
@@ -150,7 +151,7 @@ def test_a_size_that_is_never_taken(alpha: House, size: int) -> None:
 
 
 def test_many_at_once_and_no_more_than_the_quota(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parley_blobs.UserBlobs.__init__, "__defaults__", (10 * len(BODY),))
+    monkeypatch.setattr(ParleyServerSession.__init__, "__defaults__", (10 * len(BODY),))
     session = alpha.user(ALICE)
     bodies = [os.urandom(len(BODY)) for _ in range(12)]
     outcomes = []

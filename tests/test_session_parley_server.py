@@ -596,7 +596,7 @@ def test_bad_bodies_are_named_and_the_connection_goes_on(alpha: House, method: s
     async def ask() -> Any:
         waiting: defer.Deferred[Any] = defer.Deferred()
         stream = session._engine.new_stream()
-        session._waiting[stream] = waiting
+        session._requests._waiting[stream] = waiting
         session._link.send(Request(stream, method, body))
         return await waiting
 

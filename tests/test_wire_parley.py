@@ -378,7 +378,7 @@ def test_the_error_says_what_is_wrong(octets: bytes, why: str) -> None:
 def test_an_announced_frame_holds_no_memory_until_it_comes() -> None:
     """A frame of 80 MB is announced; what is kept is what has come."""
     engine, _ = pair()
-    engine.trust()
+    engine.trust(80 << 20)
     engine.receive((80 << 20).to_bytes(4, "big"))
     for _ in range(100):
         assert engine.receive(bytes(10)) == []

@@ -18,6 +18,7 @@ from gatewayd.client.connection import ParleyClient
 from gatewayd.client.conversation import Said, laid_together, most_known, unsent
 from gatewayd.client.message import Draft, Message
 from gatewayd.client.outbox import Outbox, Waiting
+from gatewayd.client.transfer import Progress, ignored
 from gatewayd.errors import StoreError
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.session.parley_transfer import TransferFailed
@@ -35,6 +36,7 @@ class Device:
         self.archive = archive
         self.outbox = Outbox(archive)
         self.on_changed: Callable[[list[Message]], None] = lambda new: None
+        self.progress: Progress = ignored  # of large files on their way to the server
         self._reactor = reactor
         self._lanes = {False: DeferredLock(), True: DeferredLock()}  # for messages, and for those with large files
 
@@ -111,7 +113,7 @@ class Device:
             why = error
         else:
             try:
-                return await self.parley.send_draft(waiting.to, waiting.draft)
+                return await self.parley.send_draft(waiting.to, waiting.draft, self.progress)
             except TransferFailed as failed:
                 why = failed
             except RequestFailed as failed:

@@ -82,7 +82,8 @@ def fault(content: Content, limit: int) -> str | None:
     fields = content.fields
     if fields.type != MESSAGE or fields.replaces is not None or fields.crit:
         return "Until the recipient consents, only plain messages are taken"
-    if any(part.name is not None or part.type.partition(";")[0].strip() != "text/plain" for part in fields.parts):
+    kinds = {part.type.partition(";")[0].strip() for part in fields.parts}
+    if content.blobs or kinds - {"text/plain"} or any(part.name is not None for part in fields.parts):
         return "Until the recipient consents, only text is taken"
     texts = [body.decode("utf-8", "replace") for body in content.bodies.values()]
     if sum(map(len, texts)) > limit or len(fields.subject) > MAX_SUBJECT or len(content.payload) > MAX_PAYLOAD:

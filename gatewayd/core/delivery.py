@@ -18,6 +18,7 @@ from gatewayd.core import filing
 from gatewayd.core.admission import Admission
 from gatewayd.core.consent import INBOX, JUNK, Consent, Provenance
 from gatewayd.core.dmarc import aligned
+from gatewayd.core.pulling import QUOTA, Puller, Source, blobs_of_user
 from gatewayd.core.receipts import Receipts
 from gatewayd.core.reception import Judged, Reception
 from gatewayd.core.recipients import Found, Recipients
@@ -50,7 +51,10 @@ NOT_FILTERED = Refused("5.7.1", "A content filter does not take it for this reci
 CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
 MAX_CONTACTED = 10_000
 LARGEST = 4 * 1024**3  # octets of the blobs of one object
+LARGEST_MAIL = 64 * 1024**2  # octets of one that was born as mail
 
+
+NO_FILES = Refused("5.7.1", "Until the recipient consents, only text is taken")
 
 Stamp = Callable[[str], bytes]  # a message's id to the Received field that names it
 
@@ -82,6 +86,11 @@ class _Letter:
     @property
     def sender(self) -> Address:
         return Address.parse(self.content.fields.from_)
+
+    @property
+    def peer(self) -> Domain | None:
+        """Which domain made an object that came from elsewhere."""
+        return self.sender.domain if self.provenance is Provenance.NATIVE else None
 
     @property
     def answers(self) -> bool:
@@ -116,6 +125,8 @@ class PostOffice:
         wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
         story: Story | None = None,
         largest: int = LARGEST,
+        largest_mail: int = LARGEST_MAIL,
+        quota: int = QUOTA,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self._note = note or (lambda line: self.log.info("{line}", line=line))
@@ -133,6 +144,8 @@ class PostOffice:
         self._consent = consent or Consent(store, now)
         self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
         self._largest = largest
+        self._largest_mail = largest_mail
+        self._puller = Puller(store.blobs, quota)
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
 
@@ -278,28 +291,81 @@ class PostOffice:
         return await self._post(letter, recipients, [await self._sent(account, content)])
 
     async def accept_object(
-        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]:
-        """An object from a peer domain, its signature verified; only our own users are reached this way."""
+        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address],
+        source: Source | None = None,
+    ) -> dict[Address, Outcome]:  # fmt: skip
+        """An object from a peer domain, its signature verified; only our own users are reached this way. Its blobs are
+        fetched from `source` before it is accepted."""
         try:
             content.check_bodies()
             object_types.check(content)
-            provenance = _provenance(peer, content, reverse_path)
         except ObjectError as error:
             return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
+        if self._too_big(content):
+            return dict.fromkeys(recipients, TOO_BIG)
         trace = (
             f"Received: from {peer} by {self._hostname} with PARLEY id {content.trace_id};\r\n"
             f"\t{internet_date(self._now())}\r\n"
         ).encode("ascii")
+        answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
+        ours: list[Address] = []
         try:
             ours = [a for a in recipients if await self._recipients.is_ours(a)]
+            self._story.handed_over(content, peer, reverse_path)
+            if content.absent:
+                answers.update(await self._fetch(peer, content, ours, source))
+                ours = [address for address in ours if answers[address] is RELAY_DENIED]
+            if not ours:
+                return answers
+            provenance = await self._provenance(peer, content, reverse_path)
+        except ObjectError as error:
+            return {**answers, **dict.fromkeys(ours, Refused("5.6.0", str(error)))}
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
-        self._story.handed_over(content, peer, reverse_path)
-        answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
         letter = _Letter(content, Envelope(reverse_path, tuple(ours)), trace, provenance)
         answers.update(await self._post(letter, ours))
         return answers
+
+    async def _fetch(
+        self, peer: Domain, content: Content, recipients: Sequence[Address], source: Source | None
+    ) -> dict[Address, Outcome]:
+        """Has the object's blobs here, unless nobody wants them; answers for those who do not get it, or not yet."""
+        answers: dict[Address, Outcome] = {}
+        native = content.fields.type != MAIL
+        if source is None:
+            return dict.fromkeys(recipients, Refused("5.6.0", "A body is missing"))
+        for address in recipients:
+            found = await self._recipients.find(address)
+            if not found:
+                answers[address] = ALIAS_LOOP if found.circular else self._no_such_user(peer if native else None)
+            elif await self._recipients.full(found):
+                answers[address] = MAILBOX_FULL
+            elif native and not await self._lets_bring(found, Address.parse(content.fields.from_)):
+                answers[address] = NO_FILES
+        takers = [address for address in recipients if address not in answers]
+        missing = await self._puller.pull(peer, content.absent, source) if takers else None
+        return answers if missing is None else {**answers, **dict.fromkeys(takers, missing)}
+
+    async def _lets_bring(self, found: Found, sender: Address) -> bool:
+        """Whether one of them lets the sender bring files: a stranger's first message has none."""
+        for account in found.accounts:
+            if await self._consent.state(account.account_id, sender) == "granted":
+                return True
+        return False
+
+    async def _provenance(self, peer: Domain, content: Content, reverse_path: Address | None) -> Provenance:
+        """A peer vouches for the mail of its own users. Raises ObjectError: the object names another author than its
+        mail does."""
+        fields = content.fields
+        if fields.type != MAIL:
+            return Provenance.NATIVE
+        digest = fields.parts[0].hash
+        mail = content.bodies.get(digest) or (await self._store.blobs.read(digest, 0, MAX_HEAD))[0]
+        said = bridge.author(mail, reverse_path)
+        if said != fields.from_:
+            raise ObjectError("the object names another author than its mail does")
+        vouched = aligned(Address.parse(said).domain.name, peer.name)
+        return Provenance.AUTHENTICATED if vouched else Provenance.UNAUTHENTICATED
 
     def peer_contact(self, domain: Domain) -> None:
         """The domain is up: what waits for it goes now (DESIGN §2, back-off)."""
@@ -385,13 +451,14 @@ class PostOffice:
 
     async def _may_name(self, account: Account, part: Part) -> bool:
         """A user's message names only blobs that they have: brought by themselves, or of a message of theirs."""
-        if await self._store.blobs.claim(blob_owner(account), part):
+        if await self._store.blobs.claim(blobs_of_user(account), part):
             return True
         return await self._store.names_blob(account.account_id, part.hash)
 
     def _too_big(self, content: Content) -> bool:
+        most = self._largest_mail if content.fields.type == MAIL else self._largest  # a mail is rendered whole
         blobs = sum(part.size for part in content.blobs.values())
-        return len(content.payload) > MAX_PAYLOAD or blobs > self._largest
+        return len(content.payload) > MAX_PAYLOAD or blobs > most
 
     async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
         domains = await self._store.domains()
@@ -469,7 +536,6 @@ class PostOffice:
             remote: list[Address] = []
             local: dict[Address, Account] = {}
             aliases: dict[Address, Found] = {}
-            letter = replace(letter, content=await self._store.blobs.keep(letter.content))
             for address in recipients:
                 if not await self._recipients.is_ours(address):
                     remote.append(address)
@@ -480,7 +546,9 @@ class PostOffice:
                 elif found:
                     aliases[address] = found
                 else:
-                    answers[address] = ALIAS_LOOP if found.circular else self._no_such_user(letter)
+                    answers[address] = ALIAS_LOOP if found.circular else self._no_such_user(letter.peer)
+            if remote or local or aliases:
+                letter = replace(letter, content=await self._store.blobs.keep(letter.content))
         except StoreError as error:
             return {a: answers.get(a, self._failed(error)) for a in recipients}
         copies = [await self._copy(letter, address, account) for address, account in local.items()]
@@ -583,8 +651,9 @@ class PostOffice:
             await self._receipts.give(account, [delivery.content], STORED)
         return Delivered("2.0.0", "Delivered")
 
-    def _no_such_user(self, letter: _Letter) -> Outcome:
-        if letter.provenance is Provenance.NATIVE and not self._consent.nobody(letter.sender.domain):
+    def _no_such_user(self, peer: Domain | None) -> Outcome:
+        """`peer`: whose native object it is for."""
+        if peer is not None and not self._consent.nobody(peer):
             return self._consent.used_up
         return NO_SUCH_USER
 
@@ -612,24 +681,6 @@ class PostOffice:
         return STORE_FULL if isinstance(error, StoreFull) else STORE_FAILED
 
 
-def _provenance(peer: Domain, content: Content, reverse_path: Address | None) -> Provenance:
-    """A peer vouches for the mail of its own users. Raises ObjectError: the object names another author than its mail
-    does."""
-    fields = content.fields
-    if fields.type != MAIL:
-        return Provenance.NATIVE
-    said = bridge.author(content.bodies[fields.parts[0].hash], reverse_path)
-    if said != fields.from_:
-        raise ObjectError("the object names another author than its mail does")
-    vouched = aligned(Address.parse(said).domain.name, peer.name)
-    return Provenance.AUTHENTICATED if vouched else Provenance.UNAUTHENTICATED
-
-
 def _return_path(letter: _Letter) -> bytes:
     """RFC 5321 §4.4."""
     return b"Return-Path: <%s>\r\n" % str(letter.envelope.reverse_path or "").encode("utf-8")
-
-
-def blob_owner(who: Account | Domain) -> str:
-    """Whose blobs: of a user, or of a peer."""
-    return f"user-{who.account_id}" if isinstance(who, Account) else f"peer-{who}"

@@ -20,9 +20,10 @@ from gatewayd.core.reports import Fate
 from gatewayd.core.story import Story
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Bridged, ICourier, IQueue, Leased, Local, Mail, Parley, Route
+from gatewayd.message.bridge import fits
 from gatewayd.message.dsn import Action
 from gatewayd.message.model import Content
-from gatewayd.outcome import STORE_FAILED, Deferred, Delivered, Outcome, Refused
+from gatewayd.outcome import STORE_FAILED, TOO_BIG_FOR_MAIL, Deferred, Delivered, Outcome, Refused
 
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash
 BATCH = 200  # rows leased at once
@@ -282,6 +283,8 @@ class Relay:
         match route:
             case Local():  # the domain became ours while it waited
                 return await self._post_office.deliver_local(content, trace, envelope)
+            case Mail() | Bridged() if not fits(content):
+                return dict.fromkeys(recipients, TOO_BIG_FOR_MAIL)
             case Parley() | Mail() | Bridged():
                 courier = self._couriers[type(route)]
                 return await courier.deliver(route, envelope, content, trace)

@@ -41,6 +41,11 @@ def mail_bodies(content: Content) -> set[bytes]:
     return {content.fields.parts[0].hash} if content.fields.type == MAIL else held(content.fields)
 
 
+def fits(content: Content) -> bool:
+    """Whether its mail form holds every body."""
+    return all(part.hash in mail_bodies(content) for part in content.fields.parts) or content.fields.type == MAIL
+
+
 def bridged_payload(
     mail: bytes, *, by: Domain, nonce: bytes, received_ms: int, reverse_path: Address | None,
     auth: Mapping[str, str] | None = None,

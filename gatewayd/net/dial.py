@@ -25,6 +25,7 @@ CONNECT_TIMEOUT = 30  # seconds
 class _VerifiedLink(LinkProtocol):
     """Opens its session only when the listener has passed the `check`, which raises ConnectionError."""
 
+    reads_on = True  # else two sides that both send much could wait for each other for ever
     check: Callable[[SSL.Connection], None]
 
     def handshakeCompleted(self) -> None:

@@ -52,6 +52,8 @@ _OVER: Any = (None, None)
 class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
 
+    reads_on = False  # while the other side does not read: only where what comes was asked for
+
     log = Logger()
 
     def __init__(
@@ -290,7 +292,8 @@ class LinkProtocol(Protocol):
     async def _handle_all(self) -> None:
         while self._events and not self._gone and not self._closing:
             await self.session.handle(self._events.popleft())
-            await self.drained()  # who does not read the answers is asked for no more questions
+            if not self.reads_on:
+                await self.drained()  # who does not read the answers is asked for no more questions
             if not self._events and not self._upgrading:
                 self._receive(b"")  # what an engine held back until its last event was answered
 

@@ -5,39 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 
 from gatewayd.address import Domain
 from gatewayd.crypto import domain_auth
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.crypto.scram import ScramClient, ScramError
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import IBlobs
 from gatewayd.session.link import Link
+from gatewayd.session.parley_blobs import OfferedBlobs
+from gatewayd.session.parley_failed import Failed
+from gatewayd.session.parley_requests import ConnectionGone, RequestFailed, Requests
 from gatewayd.wire.parley import RemoteProtocolError
-from gatewayd.wire.parley.connection import MAX_FRAME, Bye, Event, ParleyConnection, Push, Request, Response
-from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Hello, Keys, KeysReply, Signalled, plain, read
+from gatewayd.wire.parley.connection import MAX_REPLY, Bye, Event, ParleyConnection, Push, Request, Response
+from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Error, Hello, Keys, KeysReply, Signalled, read
+
+__all__ = ["ConnectionGone", "ParleyClientSession", "RequestFailed"]
 
 TIMEOUT = 120.0  # seconds without any word from the server while we wait for one
 
 
-class ConnectionGone(ConnectionError):
-    """The connection ended before the answer came; whether it was done is not known: repeat it."""
-
-
-class RequestFailed(Exception):
-    """The server answered with an error; `error` is the registry's name."""
-
-    def __init__(self, error: str, text: str) -> None:
-        super().__init__(f"{error}: {text}")
-        self.error = error
-        self.text = text
-
-
 class ParleyClientSession:
-    def __init__(self, name: str, engine: ParleyConnection) -> None:
+    def __init__(self, name: str, engine: ParleyConnection, blobs: IBlobs | None = None) -> None:
         self._name = name
         self._engine = engine
-        self._waiting: dict[int, Deferred[Any]] = {}
-        self._gone: Exception | None = None
+        self._requests = Requests(engine, TIMEOUT, None)
+        self._answering = DeferredLock()
+        self.offered = OfferedBlobs(blobs)
         self.recipients = 1  # that the listener takes in one send
         self.hello: Deferred[Hello] | None = Deferred()
         self.on_changes: Callable[[Changes], None] = lambda changes: None
@@ -48,9 +43,9 @@ class ParleyClientSession:
 
     def opened(self, link: Link) -> None:
         self._link = link
-        self._engine.trust()  # the listener has proved who it is
+        self._engine.trust(MAX_REPLY)  # the listener has proved who it is
         link.set_timeout(TIMEOUT)
-        link.send(Hello(1, self._name, MAX_FRAME))
+        link.send(Hello(1, self._name, MAX_REPLY))
 
     def tls_started(self) -> None:
         pass
@@ -61,12 +56,13 @@ class ParleyClientSession:
                 if self.hello is not None:
                     self.recipients = event.recipients
                     hello, self.hello = self.hello, None
-                    self._got_word()
+                    if self._requests.idle:
+                        self._link.set_timeout(None)
                     hello.callback(event)
-            case Response(stream, _, body):
-                waiter = self._waiting.pop(stream)
-                self._got_word()
-                waiter.callback(body)
+            case Response():
+                self._requests.answered(self._link, event)
+            case Request():
+                self._link.spawn(self._answer(event))
             case Push(method, body):
                 try:
                     self._pushed(method, body)
@@ -86,7 +82,7 @@ class ParleyClientSession:
                 self.on_signal(read(Signalled, body))
 
     def protocol_error(self, error: Exception) -> None:
-        if isinstance(error, RemoteProtocolError) and self._gone is None:
+        if isinstance(error, RemoteProtocolError) and self.usable:
             self._link.send(Bye(error.code, error.text))
         self._lost(ConnectionGone(str(error)))
 
@@ -99,31 +95,21 @@ class ParleyClientSession:
 
     def closed(self, reason: Exception | None) -> None:
         self._lost(ConnectionGone(str(reason) or "connection lost"))
-        self.on_closed(self._gone or ConnectionGone("connection lost"))
+        self.on_closed(self._requests.gone or ConnectionGone("connection lost"))
 
     # -- what is asked ----------------------------------------------------------------------------------------------
 
     @property
     def usable(self) -> bool:
-        return self._gone is None
+        return self._requests.gone is None
 
     @property
     def idle(self) -> bool:
-        return not self._waiting
+        return self._requests.idle
 
     async def request(self, method: str, body: Body) -> dict[str, Any]:
         """The reply's body. Raises RequestFailed, ConnectionGone."""
-        if self._gone is not None:
-            raise self._gone
-        stream = self._engine.new_stream()
-        self._link.send(Request(stream, method, plain(body)))
-        waiter: Deferred[Any] = Deferred()
-        self._waiting[stream] = waiter
-        self._link.set_timeout(TIMEOUT)
-        reply: dict[str, Any] = await waiter
-        if "error" in reply:
-            raise RequestFailed(str(reply["error"]), str(reply.get("text", "")))
-        return reply
+        return await self._requests.ask(self._link, method, body)
 
     async def sign_in_user(self, user: str, password: str, nonce: str) -> None:
         """SCRAM-SHA-256-PLUS; the server proves that it knows us too. Raises RequestFailed, ConnectionGone."""
@@ -159,22 +145,34 @@ class ParleyClientSession:
         return read(KeysReply, await self.request("keys", Keys(domain.name))).keys
 
     def close(self) -> None:
-        if self._gone is None:
+        if self.usable:
             self._link.send(Bye("", ""))
             self._lost(ConnectionGone("closed by us"))
             self._link.close()
 
-    def _got_word(self) -> None:
-        if not self._waiting and self.hello is None:
-            self._link.set_timeout(None)
+    async def _answer(self, request: Request) -> None:
+        """The listener asks back for what we offered: one chunk at a time, as it reads them."""
+        await self._answering.acquire()
+        try:
+            await self._link.drained()
+            body: Body
+            try:
+                body = await self.offered.answer(request)
+            except Failed as failed:
+                body = Error(failed.error, str(failed))
+            except RemoteProtocolError as error:
+                body = Error(error.code, error.text)
+            except StoreError as error:
+                body = Error("unavailable", str(error))
+            if self.usable:
+                self._link.send(Response(request.stream, request.method, body))
+        finally:
+            self._answering.release()
 
     def _lost(self, error: Exception) -> None:
-        if self._gone is not None:
+        if not self.usable:
             return
-        self._gone = error
-        waiting, self._waiting = self._waiting, {}
-        for waiter in waiting.values():
-            waiter.errback(error)
+        self._requests.lost(error)
         if self.hello is not None:
             hello, self.hello = self.hello, None
             hello.addErrback(lambda failure: None)

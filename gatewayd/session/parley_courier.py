@@ -60,18 +60,18 @@ class ParleyCourier:
         said: dict[str, Outcome] = {}
         otherwise: Outcome = Deferred("4.5.0", f"{route.domain} left the recipient out")
         try:
-            content = await self._store.blobs.load(content, content.blobs)
             session = await self._session(ours, route)
             most = max(1, session.recipients)
             for begin in range(0, len(recipients), most):
                 send = Send(
                     tuple(str(a) for a in recipients[begin : begin + most]),
-                    tuple(content.bodies.values()),
+                    tuple(content.inline.values()),
                     signed=content.signed,
                     from_=str(envelope.reverse_path or ""),
                 )
                 self._restart_timer(session, (ours, route.domain))
-                reply = read(SendReply, await session.request("send", send))
+                with session.offered.offering(content):
+                    reply = read(SendReply, await session.request("send", send))
                 said.update((result.to, _outcome(route.domain, result)) for result in reply.results)
         except RequestFailed as failed:
             otherwise = Deferred("4.7.0", f"{route.domain} answered {failed}")
@@ -156,7 +156,7 @@ class ParleyCourier:
         why: OSError = ConnectionError("no endpoint")
         for endpoint in route.endpoints:
             engine = ParleyConnection()
-            session = ParleyClientSession(self._hostname.name, engine)
+            session = ParleyClientSession(self._hostname.name, engine, self._store.blobs)
             hello_said = session.hello
             assert hello_said is not None
             try:

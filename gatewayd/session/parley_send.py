@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.pulling import Source
 from gatewayd.interfaces import Account
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import BAD_ADDRESS, Deferred, Outcome, Refused
@@ -22,8 +23,9 @@ class ParleyAcceptor(Protocol):
     ) -> dict[Address, Outcome]: ...
 
     async def accept_object(
-        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]: ...
+        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address],
+        source: Source,
+    ) -> dict[Address, Outcome]: ...  # fmt: skip
 
     async def acknowledge(self, account: Account, contents: Collection[Content], status: str) -> None: ...
 
@@ -45,13 +47,13 @@ class Sending:
         outcomes = await self._acceptor.submit_object(account, body.payload, bodies, recipients)
         return _reply(body, addresses, outcomes)
 
-    async def from_peer(self, peer: Domain, body: Send) -> SendReply:
+    async def from_peer(self, peer: Domain, body: Send, source: Source) -> SendReply:
         addresses, bodies = _recipients(body), _bodies(body)
-        outcomes = await self._from_peer(peer, body, bodies, list(dict.fromkeys(addresses.values())))
+        outcomes = await self._from_peer(peer, body, bodies, list(dict.fromkeys(addresses.values())), source)
         return _reply(body, addresses, outcomes)
 
     async def _from_peer(
-        self, peer: Domain, body: Send, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]
+        self, peer: Domain, body: Send, bodies: Mapping[bytes, bytes], recipients: Sequence[Address], source: Source
     ) -> dict[Address, Outcome]:
         """One place checks that the sender is who signed in: the reverse-path, the author and the signer agree."""
         try:
@@ -72,7 +74,7 @@ class Sending:
             return dict.fromkeys(recipients, Refused("5.7.7", f"The signature does not hold: {error}"))
         if signer != peer:
             return dict.fromkeys(recipients, Refused("5.7.7", "Signed by another domain than yours"))
-        return await self._acceptor.accept_object(peer, content, reverse_path, recipients)
+        return await self._acceptor.accept_object(peer, content, reverse_path, recipients, source)
 
 
 def _recipients(body: Send) -> dict[str, Address]:

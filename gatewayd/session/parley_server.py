@@ -9,14 +9,16 @@ from twisted.internet.defer import Deferred
 from gatewayd.address import Domain
 from gatewayd.core.contacts import Contacts
 from gatewayd.core.presence import Presence
+from gatewayd.core.pulling import QUOTA
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import IAuthenticator, IStore, NoSuchMailbox
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
-from gatewayd.session.parley_blobs import UserBlobs
+from gatewayd.session.parley_blobs import PeerBlobs, UserBlobs
 from gatewayd.session.parley_consent import Consenting
 from gatewayd.session.parley_failed import Failed
+from gatewayd.session.parley_requests import ConnectionGone, Requests
 from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
 from gatewayd.session.parley_signal import Signals
 from gatewayd.session.parley_sync import Log
@@ -44,6 +46,7 @@ from gatewayd.wire.parley.schema import (
 ALPN = "parley/1"
 BEFORE_SIGN_IN = 30.0  # seconds
 IDLE = 3600.0
+ANSWER = 120.0  # without any word from a peer that owes an answer
 REMEMBER = 30 * 86400  # seconds that peers remember our domains for
 CONCURRENT = 16  # requests worked on at once, for one connection
 MAX_AUTH_FAILURES = 3
@@ -53,16 +56,18 @@ class ParleyServerSession:
     def __init__(
         self, hostname: Domain, engine: ParleyConnection, acceptor: ParleyAcceptor, authenticator: IAuthenticator,
         store: IStore, keys: KeyStore, verifier: Verifier, directory: Directory, now: Callable[[], float],
-        nonce: Callable[[], str], presence: Presence, contacts: Contacts,
+        nonce: Callable[[], str], presence: Presence, contacts: Contacts, quota: int = QUOTA,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._engine = engine
         self._acceptor = acceptor
         self._presence = presence
         self._store = store
+        self._quota = quota
         self._dialler = Dialler(authenticator, store, keys, directory, now, nonce)
         self._sending = Sending(acceptor, verifier)
         self._consenting = Consenting(contacts)
+        self._requests = Requests(engine, ANSWER, IDLE)
         self._log: Log | None = None
         self._working = 0  # requests that are worked on
         self._ended: Deferred[None] | None = None  # waits for the end of one of them
@@ -96,6 +101,7 @@ class ParleyServerSession:
 
     def closed(self, reason: Exception | None) -> None:
         self._signals.close()
+        self._requests.lost(ConnectionGone(str(reason) or "connection lost"))
         if self._log is not None:
             self._log.close()
 
@@ -111,6 +117,8 @@ class ParleyServerSession:
                     await self._ended
                 self._working += 1
                 self._link.spawn(self._answer_and_release(event))
+            case Response():
+                self._requests.answered(self._link, event)
             case _:
                 pass  # HELLO says nothing more that we need; nothing is pushed to a listener
 
@@ -167,8 +175,9 @@ class ParleyServerSession:
         self._link.set_timeout(IDLE)
         if self._dialler.account is not None:
             self._log = Log(self._dialler.account, self._store, self._link, self._push, self._acceptor.acknowledge)
-            self._blobs = UserBlobs(self._dialler.account, self._store)
+            self._blobs = UserBlobs(self._dialler.account, self._store, self._quota)
         elif self._dialler.domain is not None:
+            self._peer_blobs = PeerBlobs(self._requests, self._link)
             self._acceptor.peer_contact(self._dialler.domain)
 
     async def _for_user(self, request: Request, log: Log) -> Body:
@@ -197,7 +206,7 @@ class ParleyServerSession:
     async def _for_peer(self, request: Request, peer: Domain) -> Body:
         match request.method:
             case "send":
-                return await self._sending.from_peer(peer, read(Send, request.body))
+                return await self._sending.from_peer(peer, read(Send, request.body), self._peer_blobs)
             case "signal":
                 return await self._signals.from_peer(peer, read(Signal, request.body))
             case "consent":

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from gatewayd.cli.parley.account import Failed, Identity
+from gatewayd.cli.parley.progress import Bars
 from gatewayd.cli.parley.terminal import how, plain
 from gatewayd.client import Message, ParleyClient
 from gatewayd.client.archive import Archive
@@ -76,7 +77,8 @@ async def save(reactor: Any, options: argparse.Namespace) -> None:
     async def download(part: Part, path: Path) -> None:
         nonlocal parley
         parley = parley or who.client(reactor)
-        await parley.download(part, path)
+        with Bars() as bars:
+            await parley.download(part, path, bars)
 
     try:
         for part in message.files:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewayd.cli.parley.account import Failed, Identity
+from gatewayd.cli.parley.progress import Bars
 from gatewayd.cli.parley.terminal import plain
 from gatewayd.client import compose
 from gatewayd.client.device import Device
@@ -26,7 +27,8 @@ async def send(reactor: Any, options: argparse.Namespace) -> None:
         return
     async with Device(reactor, who.client(reactor), who.archive(reactor)) as device:
         try:
-            results = await device.send(options.to, draft)
+            with Bars() as device.progress:
+                results = await device.send(options.to, draft)
         except OSError as error:
             print(f"parley: it waits in the outbox: {error}", file=sys.stderr)
             return

@@ -12,7 +12,8 @@ from gatewayd.wire.parley.schema import Body, Hello, plain, read
 
 HELLO, REQ, RES, PUSH, BYE = range(5)
 FIRST_FRAME = 64 * 1024  # octets, until the peer's HELLO; and what is taken of a stranger
-MAX_FRAME = 80 * 1024 * 1024  # octets that we announce: a mail of the size limit with its view
+MAX_FRAME = 2 * 1024 * 1024  # octets that a listener announces: an object without its blobs, or a few chunks
+MAX_REPLY = 64 * 1024 * 1024  # octets that a dialler announces: all that one change of its log may have moved
 STREAMS = range(1, 2**32)
 MAX_OPEN = 1000  # requests without a reply, in each direction
 
@@ -69,9 +70,9 @@ class ParleyConnection:
         self._owed: dict[int, str] = {}  # theirs
         self._failed: RemoteProtocolError | None = None  # to be raised when the events before it have been handled
 
-    def trust(self) -> None:
-        """The peer has signed in: frames up to MAX_FRAME are taken."""
-        self._reader.limit = MAX_FRAME
+    def trust(self, largest: int = MAX_FRAME) -> None:
+        """The peer has signed in: frames of so many octets are taken, as was announced."""
+        self._reader.limit = largest
 
     def new_stream(self) -> int:
         self._next_stream += 1
@@ -146,7 +147,7 @@ class ParleyConnection:
             if hello.version != 1 or hello.frame < 1024:
                 raise RemoteProtocolError("version", "only Parley/1, with frames of 1024 octets or more")
             self._theirs = State.OPEN
-            self._peer_frame = min(hello.frame, MAX_FRAME)
+            self._peer_frame = min(hello.frame, MAX_REPLY)
             return hello
         if kind == BYE:
             self._theirs = State.OVER
