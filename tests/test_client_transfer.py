@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet import defer
 
-from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, TransferFailed, connect, transfer
+from gatewayd.client import (
+    ConnectionGone,
+    Message,
+    ParleyClient,
+    RequestFailed,
+    TransferFailed,
+    compose,
+    connect,
+    transfer,
+)
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces import Endpoint
 from gatewayd.message.model import Part
@@ -192,6 +202,26 @@ def test_large_text_and_many_small_files(alpha: House, tmp_path: Path) -> None:
         body = (tmp_path / "got").read_bytes()
         assert sha256(body).digest() == part.hash
         assert body in [b"word " * 20_000, *(file.read_bytes() for file in files)]
+
+
+def test_both_ways_at_once_on_one_connection(alpha: House, tmp_path: Path) -> None:
+    """Neither side waits for the other to read first."""
+    alice = sign_in(alpha, ALICE)
+    files = [tmp_path / f"{number}.bin" for number in range(12)]
+    for file in files:
+        file.write_bytes(os.urandom(4_000_000))
+    alpha.wait(alice.send([str(ALICE)], files=files[:6]))
+    parts = received(alpha, alice).content.absent
+    there = compose(str(ALICE), [str(ALICE)], now=0.0, files=files[6:]).blobs
+
+    async def both() -> None:
+        work = [alice.download(part, tmp_path / f"got{number}") for number, part in enumerate(parts)]
+        work += [alice.upload(part, source) for part, source in there]
+        await defer.gatherResults([defer.Deferred.fromCoroutine(each) for each in work])
+
+    alpha.wait(both())
+    for number, file in enumerate(files[:6]):
+        assert (tmp_path / f"got{number}").read_bytes() == file.read_bytes()
 
 
 def test_closed_by_us_in_the_middle(alpha: House, file: Path) -> None:

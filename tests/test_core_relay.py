@@ -32,7 +32,8 @@ from gatewayd.interfaces import (
     Route,
     ScramCredentials,
 )
-from gatewayd.message.model import Content
+from gatewayd.message.model import Content, Part, Payload
+from gatewayd.message.render import LARGEST
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
@@ -308,6 +309,22 @@ def test_a_courier_that_breaks_loses_nothing(house: House) -> None:
         house.work(60)
     assert len(house.mail.attempts) == 2
     assert house.waiting() == 0
+
+
+def test_files_too_large_for_mail_are_not_lost_in_silence(house: House) -> None:
+    """By mail the recipient would get a note in their place, and could not fetch them: the sender is told."""
+    part = Part(bytes(32), "video/mp4", LARGEST + 1, "holiday.mp4")
+    payload = Payload(str(ALICE), (str(BOB),), 0, b"n" * 16, parts=(part,)).encode()
+    protected, signature = house.one(Signer().sign(ALPHA, payload))
+    house.routes[BOB.domain] = Parley(BOB.domain, (Endpoint("192.0.2.2", 5299),))
+    letter = Content(protected, payload, signature, {})
+    house.one(house.queue.enqueue(letter, b"", Envelope(ALICE, (BOB, CAROL))))
+    house.work()
+    assert (house.parley.attempts, house.mail.attempts) == ([(ALICE, (BOB,))], [])
+    (report,) = house.inbox()
+    assert b"<carol@gamma.test>" in report
+    assert b"Status: 5.3.4" in report
+    assert b"Message-ID: <%s@alpha.test>" % letter.id.hex().encode() in report
 
 
 def test_a_domain_that_hangs_holds_up_no_other(house: House) -> None:

@@ -23,6 +23,7 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces import Asked, Envelope, Picked
+from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue import destinations
 from gatewayd.queue.sqlite import DROPPED_HERE, ENDED_FOR, SQLiteQueue
@@ -148,6 +149,24 @@ def test_contact_makes_the_domain_due(queues: Queues) -> None:
     assert queues.one(queues.queue.wake(BOB.domain)) == 1
     assert called
     assert queues.lease() == ["bob@beta.test"]
+
+
+def test_blobs_are_wanted_as_long_as_a_message_waits(queues: Queues) -> None:
+    hashes = [bytes([number]) * 32 for number in range(3)]
+
+    def letter(*digests: bytes) -> Content:
+        parts = tuple(Part(digest, "video/mp4", 1_000_000) for digest in digests)
+        return Content(b"", Payload("a@alpha.test", (), 0, digests[0][:16], parts=parts).encode(), b"", {})
+
+    queues.enqueue(BOB, letter=letter(*hashes[:2]))
+    queues.enqueue(CAROL, letter=letter(*hashes[1:]))
+    assert queues.one(queues.queue.blobs()) == set(hashes)
+    bob, carol = sorted(queues.one(queues.queue.lease(10, 60.0)), key=lambda row: str(row.recipient))
+    assert queues.one(queues.queue.blobs()) == set(hashes)
+    queues.one(queues.queue.settle(bob.queue_id, Delivered()))
+    assert queues.one(queues.queue.blobs()) == set(hashes[1:])
+    queues.one(queues.queue.settle(carol.queue_id, Deferred(), 2_000_000.0))
+    assert queues.one(queues.queue.blobs()) == set(hashes[1:])
 
 
 def test_sweep_forgets_what_ended_long_ago(queues: Queues) -> None:

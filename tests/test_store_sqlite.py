@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +39,8 @@ from gatewayd.interfaces import (
     ScramCredentials,
 )
 from gatewayd.message.bridge import bridged_payload
-from gatewayd.message.model import Content
+from gatewayd.message.model import Content, Part, Payload
+from gatewayd.message.render import LARGEST
 from gatewayd.store import schema
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import FOREIGN_POLL, KNOWN_FOR, SEEN_FOR, SQLiteStore
@@ -412,6 +415,58 @@ def raising(error: Exception) -> Any:
         raise error
 
     return raises
+
+
+def test_a_large_body_that_is_here_already_is_named_and_not_carried(stores: Stores) -> None:
+    one, store = stores.loop.one, stores.store
+    whole = content(b"Subject: big\r\n\r\n" + b"x" * 100_000)
+    (digest,) = whole.blobs
+    kept = one(store.blobs.keep(whole))
+    assert (kept.signed, dict(kept.bodies)) == (whole.signed, whole.inline)
+    assert not one(store.names_blob(stores.alice, digest))
+    (placed,) = one(store.deliver([Delivery(stores.alice, kept)]))
+    assert one(store.names_blob(stores.alice, digest))
+    assert not one(store.names_blob(stores.alice + 1, digest))
+    assert one(store.contents(stores.alice, [1]))[1] == kept
+    assert one(store.mails(stores.alice, [1]))[1].endswith(whole.bodies[digest])
+    one(store.expunge(stores.alice, one(store.mailbox(stores.alice, "INBOX")).mailbox_id, [placed.uid]))
+    assert not one(store.names_blob(stores.alice, digest))
+
+
+def test_a_blob_that_is_not_here_is_named_by_no_message(stores: Stores) -> None:
+    one, store = stores.loop.one, stores.store
+    whole = content(b"Subject: big\r\n\r\n" + b"x" * 100_000)
+    good = content()
+    failed, placed = one(
+        store.deliver([Delivery(stores.alice, replace(whole, bodies=whole.inline)), Delivery(stores.alice, good)])
+    )
+    assert isinstance(failed, StoreError)
+    assert isinstance(placed, Placed)
+    assert not one(store.names_blob(stores.alice, next(iter(whole.blobs))))
+
+
+def test_bodies_too_large_for_mail_are_notes_in_it(stores: Stores) -> None:
+    """The same octets every time, though nothing of the file is read."""
+    one, store = stores.loop.one, stores.store
+    text, digest = b"Look at this", sha256(b"large").digest()
+    parts = (
+        Part(sha256(text).digest(), "text/plain", len(text)),
+        Part(digest, "video/mp4", LARGEST + 1, "holiday\r\nX: y.mp4"),
+    )
+    payload = Payload("bob@beta.test", ("alice@alpha.test",), 0, b"n" * 16, parts=parts).encode()
+    letter = Content(b"", payload, b"", {parts[0].hash: text})
+    path = store.blobs._files.path(digest)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    (placed,) = one(store.deliver([Delivery(stores.alice, letter)]))
+    assert isinstance(placed, Placed)
+    mail = one(store.mails(stores.alice, [1]))[1]
+    assert mail == one(store.mails(stores.alice, [1]))[1]
+    assert one(store.summaries(stores.alice, [1]))[1].size == len(mail)
+    assert b"Look at this" in mail
+    assert b"  name     holiday X: y.mp4" in mail
+    assert b"  size     %d octets" % (LARGEST + 1) in mail
+    assert digest.hex().encode() in mail
 
 
 def test_large_bodies_are_swept_when_nobody_names_them(stores: Stores) -> None:
