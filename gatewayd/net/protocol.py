@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 from OpenSSL import SSL, crypto
@@ -83,6 +84,7 @@ class LinkProtocol(Protocol):
         self._gone = False
         self._ended = False
         self._reason: Exception | None = None
+        self._when_gone: list[Callable[[Exception | None], None]] = []
         self._closing = False
         self._handling = False
         self._upgrading = False
@@ -142,6 +144,8 @@ class LinkProtocol(Protocol):
             ready, self._ready = self._ready, None
             ready.errback(ConnectionError(str(self._reason) or type(self._reason).__name__))
         self.resumeProducing()
+        for hear in self._when_gone:
+            self._guard(partial(hear, self._reason))
         self._end()
 
     # -- Twisted's side: the transport's buffer is full, or has room again --------------------------------------------
@@ -243,6 +247,9 @@ class LinkProtocol(Protocol):
     def guessed(self) -> None:
         if self._place is not None:
             self._place.guessed()
+
+    def when_gone(self, call: Callable[[Exception | None], None]) -> None:
+        self._when_gone.append(call)
 
     def set_timeout(self, seconds: float | None) -> None:
         self._timeout = seconds

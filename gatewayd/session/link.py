@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,10 @@ class Link(Protocol):
 
     def guessed(self) -> None:
         """The client failed to sign in: from who does so often no connection is taken for a while."""
+
+    def when_gone(self, call: Callable[[Exception | None], None]) -> None:
+        """Call when the connection is gone, at once: what waits for the other side's word ends then, so that
+        `Session.closed` can follow."""
 
     def set_timeout(self, seconds: float | None) -> None:
         """Call session.timed_out() after so long without input."""

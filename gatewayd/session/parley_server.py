@@ -84,6 +84,7 @@ class ParleyServerSession:
             # OpenSSL does not abort when the client offers no ALPN: checked here (docs/parley.rst §Transport)
             self._bye("transport", "TLS 1.3 with ALPN parley/1 is needed")
             return
+        link.when_gone(lambda reason: self._requests.lost(ConnectionGone(str(reason) or "connection lost")))
         link.send(Hello(1, self._hostname.name, MAX_FRAME, MAX_RECIPIENTS, REMEMBER))
 
     def tls_started(self) -> None:
@@ -101,7 +102,6 @@ class ParleyServerSession:
 
     def closed(self, reason: Exception | None) -> None:
         self._signals.close()
-        self._requests.lost(ConnectionGone(str(reason) or "connection lost"))
         if self._log is not None:
             self._log.close()
 
