@@ -182,7 +182,7 @@ def test_who_was_put_off_is_tried_now_and_then(alpha: House, alice: Device, monk
     monkeypatch.setattr(device, "RETRY", 0.05)
     send, tried = alice.parley.send_draft, []
 
-    async def put_off_twice(to: Any, made: Any) -> Any:
+    async def put_off_twice(to: Any, made: Any, progress: Any) -> Any:
         tried.append(to)
         return tuple(Result(one, "4.3.0", "not now") for one in to) if len(tried) < 3 else await send(to, made)
 
