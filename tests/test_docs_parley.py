@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -72,6 +73,11 @@ def vectors() -> str:
 
 def test_vectors_are_those_of_the_code() -> None:
     assert SPECIFICATION.read_text().partition(MARK)[2] == vectors()
+
+
+def test_no_merge_left_its_marks() -> None:
+    lines = SPECIFICATION.read_text().splitlines()
+    assert [number for number, line in enumerate(lines, 1) if re.match(r"[=<>]{7}( |$)", line)] == []
 
 
 if __name__ == "__main__":
