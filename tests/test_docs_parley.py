@@ -71,6 +71,17 @@ def vectors() -> str:
     )
 
 
+def test_sections_rise_and_what_is_referred_to_is_there() -> None:
+    text = SPECIFICATION.read_text()
+    sections = re.findall(r"^(\d+(?:\.\d+)?)\.? [A-Za-z].*\n[-~]+$", text, re.MULTILINE)
+    assert len(sections) > 30
+    numbers = [tuple(map(int, section.split("."))) for section in sections]
+    assert numbers == sorted(set(numbers))
+    ours = re.sub(r"RFC \d+\s+section[^,.;)]*|section[^,.;)]*\s+of\s+RFC", "", text)
+    assert set(re.findall(r"section\s+(\d+(?:\.\d+)?)", ours)) <= set(sections)
+    assert not re.search(r"^(<<<<<<<|=======$|>>>>>>>)", text, re.MULTILINE)  # of a merge
+
+
 def test_vectors_are_those_of_the_code() -> None:
     assert SPECIFICATION.read_text().partition(MARK)[2] == vectors()
 
