@@ -11,7 +11,6 @@ import select
 import socket
 import sys
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -142,49 +141,52 @@ class Load:
                 self._poll.register(client.fileno(), select.EPOLLIN)
         self._number = 0
         self._under_way: dict[int, float] = {}  # message number -> when it was written
-        self._arrivals: deque[tuple[float, float]] = deque()  # (when, after how many seconds)
+        self._arrivals: list[float] = []  # after how many seconds each
+        self._begin = 0.0
+        self._ending = False
 
     def run(self) -> Result:
         spec = self._spec
-        begin = time.perf_counter()
-        warm, end = begin + WARM * spec.seconds, begin + (1 + WARM) * spec.seconds
-        for sender in range(spec.pairs):
-            if not spec.rate:
+        self._begin = time.perf_counter()
+        if not spec.rate:
+            for sender in range(spec.pairs):
                 self._send(sender, spec.in_flight)
-        self._until(warm, begin, end)
+        self._go_on(WARM * spec.seconds)
         self._arrivals.clear()
-        cpu, own = _cpu(spec.pids), time.process_time()
-        self._until(end, begin, end)
+        warm, cpu, own = time.perf_counter(), _cpu(spec.pids), time.process_time()
+        self._go_on(spec.seconds)
         cpu, own = _cpu(spec.pids) - cpu, time.process_time() - own
-        arrivals = len(self._arrivals)
-        taken = time.perf_counter() - warm
+        taken, delays = time.perf_counter() - warm, sorted(self._arrivals)
+        self._ending = True
         lost = time.perf_counter() + PATIENCE
-        delays = sorted(delay for _, delay in self._arrivals)
         while self._under_way and time.perf_counter() < lost:
-            self._turn(0.1, end)
-        if self._under_way or not arrivals:
+            self._turn(0.1)
+        if self._under_way or not delays:
             raise RuntimeError(f"{len(self._under_way)} of {self._number} messages did not arrive")
         return Result(
-            rate=arrivals / taken,
+            rate=len(delays) / taken,
             p50=delays[len(delays) // 2] * 1000,
             p99=delays[int(len(delays) * 0.99)] * 1000,
-            cpu=cpu / arrivals * 1e6,
-            client_cpu=own / arrivals * 1e6,
+            cpu=cpu / len(delays) * 1e6,
+            client_cpu=own / len(delays) * 1e6,
         )
 
-    def _until(self, when: float, begin: float, end: float) -> None:
-        rate = self._spec.rate
-        while (now := time.perf_counter()) < when:
-            wait = when - now
-            if rate:
-                due = begin + self._number / rate
+    def _go_on(self, seconds: float) -> None:
+        """So long; longer where not even what was sent at once has come in that time."""
+        spec = self._spec
+        end = time.perf_counter() + seconds
+        latest, least = end + PATIENCE, spec.pairs * spec.in_flight if not spec.rate else 1
+        while (now := time.perf_counter()) < end or (len(self._arrivals) < least and now < latest):
+            wait = max(end - now, 0.1)
+            if spec.rate:
+                due = self._begin + self._number / spec.rate
                 if due <= now:
-                    self._send(self._number % self._spec.pairs, 1)
+                    self._send(self._number % spec.pairs, 1)
                     continue
                 wait = min(wait, due - now)
-            self._turn(wait, end)
+            self._turn(wait)
 
-    def _turn(self, wait: float, end: float) -> None:
+    def _turn(self, wait: float) -> None:
         """One message more of a sender for each that arrived."""
         free: dict[int, int] = {}
         for fileno, _ in self._poll.poll(wait):
@@ -192,9 +194,9 @@ class Load:
             if come:
                 now = time.perf_counter()
                 for sender, number in come:
-                    self._arrivals.append((now, now - self._under_way.pop(number)))
+                    self._arrivals.append(now - self._under_way.pop(number))
                     free[sender] = free.get(sender, 0) + 1
-        if not self._spec.rate and time.perf_counter() < end:
+        if not self._spec.rate and not self._ending:
             for sender, count in free.items():
                 self._send(sender, count)
 
