@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ BODIES: dict[str, type[schema.Body]] = {
     if isinstance(kind, type) and issubclass(kind, schema.Body) and kind is not schema.Body
 }
 
-Sign = Callable[[bytes], tuple[bytes, bytes]]
+_type_info = cache(inspect.type_info)
 
 
 def frame(item: Any) -> bytes:
@@ -76,7 +76,7 @@ class Speaker:
         return payload.encode(), list(dict.fromkeys(bodies))
 
     def _struct(self, kind: type[msgspec.Struct]) -> dict[str, Any]:
-        about = inspect.type_info(kind)
+        about = _type_info(kind)
         assert isinstance(about, inspect.StructType)
         return {
             field.encode_name: self._value(field.encode_name, field.type)
