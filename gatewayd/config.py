@@ -58,6 +58,7 @@ class Relay(_Section, frozen=True, kw_only=True):
     give_up: float = 5 * DAY  # RFC 5321 §4.5.4.1: at least 4-5 days
     delay_notice: float = 4 * 3600.0  # seconds until the sender is told that it takes longer; 0: never
     concurrency: int = 50
+    tls_reports: bool = True  # RFC 8460: to domains that ask for them
 
 
 class Limits(_Section, frozen=True, kw_only=True):

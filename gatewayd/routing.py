@@ -1,5 +1,5 @@
 """Where a domain is reached: here, by Parley, by mail, or behind us as a bridge (docs/parley.rst; RFC 5321 §5.1), and
-what the DNS says of how it proves itself there (TLSA by SRV: RFC 7673).
+what the DNS says of how it proves itself there (TLSA by SRV: RFC 7673; by MX: RFC 7672).
 
 There is no way down: a domain that publishes Parley, or is remembered to, is never reached by mail instead.
 """
@@ -105,14 +105,15 @@ class Router:
     async def _mail(self, domain: Domain) -> Route:
         exchanges = await self._resolver.mx(domain)
         if not exchanges.exists:  # RFC 5321 §5.1: the implicit MX
-            endpoints = await self._located([Endpoint(domain.name, self._smtp_port)])
+            endpoints = await self._located([Endpoint(domain.name, self._smtp_port)], secure=exchanges.secure)
             return Mail(domain, endpoints) if endpoints else NO_SUCH_DOMAIN
         if not exchanges.records:
             return NO_MAIL_SERVICE
         hosts = self._before_us(exchanges)
         if not hosts:
             return LOOPS_BACK
-        endpoints = await self._located(Endpoint(host, self._smtp_port) for host in hosts)
+        places = [Endpoint(host, self._smtp_port) for host in hosts]
+        endpoints = await self._located(places, secure=exchanges.secure)
         return Mail(domain, endpoints) if endpoints else NO_MAIL_HOST
 
     def _before_us(self, exchanges: Answer) -> list[str]:

@@ -38,12 +38,15 @@ from gatewayd.core.filtering import Filter, Filters
 from gatewayd.core.greylist import Greylist
 from gatewayd.core.journal import Journal
 from gatewayd.core.keys import KeyDirectory
+from gatewayd.core.mta_sts import PolicyDirectory
 from gatewayd.core.presence import Presence
 from gatewayd.core.reception import Reception
 from gatewayd.core.recipients import Recipients
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
 from gatewayd.core.story import Story
+from gatewayd.core.tls_policy import TLSPolicies
+from gatewayd.core.tls_reports import TLSReporter
 from gatewayd.crypto import cose
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
@@ -53,14 +56,17 @@ from gatewayd.dns.resolver import Resolver
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley
 from gatewayd.message.bridge import as_mail, mail_bodies
+from gatewayd.message.downgrade import seven_bit
 from gatewayd.message.model import Content
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
 from gatewayd.net.dial import dial_parley, dial_smtp
 from gatewayd.net.filters import ask_milter, ask_rspamd, place
+from gatewayd.net.https import PolicyFetcher
 from gatewayd.net.limits import Guesses, Limits
 from gatewayd.net.listen import listen
 from gatewayd.net.tls import Trust, server_context
+from gatewayd.outcome import Outcome
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.routing import Router
 from gatewayd.session.imap import IMAPSession
@@ -69,13 +75,14 @@ from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
-from gatewayd.session.smtp_client import SMTPCourier
+from gatewayd.session.smtp_courier import SMTPCourier
 from gatewayd.session.smtp_server import SMTPServerSession
 from gatewayd.session.smtp_terms import Role, Terms
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.dmarc import SQLiteSightings
 from gatewayd.store.greylist import SQLiteAttempts
 from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.store.tls import SQLiteTLSMemory
 from gatewayd.store.trace import TraceLog
 from gatewayd.wire.imap.connection import IMAPConnection
 from gatewayd.wire.parley.connection import ParleyConnection
@@ -165,15 +172,17 @@ class Gateway(Service):
                 tlsa=endpoint.tlsa, bind_address=bind,
             )  # fmt: skip
 
-        async def connect_smtp(host: str, port: int, engine: Engine, session: Session) -> None:
-            await dial_smtp(reactor, host, port, engine, session, bind_address=bind)
+        async def connect_smtp(host: str, port: int, name: str, engine: Engine, session: Session) -> None:
+            trust = Trust(config.tls.trust)
+            await dial_smtp(reactor, host, port, engine, session, trust=trust, name=name, bind_address=bind)
 
         async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             return await threads.deferToThreadPool(reactor, self._passwords, function, *arguments)
 
-        async def render(content: Content, trace: bytes) -> bytes:
+        async def render(content: Content, trace: bytes, seven: bool) -> bytes:
             """As mail; signed for an author of ours whose domain has a DKIM key, sealed by who hands it on."""
             mail = as_mail(await self.store.blobs.load(content, mail_bodies(content)))
+            mail = seven_bit(mail) if seven else mail
             signer = self._dkim.get(Domain(content.fields.from_.rpartition("@")[2]))
             try:
                 if signer is not None:
@@ -190,8 +199,15 @@ class Gateway(Service):
         self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
         router = Router(self.store, self.resolver, reactor, config.relay.smtp_port, config.bridge, hostname=hostname)
         parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
-        smtp = SMTPCourier(connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor)
         self.presence = Presence(self.store, router.route, parley, now)
+        memory = SQLiteTLSMemory(self.database)
+        fetcher = PolicyFetcher(reactor, self.resolver, Trust(config.tls.trust))
+        policies = TLSPolicies(memory, PolicyDirectory(memory, self.resolver, fetcher.fetch, now))
+        self.tls_reporter = TLSReporter(memory, self.resolver, hostname, self._notify, self._contact, now)
+        smtp = SMTPCourier(
+            connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor,
+            policies=policies, reports=self.tls_reporter,
+        )  # fmt: skip
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
         limits = config.limits
         self.admission = Admission(
@@ -226,13 +242,8 @@ class Gateway(Service):
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
         self.signer = signer
 
-        async def contact() -> Address:
-            """Who speaks in the gateway's own mail: of a domain of ours, so that SPF and DKIM can vouch for it."""
-            domains = await self.store.domains()
-            return config.postmaster or Address("postmaster", min(domains, key=str, default=hostname))
-
         self.dmarc_reporter = DMARCReporter(
-            SQLiteSightings(self.database), self.resolver, hostname, self.post_office.notify, contact, now
+            SQLiteSightings(self.database), self.resolver, hostname, self._notify, self._contact, now
         )
         self.relay = Relay(
             self.queue,
@@ -280,6 +291,14 @@ class Gateway(Service):
             filters=Filters(asked, when_down=filters.when_down) if asked else None,
             greylist=Greylist(self.attempts, now) if incoming.greylist else None,
         )
+
+    async def _notify(self, mail: bytes, to: Address) -> Outcome:
+        return await self.post_office.notify(mail, to)
+
+    async def _contact(self) -> Address:
+        """Who speaks in the gateway's own mail: of a domain of ours, so that SPF and DKIM can vouch for it."""
+        domains = await self.store.domains()
+        return self.config.postmaster or Address("postmaster", min(domains, key=str, default=self.config.hostname))
 
     # -- one engine and one session for each connection -------------------------------------------------------------
 
@@ -375,8 +394,9 @@ class Gateway(Service):
         await self.relay.stop()
         try:
             await self.dmarc_reporter.flush()
+            await self.tls_reporter.flush()
         except StoreError as error:
-            log.error("what was counted for DMARC reports is lost: {error}", error=error)
+            log.error("what was counted for reports is lost: {error}", error=error)
         self.resolver.stop()
         self._passwords.stop()
         self._signatures.stop()
@@ -427,3 +447,6 @@ class Gateway(Service):
         await self.dmarc_reporter.flush()
         if self.config.incoming.dmarc_reports:
             await self.dmarc_reporter.send_due()
+        await self.tls_reporter.flush()
+        if self.config.relay.tls_reports:
+            await self.tls_reporter.send_due()

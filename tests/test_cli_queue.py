@@ -75,6 +75,14 @@ def test_the_queue_in_the_operators_hands(tmp_path: Path, reactor: Any) -> None:
     assert ctl(*config, "drop").returncode == 2
     assert ctl(*config[:2], "trace", "bob@beta.test").stdout == "nothing is known of bob@beta.test\n"
 
+    async def seen(gateway: Gateway) -> None:
+        await gateway.tls.raise_level(BOB.domain, 2, 0.0)
+
+    inside(seen)
+    assert ctl(*config[:2], "tls", "list").stdout == "beta.test verified since 1970-01-01 00:00:00Z\n"
+    assert ctl(*config[:2], "tls", "forget", "beta.test").stdout == "beta.test begins anew\n"
+    assert ctl(*config[:2], "tls", "forget", "beta.test").returncode == 1
+
     async def happens(gateway: Gateway) -> None:
         for event in (
             Event("0123456789abcdef", 0.0, "bob@beta.test", "waits in the queue"),

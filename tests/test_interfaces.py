@@ -20,7 +20,7 @@ from gatewayd.dns.resolver import Resolver
 from gatewayd.interfaces import IAuthenticator, ICourier, IQueue, IResolver, IStore
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.session.parley_courier import ParleyCourier
-from gatewayd.session.smtp_client import SMTPCourier
+from gatewayd.session.smtp_courier import SMTPCourier
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import email
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,11 +15,14 @@ from twisted.internet import defer
 from twisted.internet.threads import blockingCallFromThread
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Answer, Endpoint, Envelope, Mail, ResolutionFailed
+from gatewayd.interfaces import Answer, Asked, Endpoint, Envelope, Mail, ResolutionFailed
+from gatewayd.message.downgrade import seven_bit
 from gatewayd.message.model import Content
 from gatewayd.net.dial import dial_smtp
+from gatewayd.net.tls import Trust
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
-from gatewayd.session.smtp_client import SMTPCourier
+from gatewayd.session import smtp_courier
+from gatewayd.session.smtp_courier import SMTPCourier
 
 ALICE, BOB, CAROL = (Address.parse(text) for text in ("alice@alpha.test", "bob@beta.test", "carol@beta.test"))
 UMLAUT = Address.parse("jürgen@beta.test")
@@ -29,10 +34,13 @@ EHLO = b"250-mx.beta.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n
 class Server:
     """Each connection plays the script: a dictionary from a command's beginning to its answer, None to hang up."""
 
+    tls: ssl.SSLContext | None = None
+
     def __init__(self, **answers: bytes | None) -> None:
         self.answers: dict[str, bytes | None] = {
             "BANNER": b"220 mx.beta.test\r\n", "EHLO": EHLO, "MAIL": b"250 ok\r\n", "RCPT": b"250 ok\r\n",
             "DATA": b"354 go\r\n", "END": b"250 2.0.0 queued as 1\r\n", "RSET": b"250 ok\r\n", "QUIT": b"221 bye\r\n",
+            "BDAT": b"250 2.0.0 queued as 1\r\n",
         } | answers  # fmt: skip
         self.heard: list[str] = []
         self.mails: list[bytes] = []
@@ -51,16 +59,23 @@ class Server:
             threading.Thread(target=self._play, args=(connection,), daemon=True).start()
 
     def _play(self, connection: socket.socket) -> None:
-        with contextlib.suppress(ConnectionError), connection, connection.makefile("rb") as file:
+        with contextlib.suppress(OSError), connection:
+            file = connection.makefile("rb")
             if not self._say(connection, "BANNER"):
                 return
-            for line in file:
-                command = line.decode().strip()
+            while line := file.readline():
+                command = line.decode("utf-8", "replace").strip()
                 self.heard.append(command)
                 key = next((key for key in self.answers if command.upper().startswith(key.upper())), "")
+                if key == "BDAT":
+                    self.mails.append(file.read(int(command.split()[1])))
                 goes_on = key == "DATA" and (self.answers["DATA"] or b"").startswith(b"354")
                 if not self._say(connection, key):
                     return
+                if command.upper() == "STARTTLS" and self.tls is not None:
+                    connection = self.tls.wrap_socket(connection, server_side=True)
+                    file = connection.makefile("rb")
+                    continue
                 if goes_on:
                     self.mails.append(b"".join(iter(file.readline, b".\r\n")))
                     if not self._say(connection, "END"):
@@ -89,20 +104,28 @@ class Resolver:
 class Sender:
     """The courier on the reactor's thread."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, trust: Trust = Trust(), **more: Any) -> None:  # noqa: B008
         self._reactor = reactor
         self.resolver = Resolver()
 
-        async def connect(host: str, port: int, engine: Any, session: Any) -> None:
-            await dial_smtp(reactor, host, port, engine, session)
+        async def connect(host: str, port: int, name: str, engine: Any, session: Any) -> None:
+            await dial_smtp(reactor, host, port, engine, session, trust=trust, name=name)
 
-        async def render(content: Content, trace: bytes) -> bytes:
-            return trace + content.payload
+        async def render(content: Content, trace: bytes, seven: bool) -> bytes:
+            return trace + (seven_bit(content.payload) if seven else content.payload)
 
-        self.courier = SMTPCourier(connect, self.resolver, Domain.parse("mx.alpha.test"), render, reactor)  # type: ignore[arg-type]
+        self.courier = SMTPCourier(connect, self.resolver, Domain.parse("mx.alpha.test"), render, reactor, **more)  # type: ignore[arg-type]
 
     def run(self, work: Callable[[], Any]) -> Any:
         return blockingCallFromThread(self._reactor, lambda: defer.Deferred.fromCoroutine(work()))
+
+    def post(self, server: Server, envelope: Envelope, **more: Any) -> dict[Address, Outcome]:
+        endpoint = Endpoint("127.0.0.1", server.port, **more)
+        content = Content(b"", MAIL, b"", {})
+        answers: dict[Address, Outcome] = self.run(
+            lambda: self.courier.deliver(Mail(BETA, (endpoint,)), envelope, content, b"Received: x\r\n")
+        )
+        return answers
 
     def send(self, *servers: Server | int, to: tuple[Address, ...] = (BOB,), mail: bytes = MAIL) -> list[Outcome]:
         ports = [server if isinstance(server, int) else server.port for server in servers]
@@ -227,9 +250,68 @@ def test_an_address_that_the_server_cannot_name(sender: Sender, serve: Serve) ->
 
 def test_what_must_not_leave_is_refused_here(sender: Sender, serve: Serve) -> None:
     server = serve()
-    assert sender.send(server, mail=b"Subject: x\r\n\r\na\n.\nMAIL FROM:<evil@x.test>\r\n")[0].code == "5.6.0"
+    assert sender.send(server, mail=b"Subject: x\n.\nMAIL FROM:<evil@x.test>\r\n\r\nbody\r\n")[0].code == "5.6.1"
     assert server.mails == []
     assert not any("evil" in command for command in server.heard)
+
+
+def test_binary_goes_as_it_is_or_in_seven_bits(sender: Sender, serve: Serve) -> None:
+    binary = b"Subject: x\r\n\r\na\n.\nMAIL FROM:<evil@x.test>\r\n\0"
+    able, other = serve(EHLO=EHLO.replace(b"250 8", b"250-CHUNKING\r\n250-BINARYMIME\r\n250 8")), serve()
+    assert sender.send(able, mail=binary)[0].ok
+    assert able.heard[1].endswith("BODY=BINARYMIME") and able.mails == [b"Received: x\r\n" + binary]
+    assert sender.send(other, mail=binary)[0].ok
+    assert not any("evil" in command for command in other.heard)
+    assert email.message_from_bytes(other.mails[0]).get_payload(decode=True) == binary[14:]
+
+
+def test_eight_bits_where_they_are_taken(sender: Sender, serve: Serve) -> None:
+    mail = "Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n".encode()
+    able, other = serve(), serve(EHLO=b"250 mx.beta.test\r\n")
+    assert sender.send(able, mail=mail)[0].ok and sender.send(other, mail=mail)[0].ok
+    assert "BODY=8BITMIME" in able.heard[1] and able.mails[0].endswith(mail)
+    assert "BODY" not in other.heard[1] and other.mails[0].isascii()
+    assert email.message_from_bytes(other.mails[0]).get_payload(decode=True) == "Grüße\r\n".encode()
+
+
+def test_what_the_sender_asked_goes_on_to_who_heeds_it(sender: Sender, serve: Serve) -> None:
+    able, other = serve(EHLO=EHLO.replace(b"250 8", b"250-DSN\r\n250 8")), serve()
+    asked = {BOB: Asked(frozenset({"SUCCESS", "FAILURE"}), "rfc822;b+b@beta.test")}
+    envelope = Envelope(ALICE, (BOB, CAROL), ret="HDRS", envid="Q Q", asked=asked)
+    assert sender.post(able, envelope)[BOB] == Delivered("2.0.0", "queued as 1", reports=True)
+    assert able.heard[1:4] == [
+        f"MAIL FROM:<alice@alpha.test> SIZE={len(MAIL) + 13} RET=HDRS ENVID=Q+20Q",
+        "RCPT TO:<bob@beta.test> NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;b+2Bb@beta.test",
+        "RCPT TO:<carol@beta.test>",
+    ]
+    assert sender.post(other, envelope)[BOB] == Delivered("2.0.0", "queued as 1")
+    assert other.heard[2] == "RCPT TO:<bob@beta.test>"
+
+
+def test_nobody_accepted_and_data_asked_for_already(sender: Sender, serve: Serve) -> None:
+    """A server that says 354 all the same is given nothing (RFC 2920 §3.1)."""
+    server = serve(RCPT=b"550 5.1.1 no\r\n")
+    assert sender.send(server) == [Refused("5.1.1", "no")]
+    assert server.mails == [b""]
+    server.answers["RCPT"] = b"250 ok\r\n"
+    assert sender.send(server)[0].ok
+    assert server.connections == 1
+
+
+def test_too_big_for_the_next_server(sender: Sender, serve: Serve) -> None:
+    server = serve()
+    assert sender.send(server, mail=MAIL + b"x" * 1000 + b"\r\n")[0].code == "5.3.4"
+    assert len(server.heard) == 1
+
+
+def test_a_connection_ends_after_many_messages(
+    sender: Sender, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(smtp_courier, "MAX_TRANSACTIONS", 2)
+    server = serve()
+    for _ in range(5):
+        assert sender.send(server)[0].ok
+    assert server.connections == 3
 
 
 def test_replies_injected_ahead_of_tls_are_not_believed(sender: Sender, serve: Serve) -> None:

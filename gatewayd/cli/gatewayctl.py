@@ -18,7 +18,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.cli import addresses, importing, init, keys, queue, trace
+from gatewayd.cli import addresses, importing, init, keys, queue, tls, trace
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dane import TLSA, Usage
 from gatewayd.crypto.dkim import DKIMSigner
@@ -30,6 +30,7 @@ from gatewayd.interfaces import Account, ScramCredentials
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.store.tls import SQLiteTLSMemory
 from gatewayd.store.trace import TraceLog
 
 ITERATIONS = 4096  # RFC 7677 §4
@@ -50,6 +51,7 @@ class Gateway:
         self.store = SQLiteStore(self.database, BlobStore(config.blobs), reactor)
         self.queue = SQLiteQueue(self.database, reactor)
         self.trace = TraceLog(self.database, reactor)
+        self.tls = SQLiteTLSMemory(self.database)
         self.keys = KeyStore(config.keys, reactor.seconds)
 
     async def add_domain(self, domain: Domain) -> None:
@@ -209,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("add", "password"):
         command(accounts, name, _account, "address").add_argument("--password-stdin", action="store_true")
     command(accounts, "list", _account)
+    tls.add_commands(commands.add_parser("tls"), command)
     trace.add_commands(command(commands, "trace", trace.trace))
     addresses.add_commands(commands, command)
     keys.add_commands(commands.add_parser("keys"), command)

@@ -13,11 +13,24 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from service_identity import VerificationError
+from service_identity.cryptography import extract_patterns
+from service_identity.exceptions import CertificateError
+from service_identity.hazmat import DNS_ID, verify_service_identity
 
 SRV_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")  # id-on-dnsSRV, RFC 4985 §2
 AUTHORITY_DAYS = 3650
 _IA5_STRING = 0x16
 _SKEW = timedelta(hours=1)  # clocks differ
+
+
+def names_host(certificate: x509.Certificate, host: str) -> bool:
+    """Whether a DNS-ID is the host's name; "*" stands for a whole first label (RFC 9525 §6.3, RFC 8461 §4.1)."""
+    try:
+        verify_service_identity(extract_patterns(certificate), obligatory_ids=[DNS_ID(host)], optional_ids=[])
+    except (VerificationError, CertificateError, ValueError):
+        return False
+    return True
 
 
 def make_authority(name: str, now: datetime | None = None) -> tuple[bytes, bytes]:

@@ -111,12 +111,16 @@ async def dial_smtp(
     engine: Engine,
     session: Session,
     *,
+    trust: Trust,
     name: str | None = None,
     bind_address: str | None = None,
 ) -> None:
-    """Returns once connected. STARTTLS is opportunistic (RFC 7435). Raises OSError."""
+    """Returns once connected. What the host's certificate is worth, the session judges after STARTTLS; `name` is what
+    it should be called. Raises OSError."""
     ready: defer.Deferred[None] = defer.Deferred()
-    creator = _ClientConnection(client_context(Trust(), parley=False, verify=False), name)
+    faults: list[int] = []
+    creator = _ClientConnection(client_context(trust, parley=False, faults=faults), name)
     link = LinkProtocol(engine, session, reactor, implicit_tls=False, starttls=creator, ready=ready)
+    link.faults = faults
     await _connect(reactor, host, port, Factory.forProtocol(lambda: link), bind_address)
     await ready

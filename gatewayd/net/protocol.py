@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -30,8 +30,8 @@ AT_ONCE = 64 * 1024  # octets that one turn gathers before they are written
 MAX_WAITING_EVENTS = 1000  # parsed ahead of the session before the transport is paused for good
 
 
-def tls_info(connection: SSL.Connection) -> TLSInfo:
-    """What the handshake settled."""
+def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) -> TLSInfo:
+    """What the handshake settled. With `faults`, what the other side has shown too."""
     version = connection.get_protocol_version_name()
     exporter = b""
     if version == "TLSv1.3":  # below it the exporter needs the extended master secret: not offered (RFC 9266 §3)
@@ -43,6 +43,8 @@ def tls_info(connection: SSL.Connection) -> TLSInfo:
         alpn=connection.get_alpn_proto_negotiated().decode("ascii", "replace"),
         exporter=exporter,
         peer_certificate=crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) if certificate else None,
+        shown=tuple(connection.get_peer_cert_chain(as_cryptography=True) or ()) if faults is not None else (),
+        faults=tuple(faults or ()),
     )
 
 
@@ -56,6 +58,7 @@ class LinkProtocol(Protocol):
     reads_on = False  # while the other side does not read: only where what comes was asked for
 
     log = Logger()
+    faults: Sequence[int] | None = None  # a list that the handshake fills: the session judges the certificate
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class LinkProtocol(Protocol):
 
     def handshakeCompleted(self) -> None:
         try:
-            self.tls = tls_info(cast(Any, self.transport).getHandle())
+            self.tls = tls_info(cast(Any, self.transport).getHandle(), self.faults)
         except SSL.Error:
             self.abort()
             return

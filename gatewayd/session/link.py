@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cryptography import x509
+
 
 @dataclass(frozen=True, slots=True)
 class TLSInfo:
@@ -14,6 +16,8 @@ class TLSInfo:
     alpn: str  # "" for none
     exporter: bytes  # 32 octets of tls-exporter (RFC 9266); b"" below TLS 1.3
     peer_certificate: bytes | None  # DER
+    shown: tuple[x509.Certificate, ...] = ()  # where we dialled: the server's chain, its own first
+    faults: tuple[int, ...] = ()  # what OpenSSL found wrong with that chain: its X509_V_ERR numbers
 
 
 class Engine(Protocol):

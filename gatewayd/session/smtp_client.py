@@ -1,47 +1,57 @@
-"""SMTP out: one connection to another mail server, and the courier that keeps such connections for reuse."""
+"""SMTP out: one connection to another mail server, transaction after transaction. LMTP too (RFC 2033)."""
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Bridged, Endpoint, Envelope, ICourier, IResolver, Mail, Parley, ResolutionFailed
-from gatewayd.message.model import Content as MessageContent
-from gatewayd.outcome import Deferred, Outcome, Refused, outcome
-from gatewayd.session.link import Engine, Link, Session
+from gatewayd.core.tls_policy import Level
+from gatewayd.interfaces import Envelope
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused, outcome
+from gatewayd.session.link import Link, TLSInfo
+from gatewayd.session.smtp_sign_in import Credentials, sign_in
+from gatewayd.session.smtp_tls import Proof
 from gatewayd.wire.smtp import LocalProtocolError
-from gatewayd.wire.smtp.client import Command, Content, ServerReply, SMTPClient
+from gatewayd.wire.smtp.client import Chunk, Command, Content, ServerReply
+from gatewayd.wire.smtp.data import has_bare
+from gatewayd.wire.smtp.parameters import xtext
 
 TIMEOUT = 300.0  # seconds for any one reply, RFC 5321 §4.5.3.2
-IDLE = 15.0  # seconds that a connection waits for the next message
-MAX_IDLE = 2  # waiting connections for each endpoint
-
-Connect = Callable[[str, int, Engine, Session], Awaitable[None]]
-Render = Callable[[MessageContent, bytes], Awaitable[bytes]]  # content and trace to what goes on the wire
+NO_BINARY = Refused("5.6.1", "The next server takes no binary mail")  # RFC 3030 §3; the courier converts where it can
+NO_REQUIRETLS = Refused("5.7.30", "The sender demands TLS all the way, and the next server does not promise it")
 
 
 class ConnectionGone(ConnectionError):
     """The server closed, or said something that is not SMTP."""
 
 
-class SMTPClientSession:
-    """`deliver` may be called again and again while `usable`."""
+def _anything(tls: TLSInfo | None) -> Proof:
+    return Proof(Level.ENCRYPTED if tls else Level.PLAIN)
 
-    def __init__(self, hostname: Domain) -> None:
+
+class SMTPClientSession:
+    """`deliver` may be called again and again while `usable`. `prove` judges what TLS has shown; with `credentials` it
+    signs in."""
+
+    def __init__(
+        self, hostname: Domain, *, lmtp: bool = False, prove: Callable[[TLSInfo | None], Proof] = _anything,
+        credentials: Credentials | None = None,
+    ) -> None:  # fmt: skip
         self._hostname = hostname
+        self._lmtp = lmtp
+        self._prove = prove
+        self._credentials = credentials
         self._replies: deque[ServerReply] = deque()
         self._waiter: defer.Deferred[ServerReply] | None = None
         self._gone: Exception | None = None
         self._tls_up: defer.Deferred[None] | None = None
         self._extensions: dict[str, str] = {}
         self._greeted = False
+        self.proof = Proof(Level.PLAIN)
+        self.transactions = 0
 
     # -- Session ----------------------------------------------------------------------------------------------------
 
@@ -80,8 +90,13 @@ class SMTPClientSession:
     def usable(self) -> bool:
         return self._gone is None and self._greeted
 
-    async def greet(self) -> Outcome | None:
-        """Banner, EHLO, TLS where it is offered (RFC 7435). None, or why not. Raises ConnectionGone."""
+    def takes(self, extension: str) -> bool:
+        """Whether the server's EHLO named it."""
+        return extension in self._extensions
+
+    async def greet(self, need: Level = Level.PLAIN) -> Outcome | None:
+        """Banner, EHLO, TLS where it is offered, AUTH if there are credentials. None, or why not; of TLS that is less
+        than `need` only `proof` tells. Raises ConnectionGone."""
         banner = await self._reply()
         if banner.code != 220:
             return _outcome(banner)
@@ -93,13 +108,22 @@ class SMTPClientSession:
                 up: defer.Deferred[None] = defer.Deferred()
                 self._tls_up = up
                 self._link.start_tls()
-                await up
+                try:
+                    await up
+                except ConnectionGone as gone:
+                    raise ConnectionGone(f"TLS handshake failed: {gone}") from None
             failed = await self._hello()
+        self.proof = self._prove(self._link.tls)
+        if self.proof.level < need:
+            return None
+        if failed is None and self._credentials is not None:
+            failed = await sign_in(self._ask, self._extensions.get("AUTH", ""), self._link.tls, self._credentials)
         self._greeted = failed is None
         return failed
 
     async def deliver(self, envelope: Envelope, mail: bytes) -> dict[Address, Outcome]:
         """One transaction. Raises nothing for what the server or the network does."""
+        self.transactions += 1
         answers: dict[Address, Outcome] = {}
         try:
             await self._transaction(envelope, mail, answers)
@@ -123,56 +147,110 @@ class SMTPClientSession:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _transaction(self, envelope: Envelope, mail: bytes, answers: dict[Address, Outcome]) -> None:
-        addresses = [a for a in (envelope.reverse_path, *envelope.recipients) if a is not None]
-        head = mail.partition(b"\r\n\r\n")[0]
-        utf8 = not all(a.is_ascii for a in addresses) or not head.isascii()
-        if utf8 and "SMTPUTF8" not in self._extensions:
-            if not all(a.is_ascii for a in addresses):
-                answers.update(
-                    dict.fromkeys(envelope.recipients, Refused("5.6.7", "The next server knows no SMTPUTF8"))
-                )
-                return
-            utf8 = False  # 8-bit in the header of ASCII mail is damage that most servers carry; we do not lose it
-        words = [f"MAIL FROM:<{envelope.reverse_path or ''}>"]
-        if "SIZE" in self._extensions:
-            words.append(f"SIZE={len(mail)}")
-        if "8BITMIME" in self._extensions and not mail.isascii():
-            words.append("BODY=8BITMIME")
-        if utf8:
-            words.append("SMTPUTF8")
-        commands = [" ".join(words), *(f"RCPT TO:<{a}>" for a in envelope.recipients)]
-        if "PIPELINING" in self._extensions:  # RFC 2920 §3.1
+        refused, words = self._mail_from(envelope, mail)
+        if refused is not None:
+            answers.update(dict.fromkeys(envelope.recipients, refused))
+            return
+        binary = "BODY=BINARYMIME" in words
+        commands = [" ".join(words), *(self._rcpt_to(envelope, recipient) for recipient in envelope.recipients)]
+        if "PIPELINING" in self._extensions:  # RFC 2920 §3.1: DATA may be the last of a group
+            commands += [] if binary else ["DATA"]
             for command in commands:
                 self._link.send(Command(command))
             replies = [await self._reply() for _ in commands]
         else:
             replies = [await self._ask(command) for command in commands]
-        if replies[0].code // 100 != 2:
-            answers.update(dict.fromkeys(envelope.recipients, _outcome(replies[0])))
-            await self._ask("RSET")
+        accepted = self._accepted(envelope.recipients, replies, answers)
+        go = replies[-1] if commands[-1] == "DATA" else None
+        if not accepted:
+            if go is not None and go.code == 354:  # it waits for content all the same: there is none
+                self._link.send(Content(b""))
+                await self._finished(envelope.recipients)
+            else:
+                await self._ask("RSET")
             return
+        if binary:
+            self._link.send(Chunk(mail))
+        else:
+            go = go or await self._ask("DATA")
+            if go.code != 354:
+                answers.update(dict.fromkeys(accepted, _outcome(go)))
+                return
+            self._link.send(Content(mail))
+        for address, said in zip(accepted, await self._finished(accepted), strict=True):
+            answers[address] = _outcome(said, reports="DSN" in self._extensions)
+
+    async def _finished(self, accepted: Sequence[Address]) -> list[ServerReply]:
+        """One reply for all, or by LMTP one for each (RFC 2033 §4.2)."""
+        if self._lmtp:
+            return [await self._reply() for _ in accepted]
+        return [await self._reply()] * len(accepted)
+
+    def _accepted(
+        self, recipients: Sequence[Address], replies: Sequence[ServerReply], answers: dict[Address, Outcome]
+    ) -> list[Address]:
+        """Who is left; the others have their answers."""
+        if replies[0].code // 100 != 2:
+            answers.update(dict.fromkeys(recipients, _outcome(replies[0])))
+            return []
         accepted = []
-        for address, said in zip(envelope.recipients, replies[1:], strict=True):
+        for address, said in zip(recipients, replies[1:], strict=False):
             if said.code // 100 == 2:
                 accepted.append(address)
             else:
                 answers[address] = _outcome(said)
-        if not accepted:
-            await self._ask("RSET")
-            return
-        said = await self._ask("DATA")
-        if said.code == 354:
-            self._link.send(Content(mail))
-            said = await self._reply()
-        answers.update(dict.fromkeys(accepted, _outcome(said)))
+        return accepted
+
+    def _mail_from(self, envelope: Envelope, mail: bytes) -> tuple[Refused | None, list[str]]:
+        """Why it cannot go this way, or the words of the command."""
+        extensions = self._extensions
+        words = [f"MAIL FROM:<{envelope.reverse_path or ''}>"]
+        if "SIZE" in extensions:
+            words.append(f"SIZE={len(mail)}")
+            limit = extensions["SIZE"]
+            if limit.isdigit() and 0 < int(limit) < len(mail):
+                return Refused("5.3.4", f"The next server takes no more than {limit} octets"), []
+        if has_bare(mail) or b"\0" in mail:
+            if not ("BINARYMIME" in extensions and "CHUNKING" in extensions):
+                return NO_BINARY, []
+            words.append("BODY=BINARYMIME")
+        elif "8BITMIME" in extensions and not mail.isascii():
+            words.append("BODY=8BITMIME")
+        addresses = [a for a in (envelope.reverse_path, *envelope.recipients) if a is not None]
+        if not all(a.is_ascii for a in addresses) and "SMTPUTF8" not in extensions:
+            return Refused("5.6.7", "The next server knows no SMTPUTF8"), []
+        # 8-bit in the header of ASCII mail is damage that most servers carry; we do not lose it
+        utf8 = not all(a.is_ascii for a in addresses) or not mail.partition(b"\r\n\r\n")[0].isascii()
+        if utf8 and "SMTPUTF8" in extensions:
+            words.append("SMTPUTF8")
+        if "REQUIRETLS" in envelope.options:  # RFC 8689 §4.2.1
+            if "REQUIRETLS" not in extensions or self.proof.level < Level.VERIFIED:
+                return NO_REQUIRETLS, []
+            words.append("REQUIRETLS")
+        if "DSN" in extensions:
+            words += [f"RET={envelope.ret}"] if envelope.ret else []
+            words += [f"ENVID={xtext(envelope.envid)}"] if envelope.envid else []
+        return None, words
+
+    def _rcpt_to(self, envelope: Envelope, recipient: Address) -> str:
+        """What the sender wants to be told goes on to a server that will tell it (RFC 3461 §5.2.1)."""
+        words, asked = [f"RCPT TO:<{recipient}>"], envelope.asked_of(recipient)
+        if "DSN" in self._extensions:
+            words += [f"NOTIFY={','.join(sorted(asked.notify))}"] if asked.notify else []
+            kind, _, address = asked.orcpt.partition(";")
+            if address.isascii() and address:
+                words.append(f"ORCPT={kind};{xtext(address)}")
+        return " ".join(words)
 
     async def _hello(self) -> Outcome | None:
-        said = await self._ask(f"EHLO {self._hostname}")
+        said = await self._ask(f"{'LHLO' if self._lmtp else 'EHLO'} {self._hostname}")
         if said.code // 100 == 2:
             words = [line.split(None, 1) for line in said.lines[1:] if line.strip()]
             self._extensions = {word[0].upper(): word[1] if len(word) > 1 else "" for word in words}
             return None
         self._extensions = {}
+        if self._lmtp:
+            return _outcome(said)
         said = await self._ask(f"HELO {self._hostname}")  # RFC 5321 §3.2
         return None if said.code // 100 == 2 else _outcome(said)
 
@@ -202,92 +280,8 @@ class SMTPClientSession:
         self._waiter = self._tls_up = None
 
 
-def _outcome(said: ServerReply) -> Outcome:
-    if said.code // 100 in (2, 4, 5):
-        return outcome(said.enhanced, said.text or str(said.code))
-    return Deferred("4.5.0", f"Unexpected reply {said.code} {said.text}")
-
-
-@implementer(ICourier)
-class SMTPCourier:
-    """For Mail and Bridged routes: endpoints in order, each of its addresses; a connection is kept for a while."""
-
-    log = Logger()
-
-    def __init__(
-        self, connect: Connect, resolver: IResolver, hostname: Domain, render: Render, clock: IReactorTime
-    ) -> None:
-        self._connect = connect
-        self._resolver = resolver
-        self._hostname = hostname
-        self._render = render
-        self._clock = clock
-        self._idle: dict[Endpoint, list[tuple[SMTPClientSession, Any]]] = defaultdict(list)
-
-    async def deliver(
-        self, route: Parley | Mail | Bridged, envelope: Envelope, content: MessageContent, trace: bytes
-    ) -> dict[Address, Outcome]:
-        endpoints = (route.endpoint,) if isinstance(route, Bridged) else route.endpoints
-        mail = await self._render(content, trace)
-        why: Outcome = Deferred("4.4.1", "No host of the domain answers")
-        for endpoint in endpoints:
-            session, failed = await self._session(endpoint)
-            if session is None:
-                why = failed or why
-                continue
-            answers = await session.deliver(envelope, mail)
-            self._keep(endpoint, session)
-            lost = all(isinstance(o, Deferred) and o.code == "4.4.2" for o in answers.values())
-            if not lost:
-                return answers
-            why = next(iter(answers.values()))
-        return dict.fromkeys(envelope.recipients, why)
-
-    async def close(self) -> None:
-        for waiting in self._idle.values():
-            for session, timer in waiting:
-                timer.cancel()
-                session.quit()
-        self._idle.clear()
-
-    async def _session(self, endpoint: Endpoint) -> tuple[SMTPClientSession | None, Outcome | None]:
-        waiting = self._idle[endpoint]
-        while waiting:
-            session, timer = waiting.pop()
-            timer.cancel()
-            if session.usable:
-                return session, None
-        failed: Outcome | None = None
-        try:
-            addresses = (await self._resolver.addresses(endpoint.host)).records
-        except ResolutionFailed as error:
-            return None, Deferred("4.4.3", f"No address of {endpoint.host} for now: {error}")
-        for address in addresses:
-            session = SMTPClientSession(self._hostname)
-            try:
-                await self._connect(str(address), endpoint.port, SMTPClient(), session)
-                refused = await session.greet()
-            except OSError as error:
-                session_failed = f"{endpoint.host} [{address}]:{endpoint.port}: {error}"
-                failed = Deferred("4.4.1", session_failed)
-                continue
-            if refused is None:
-                return session, None
-            session.quit()
-            failed = Deferred("4.4.1", f"{endpoint.host}: {refused.text}")  # another host may take it
-        return None, failed
-
-    def _keep(self, endpoint: Endpoint, session: SMTPClientSession) -> None:
-        if not session.usable:
-            return
-        if len(self._idle[endpoint]) >= MAX_IDLE:
-            session.quit()
-            return
-        item: tuple[SMTPClientSession, Any]
-
-        def expire() -> None:
-            self._idle[endpoint].remove(item)
-            session.quit()
-
-        item = (session, self._clock.callLater(IDLE, expire))
-        self._idle[endpoint].append(item)
+def _outcome(said: ServerReply, reports: bool = False) -> Outcome:
+    if said.code // 100 not in (2, 4, 5):
+        return Deferred("4.5.0", f"Unexpected reply {said.code} {said.text}")
+    found = outcome(said.enhanced, said.text or str(said.code))
+    return Delivered(found.code, found.text, reports) if isinstance(found, Delivered) else found

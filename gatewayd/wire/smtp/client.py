@@ -41,6 +41,11 @@ class Content:
     octets: bytes  # the message; the engine stuffs dots and ends it
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    octets: bytes  # the message, whole and as it is: BDAT LAST (RFC 3030 §2)
+
+
 class SMTPClient:
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -77,13 +82,15 @@ class SMTPClient:
             raise RemoteProtocolError("an endless reply line")
         return replies
 
-    def send(self, event: Command | Content) -> bytes:
+    def send(self, event: Command | Content | Chunk) -> bytes:
         """Raises LocalProtocolError for what must not leave: a line end in a command, a bare CR or LF in content."""
         if isinstance(event, Command):
             if re.search(r"[\r\n\0]", event.text):
                 raise LocalProtocolError("a command is one line")
             self._asked_tls = event.text.upper() == "STARTTLS"
             return event.text.encode("utf-8") + b"\r\n"
+        if isinstance(event, Chunk):
+            return b"BDAT %d LAST\r\n" % len(event.octets) + event.octets
         try:
             return stuff(event.octets)
         except ValueError as error:

@@ -1,0 +1,179 @@
+"""The courier by SMTP: hosts in order, what each has to prove, and connections that are kept for the next message."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from gatewayd.address import Address, Domain
+from gatewayd.core.tls_policy import Demand, Level
+from gatewayd.errors import StoreError
+from gatewayd.interfaces import Bridged, Endpoint, Envelope, ICourier, IResolver, Mail, Parley, ResolutionFailed
+from gatewayd.message.model import Content
+from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
+from gatewayd.session.link import Engine, Session
+from gatewayd.session.smtp_client import NO_BINARY, NO_REQUIRETLS, SMTPClientSession
+from gatewayd.session.smtp_tls import Proof, lacking, needed, prove
+from gatewayd.wire.smtp.client import SMTPClient
+
+IDLE = 15.0  # seconds that a connection waits for the next message
+MAX_IDLE = 2  # waiting connections for each endpoint
+MAX_TRANSACTIONS = 100  # on one connection: then others at the server have their turn
+
+Connect = Callable[[str, int, str, Engine, Session], Awaitable[None]]  # address, port, the host's name
+# content, trace, and whether it has to be seven-bit, to what goes on the wire
+Render = Callable[[Content, bytes, bool], Awaitable[bytes]]
+
+
+class Policies(Protocol):
+    async def demand(self, domain: Domain) -> Demand: ...
+
+    async def learn(self, domain: Domain, before: Level, level: Level, now: float) -> None: ...
+
+
+class Reports(Protocol):
+    def note(self, domain: Domain, demand: Demand, endpoint: Endpoint, failure: str) -> None:
+        """A session with a host of the domain, and what was wrong with its TLS ("": nothing)."""
+
+
+@implementer(ICourier)
+class SMTPCourier:
+    """For Mail and Bridged routes. `policies` None: TLS where it is offered, and nothing is remembered."""
+
+    log = Logger()
+
+    def __init__(
+        self, connect: Connect, resolver: IResolver, hostname: Domain, render: Render, clock: IReactorTime, *,
+        policies: Policies | None = None, reports: Reports | None = None,
+    ) -> None:  # fmt: skip
+        self._connect = connect
+        self._resolver = resolver
+        self._hostname = hostname
+        self._render = render
+        self._clock = clock
+        self._policies = policies
+        self._reports = reports
+        self._idle: dict[Endpoint, list[tuple[SMTPClientSession, Any]]] = defaultdict(list)
+
+    async def deliver(
+        self, route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
+    ) -> dict[Address, Outcome]:
+        demand, endpoints = Demand(), (route.endpoint,) if isinstance(route, Bridged) else route.endpoints
+        domain = None if isinstance(route, Bridged) else route.domain
+        if domain is not None and self._policies is not None:
+            try:
+                demand = await self._policies.demand(domain)
+            except StoreError:
+                return dict.fromkeys(envelope.recipients, STORE_FAILED)
+        why: Outcome = Deferred("4.4.1", "No host of the domain answers")
+        for endpoint in endpoints:
+            session, failed = await self._session(domain, endpoint, demand)
+            if session is None:
+                why = failed or why
+                continue
+            if "REQUIRETLS" in envelope.options and not (session.proof.dane or demand.sts):
+                why = NO_REQUIRETLS  # nobody vouches for the name of the host (RFC 8689 §4.2.1)
+                self._keep(endpoint, session)
+                continue
+            answers = await self._transact(session, envelope, content, trace)
+            self._keep(endpoint, session)
+            lost = all(isinstance(o, Deferred) and o.code == "4.4.2" for o in answers.values())
+            if not lost and NO_REQUIRETLS not in answers.values():
+                return answers
+            why = next(iter(answers.values()))
+        return dict.fromkeys(envelope.recipients, why)
+
+    async def close(self) -> None:
+        for waiting in self._idle.values():
+            for session, timer in waiting:
+                timer.cancel()
+                session.quit()
+        self._idle.clear()
+
+    async def _transact(
+        self, session: SMTPClientSession, envelope: Envelope, content: Content, trace: bytes
+    ) -> dict[Address, Outcome]:
+        """What the server cannot take as it is goes in seven bits (RFC 6152 §3, RFC 3030 §3)."""
+        mail = await self._render(content, trace, False)
+        body = mail.partition(b"\r\n\r\n")[2]
+        if not body.isascii() and not session.takes("8BITMIME"):
+            mail = await self._render(content, trace, True)
+        answers = await session.deliver(envelope, mail)
+        if NO_BINARY in answers.values():
+            answers = await session.deliver(envelope, await self._render(content, trace, True))
+        return answers
+
+    async def _session(
+        self, domain: Domain | None, endpoint: Endpoint, demand: Demand
+    ) -> tuple[SMTPClientSession | None, Outcome | None]:
+        """One that is connected and has proved what it must, or why there is none."""
+        need, name = needed(endpoint, demand), endpoint.name or endpoint.host
+        if demand.enforced and not demand.enforced.allows(name):
+            self._note(domain, demand, endpoint, "validation-failure")
+            return None, Deferred("4.7.5", f"{name} is no mail host in the domain's MTA-STS policy")
+        waiting = self._idle[endpoint]
+        while waiting:
+            session, timer = waiting.pop()
+            timer.cancel()
+            if session.usable and session.proof.level >= need:
+                return session, None
+        failed: Outcome | None = None
+        try:
+            addresses = (await self._resolver.addresses(endpoint.host)).records
+        except ResolutionFailed as error:
+            return None, Deferred("4.4.3", f"No address of {endpoint.host} for now: {error}")
+        for address in addresses:
+            where = f"{name} [{address}]:{endpoint.port}"
+            session = SMTPClientSession(self._hostname, prove=partial(prove, endpoint=endpoint))
+            try:
+                await self._connect(str(address), endpoint.port, name, SMTPClient(), session)
+                refused = await session.greet(need)
+            except OSError as error:
+                failed = Deferred("4.4.1", f"{where}: {error}")
+                if "TLS handshake" in str(error):
+                    self._note(domain, demand, endpoint, "validation-failure")
+                continue
+            self._note(domain, demand, endpoint, _failure(session.proof, demand))
+            if session.proof.level < need:
+                session.quit()
+                failed = Deferred("4.7.5", lacking(name, need, session.proof, demand))
+                continue
+            if refused is None:
+                if domain is not None and self._policies is not None:
+                    await self._policies.learn(domain, demand.level, session.proof.level, self._clock.seconds())
+                return session, None
+            session.quit()
+            failed = Deferred("4.4.1", f"{where}: {refused.text}")  # another host may take it
+        return None, failed
+
+    def _note(self, domain: Domain | None, demand: Demand, endpoint: Endpoint, failure: str) -> None:
+        if domain is not None and self._reports is not None:
+            self._reports.note(domain, demand, endpoint, failure)
+
+    def _keep(self, endpoint: Endpoint, session: SMTPClientSession) -> None:
+        if not session.usable:
+            return
+        if len(self._idle[endpoint]) >= MAX_IDLE or session.transactions >= MAX_TRANSACTIONS:
+            session.quit()
+            return
+        item: tuple[SMTPClientSession, Any]
+
+        def expire() -> None:
+            self._idle[endpoint].remove(item)
+            session.quit()
+
+        item = (session, self._clock.callLater(IDLE, expire))
+        self._idle[endpoint].append(item)
+
+
+def _failure(proof: Proof, demand: Demand) -> str:
+    """What is worth a report: a certificate counts only where a policy asks for one (RFC 8460 §4.3)."""
+    if proof.dane or demand.sts is not None or proof.level is Level.PLAIN:
+        return proof.failure
+    return ""
