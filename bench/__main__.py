@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bench import idle_wakeup, parley, smtp_in
+from bench import dead_domains, idle_wakeup, parley, smtp_in, smtp_out
 
 BENCHES = {
     "smtp_in": smtp_in.main,
+    "smtp_out": smtp_out.main,
+    "dead_domains": dead_domains.main,
     "idle_wakeup": idle_wakeup.main,
     "parley_local": parley.local,
     "parley_federated": parley.federated,

@@ -433,7 +433,8 @@ class Leased:
     attempts: int  # that have failed so far
     accepted: float
     warned: bool = False  # the sender was told of the delay
-    failures: int = 0  # times in a row that the domain could not be reached: this is a probe
+    probe: bool = False  # the domain was not reached lately: nothing else goes there until this has an answer
+    failures: int = 0  # times in a row that it could not be reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,10 +474,10 @@ class IQueue(Interface):
         delivered as Delivered, refused as Refused."""
 
     async def lease(
-        limit: int, seconds: float, exclude: Collection[Domain] = (), probes: int | None = None
+        limit: int, seconds: float, exclude: Collection[Domain] = (), strangers: int | None = None
     ) -> list[Leased]:
         """Takes due rows, domains in turns; a lease that runs out (a killed process) makes its row due again. Of a
-        domain that could not be reached comes one row, a probe: at most `probes` such (None: no bound)."""
+        domain that was not reached lately comes one message, a probe: of at most `strangers` such (None: no bound)."""
 
     async def message(message_key: int) -> tuple[Content, bytes]:
         """The content and the trace."""

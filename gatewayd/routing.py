@@ -27,7 +27,7 @@ from gatewayd.interfaces import (
 )
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred, Refused
 
-KNOWN_FOR = 1.0  # seconds that a Parley route is good for the next messages: the DNS is in another thread
+KNOWN_FOR = 1.0  # seconds that a route is good for the next messages: the DNS is in another thread
 MAX_KNOWN = 1000
 
 NO_SUCH_DOMAIN = Refused("5.1.2", "Bad destination domain")
@@ -56,10 +56,26 @@ class Router:
         self._smtp_port = smtp_port
         self._bridges = bridges or {}
         self._hostname = hostname
-        self._parleys: dict[Domain, tuple[float, Parley]] = {}  # until when
+        self._known: dict[Domain, tuple[float, Route]] = {}  # until when
 
     async def route(self, domain: Domain) -> Route:
         """Never raises for what the DNS or the store did; an Outcome says that there is no route, and why."""
+        now = self._clock.seconds()
+        until, known = self._known.get(domain, (0.0, None))
+        if known is not None and now < until:
+            return known
+        if known is not None and now < until + KNOWN_FOR:
+            self._known[domain] = now + KNOWN_FOR, known  # for the others, while this one asks anew
+        route = await self._find(domain)
+        if isinstance(route, Local | Parley | Mail | Bridged):
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[domain] = now + KNOWN_FOR, route
+        else:
+            self._known.pop(domain, None)
+        return route
+
+    async def _find(self, domain: Domain) -> Route:
         try:
             if domain in await self._store.domains():
                 return Local()
@@ -72,26 +88,6 @@ class Router:
             return STORE_FAILED
 
     async def _parley(self, domain: Domain) -> Route | None:
-        now = self._clock.seconds()
-        until, known = self._parleys.get(domain, (0.0, None))
-        if known is not None and now < until:
-            return known
-        if known is not None and now < until + KNOWN_FOR:
-            self._parleys[domain] = now + KNOWN_FOR, known  # for the others, while this one asks anew
-        try:
-            route = await self._parley_by_dns(domain)
-        except (ResolutionFailed, StoreError):
-            self._parleys.pop(domain, None)
-            raise
-        if not isinstance(route, Parley):
-            self._parleys.pop(domain, None)
-            return route
-        if len(self._parleys) >= MAX_KNOWN:
-            self._parleys.clear()
-        self._parleys[domain] = now + KNOWN_FOR, route
-        return route
-
-    async def _parley_by_dns(self, domain: Domain) -> Route | None:
         service = await self._resolver.srv(f"_parley._tcp.{domain}")
         if service.records:
             services = [record for record in service.records if isinstance(record, Endpoint)]

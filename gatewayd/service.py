@@ -202,7 +202,7 @@ class Gateway(Service):
         self.presence = Presence(self.store, router.route, parley, now)
         memory = SQLiteTLSMemory(self.database)
         fetcher = PolicyFetcher(reactor, self.resolver, Trust(config.tls.trust))
-        policies = TLSPolicies(memory, PolicyDirectory(memory, self.resolver, fetcher.fetch, now))
+        policies = TLSPolicies(memory, PolicyDirectory(memory, self.resolver, fetcher.fetch, now), now)
         self.tls_reporter = TLSReporter(memory, self.resolver, hostname, self._notify, self._contact, now)
         smtp = SMTPCourier(
             connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor,

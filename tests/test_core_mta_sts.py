@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred as Later
 
 from gatewayd.address import Domain
 from gatewayd.core.mta_sts import AGAIN, REFRESH, BadPolicy, FetchFailed, Policy, PolicyDirectory, parse
-from gatewayd.core.tls_policy import Demand, Level, TLSPolicies
+from gatewayd.core.tls_policy import KNOWN_FOR, Demand, Level, TLSPolicies
 from gatewayd.database.sqlite import Database
 from gatewayd.interfaces import Answer, ResolutionFailed
 from gatewayd.store.tls import SQLiteTLSMemory
@@ -153,14 +153,16 @@ def test_many_ask_and_one_fetches(world: World) -> None:
 
 
 def test_the_strictest_is_demanded(world: World) -> None:
-    policies = TLSPolicies(world.memory, world.directory)
+    policies = TLSPolicies(world.memory, world.directory, lambda: world.time)
     assert world.loop.one(policies.demand(BETA)) == Demand(Level.VERIFIED, parse(TEXT))
     world.publish()
     world.time += 604801
     assert world.loop.one(policies.demand(BETA)) == Demand()
     for level, known in ((Level.ENCRYPTED, Level.ENCRYPTED), (Level.PLAIN, Level.ENCRYPTED), (Level.VERIFIED,) * 2):
-        world.loop.one(policies.learn(BETA, Level.PLAIN, level, 5.0))
+        world.loop.one(policies.learn(BETA, Level.PLAIN, level))
         assert world.loop.one(policies.demand(BETA)) == Demand(known)
-    assert world.loop.one(world.memory.levels()) == [("beta.test", 2, 5.0)]
+    assert world.loop.one(world.memory.levels()) == [("beta.test", 2, world.time)]
     assert world.loop.one(world.memory.forget(BETA))
+    assert world.loop.one(policies.demand(BETA)) == Demand(Level.VERIFIED)
+    world.time += KNOWN_FOR
     assert world.loop.one(policies.demand(BETA)) == Demand()

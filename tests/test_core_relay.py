@@ -341,6 +341,7 @@ def test_a_domain_that_hangs_holds_up_no_other(house: House) -> None:
 
 def test_no_more_attempts_at_once_than_allowed(house: House) -> None:
     hanging: list[Later[Outcome]] = [Later() for _ in range(5)]
+    house.know(*(f"b{n}.test" for n in range(5)))
     for n, each in enumerate(hanging):
         there = Address("bob", Domain.parse(f"b{n}.test"))
         house.mail.answers[there.domain] = [each]

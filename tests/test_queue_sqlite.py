@@ -26,7 +26,8 @@ from gatewayd.interfaces import Asked, Envelope, Picked
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue import destinations
-from gatewayd.queue.sqlite import DROPPED_HERE, ENDED_FOR, SQLiteQueue
+from gatewayd.queue.destinations import NEVER
+from gatewayd.queue.sqlite import DROPPED_HERE, ENDED_FOR, REACHED_FOR, SQLiteQueue
 from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, IN_QUEUE, LEASED, REFUSED, TRANSITIONS, WAITING
 from tests.loop import Loop
 from tests.test_store_sqlite import content
@@ -35,7 +36,12 @@ ALICE = Address.parse("alice@alpha.test")
 BOB, CAROL = Address.parse("bob@beta.test"), Address.parse("carol@gamma.test")
 
 
+REACHED = "INSERT OR IGNORE INTO queue_destination (domain, due, standing, reached) VALUES (?, ?, 0, 1e12)"
+
+
 class Queues:
+    """Three domains are old acquaintances."""
+
     def __init__(self, path: Path) -> None:
         self.loop = Loop()
         self.clock = Clock()
@@ -44,6 +50,11 @@ class Queues:
         self.database = Database(path, self.loop.post)
         self.queue = SQLiteQueue(self.database, self.clock)
         self.one = self.loop.one
+        self.know("beta.test", "gamma.test", "delta.test")
+
+    def know(self, *domains: str) -> None:
+        rows = [(name, NEVER) for name in domains]
+        self.one(self.database.write(lambda db: db.executemany(REACHED, rows)))  # type: ignore[arg-type]
 
     def enqueue(self, *recipients: Address, letter: object = None) -> object:
         letter = letter or content()
@@ -202,17 +213,19 @@ def test_leases_spare_the_excluded_and_take_turns(queues: Queues) -> None:
 
 
 def test_a_domain_that_cannot_be_reached_costs_a_probe(queues: Queues) -> None:
-    queues.enqueue(*(Address.parse(f"{number}@beta.test") for number in range(6)))
+    for number in range(6):
+        queues.enqueue(Address.parse(f"{number}@beta.test"))
     now, queue = queues.clock.seconds(), queues.queue
     rows = queues.one(queue.lease(2, 60.0))
     queues.one(queue.settle(rows[0].queue_id, Deferred("4.4.1", "down"), now + 100, failures=1))
     queues.one(queue.give_back([rows[1].queue_id]))
-    queues.enqueue(CAROL, Address.parse("new@beta.test"))
+    queues.enqueue(CAROL)
+    queues.enqueue(Address.parse("new@beta.test"))
     assert queues.lease() == ["carol@gamma.test"]
     assert queues.one(queue.next_due()) == now + 60  # carol's lease
     assert {row.next_attempt for row in queues.one(queue.listing(picked=Picked(domain="beta.test")))} == {now + 100}
     queues.clock.advance(100)
-    assert queues.one(queue.lease(10, 60.0, [CAROL.domain], probes=0)) == []
+    assert queues.one(queue.lease(10, 60.0, [CAROL.domain], strangers=0)) == []
     (probe,) = queues.one(queue.lease(10, 60.0, [CAROL.domain]))
     assert probe.failures == 1
     queues.one(queue.settle(probe.queue_id, Deferred("4.4.1", "down"), now + 900, failures=2))
@@ -222,8 +235,53 @@ def test_a_domain_that_cannot_be_reached_costs_a_probe(queues: Queues) -> None:
     assert len(queues.one(queue.lease(10, 60.0, [CAROL.domain]))) == 7
 
 
+def test_a_stranger_is_tried_with_one_message(queues: Queues) -> None:
+    there = [Address.parse(f"{number}@new.test") for number in range(4)]
+    queues.enqueue(*there[:2])
+    queues.enqueue(*there[2:])
+    queues.enqueue(BOB)
+    queue = queues.queue
+    rows = queues.one(queue.lease(10, 60.0))
+    assert {row.recipient: row.probe for row in rows} == {BOB: False, there[0]: True, there[1]: True}
+    assert queues.lease() == []
+    queues.one(queue.recover())
+    rows = [row for row in queues.one(queue.lease(10, 60.0)) if row.probe]
+    assert len(rows) == 2
+    queues.one(queue.settle(rows[0].queue_id, Delivered()))
+    assert queues.lease() == ["2@new.test", "3@new.test"]
+    queues.enqueue(Address.parse("5@new.test"))
+    assert [row.probe for row in queues.one(queue.lease(10, 60.0))] == [False]
+
+
+def test_strangers_leave_room_for_each_other(queues: Queues) -> None:
+    """Of those who may come half at most are such as could not be reached."""
+    now, queue = queues.clock.seconds(), queues.queue
+    for number in range(8):
+        queues.enqueue(Address.parse(f"bob@dead{number}.test"))
+    for row in queues.one(queue.lease(100, 60.0)):
+        queues.one(queue.settle(row.queue_id, Deferred("4.4.1", "down"), now + 10, failures=1))
+    queues.clock.advance(10)
+    for number in range(8):
+        queues.enqueue(Address.parse(f"bob@new{number}.test"))
+    rows = queues.one(queue.lease(100, 60.0, strangers=4))
+    assert [row.recipient.domain.name[:3] for row in rows] == ["new"] * 4
+    rows = queues.one(queue.lease(100, 60.0, strangers=6))
+    assert [row.recipient.domain.name[:3] for row in rows] == ["new"] * 4 + ["dea"] * 2
+
+
+def test_an_acquaintance_is_forgotten_in_time(queues: Queues) -> None:
+    queues.enqueue(Address.parse("bob@new.test"))
+    (row,) = queues.one(queues.queue.lease(1, 60.0))
+    queues.one(queues.queue.settle(row.queue_id, Delivered()))
+    queues.clock.advance(REACHED_FOR + 1)
+    queues.one(queues.queue.sweep())
+    queues.enqueue(Address.parse("bob@new.test"))
+    assert queues.one(queues.queue.lease(1, 60.0))[0].probe
+
+
 def test_one_that_answers_is_reached_again(queues: Queues) -> None:
-    queues.enqueue(*(Address.parse(f"{number}@beta.test") for number in range(3)))
+    for number in range(3):
+        queues.enqueue(Address.parse(f"{number}@beta.test"))
     now, queue = queues.clock.seconds(), queues.queue
     (row,) = queues.one(queue.lease(1, 60.0))
     queues.one(queue.settle(row.queue_id, Deferred("4.4.1", "down"), now + 100, failures=1))

@@ -37,7 +37,7 @@ class Policies:
     async def demand(self, domain: Domain) -> Demand:
         return self.now
 
-    async def learn(self, domain: Domain, before: Level, level: Level, now: float) -> None:
+    async def learn(self, domain: Domain, before: Level, level: Level) -> None:
         self.learned.append((before, level))
 
     def note(self, domain: Domain, demand: Demand, endpoint: Endpoint, failure: str) -> None:

@@ -30,7 +30,7 @@ BATCH = 200  # rows leased at once
 SHARE = 4  # one domain has at most a quarter of all attempts: one that hangs leaves room for the others
 AT_ONCE = 16  # messages that one worker has under way to a Parley domain, on its one kept connection
 BREATH = 1.0  # seconds between looks while what is due has to wait for others
-PROBES = 2  # half of all attempts at most go to domains that could not be reached the last time
+STRANGERS = 2  # half of all attempts at most go to domains that were not reached lately
 PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
 GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
@@ -41,9 +41,9 @@ Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with 
 class Relay:
     """Runs attempts, at most `concurrency` at a time and one group a domain and message.
 
-    Leased groups stand in a line for each domain, which a few workers go through. While a line is not
-    empty nothing more is leased for its domain.
-    A domain that cannot be reached is tried for one message at a time; what it says then goes for all that wait.
+    Leased groups stand in a line for each domain, which a few workers go through. While a line is not empty nothing
+    more is leased for its domain.
+    A domain that was not reached lately is tried for one message; what comes of it goes for all that wait.
     """
 
     log = Logger()
@@ -74,7 +74,7 @@ class Relay:
         self._give_up = give_up
         self._concurrency = defer.DeferredSemaphore(concurrency)
         self._share = max(1, concurrency // SHARE)
-        self._free_probes = max(1, concurrency // PROBES)
+        self._free_strangers = max(1, concurrency // STRANGERS)
         self._delay_notice = delay_notice or float("inf")
         self._lines: dict[Domain, deque[list[Leased]]] = {}
         self._pipelined: set[Domain] = set()  # were reached by Parley the last time
@@ -148,8 +148,7 @@ class Relay:
             while not self._stopped:
                 self._again = False
                 self._crowded = {domain for domain, line in self._lines.items() if line}
-                leased = await self._queue.lease(BATCH, LEASE, self._crowded, self._free_probes)
-                self._free_probes -= sum(1 for row in leased if row.failures)
+                leased = await self._queue.lease(BATCH, LEASE, self._crowded, self._free_strangers)
                 await self._line_up([row for row in leased if row.queue_id not in self._held])
                 if leased:
                     continue
@@ -174,6 +173,7 @@ class Relay:
             self._held.add(row.queue_id)
             groups[row.message_key, row.recipient.domain, row.envelope.terms].append(row)
         for (_, domain, _), group in groups.items():
+            self._free_strangers -= group[0].probe
             self._lines.setdefault(domain, deque()).append(group)
         for _, domain, _ in groups:
             if self._workers[domain] < self._share:
@@ -210,8 +210,8 @@ class Relay:
             self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
         finally:
             self._held.difference_update(row.queue_id for row in group)
-            if group[0].failures:
-                self._free_probes += len(group)
+            if group[0].probe:
+                self._free_strangers += 1
                 self.poke()
 
     def _look_at(self, when: float) -> None:
@@ -261,6 +261,7 @@ class Relay:
     async def _unreached(self, domain: Domain, why: Outcome) -> None:
         """What stands in line for the domain waits for the next probe; senders of old messages are told."""
         line = self._lines.get(domain, deque())
+        self._free_strangers += sum(group[0].probe for group in line)
         waiting = [row.queue_id for group in line for row in group]
         line.clear()
         if waiting:

@@ -7,6 +7,7 @@ A level that a domain once had is never silently lowered: mail waits, its sender
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -15,6 +16,9 @@ from gatewayd.address import Domain
 from gatewayd.core.mta_sts import Memory as Policies
 from gatewayd.core.mta_sts import Policy, PolicyDirectory
 from gatewayd.errors import StoreError
+
+KNOWN_FOR = 2.0  # seconds
+MAX_KNOWN = 10_000
 
 
 class Level(IntEnum):
@@ -42,19 +46,33 @@ class Memory(Policies, Protocol):
 
 
 class TLSPolicies:
-    def __init__(self, memory: Memory, directory: PolicyDirectory) -> None:
+    """What is known is good for KNOWN_FOR seconds: many messages go the same way."""
+
+    def __init__(self, memory: Memory, directory: PolicyDirectory, now: Callable[[], float]) -> None:
         self._memory = memory
         self._directory = directory
+        self._now = now
+        self._known: dict[Domain, tuple[Demand, float]] = {}
 
     async def demand(self, domain: Domain) -> Demand:
         """Raises StoreError."""
+        demand, until = self._known.get(domain, (None, 0.0))
+        if demand is None or self._now() >= until:
+            demand = await self._demand(domain)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[domain] = demand, self._now() + KNOWN_FOR
+        return demand
+
+    async def _demand(self, domain: Domain) -> Demand:
         policy, trouble = await self._directory.policy(domain)
         level = Level(await self._memory.level(domain))
         demand = Demand(level, policy, trouble)
         return Demand(Level.VERIFIED, policy, trouble) if demand.enforced else demand
 
-    async def learn(self, domain: Domain, before: Level, level: Level, now: float) -> None:
+    async def learn(self, domain: Domain, before: Level, level: Level) -> None:
         """A host of the domain has shown this. What cannot be written is learned another time."""
         if level > before:
             with contextlib.suppress(StoreError):
-                await self._memory.raise_level(domain, level, now)
+                await self._memory.raise_level(domain, level, self._now())
+            self._known.pop(domain, None)

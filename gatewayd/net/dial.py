@@ -63,6 +63,12 @@ class _ClientConnection:
         return connection
 
 
+def _factory(link: LinkProtocol) -> Any:
+    factory = Factory.forProtocol(lambda: link)
+    factory.noisy = False  # no line in the log that it starts and stops
+    return factory
+
+
 async def _connect(reactor: Any, host: str, port: int, factory: Any, bind_address: str | None) -> None:
     bind = (bind_address, 0) if bind_address else None
     endpoint: Any
@@ -99,7 +105,7 @@ async def dial_parley(
     link.check = partial(check_listener, domain=domain, tlsa=records, faults=faults)
     context = client_context(trust, parley=True, faults=faults if records else None)
     creator = _ClientConnection(context, domain.name)
-    factory = TLSMemoryBIOFactory(creator, True, Factory.forProtocol(lambda: link), reactor)
+    factory = TLSMemoryBIOFactory(creator, True, _factory(link), reactor)
     await _connect(reactor, host, port, factory, bind_address)
     await ready
 
@@ -122,5 +128,5 @@ async def dial_smtp(
     creator = _ClientConnection(client_context(trust, parley=False, faults=faults), name)
     link = LinkProtocol(engine, session, reactor, implicit_tls=False, starttls=creator, ready=ready)
     link.faults = faults
-    await _connect(reactor, host, port, Factory.forProtocol(lambda: link), bind_address)
+    await _connect(reactor, host, port, _factory(link), bind_address)
     await ready

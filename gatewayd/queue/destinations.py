@@ -1,18 +1,24 @@
 """When a domain is due, and which rows are leased: functions over a connection, inside a transaction.
 
-Fair: domains take turns, each giving what waits longest. One that cannot be reached is failing: its rows stay as they
-are, and one of them is a probe from time to time. So a million rows for dead domains are never walked through.
+Fair: domains take turns, each giving what waits longest. A domain that was not reached lately is a stranger: of what
+waits for it one message is a probe, and the rest stays as it is until the probe got an answer. So a million rows for
+dead domains are never walked through.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from gatewayd.queue.envelopes import ENVELOPE
 from gatewayd.queue.states import LEASED, WAITING
 
+GOOD, UNKNOWN, FAILING = 0, 1, 2  # standing: reached lately; not yet; not reached the last time
+NEVER = 1e18  # due: nothing waits
+NOTED = 86400.0  # seconds: how exactly it is known when a domain was reached
+PROBE = 100  # rows looked at for recipients of the one message
 COLUMNS = f"queue_id, message_key, attempts, accepted, warned, {ENVELOPE}"
 
 
@@ -22,7 +28,8 @@ def reckon(db: sqlite3.Connection, domain: str, not_before: float = 0.0) -> None
     found = [db.execute(query, (domain, state)).fetchone()[0] for state in (WAITING, LEASED)]
     due = min((when for when in found if when is not None), default=None)
     if due is None:
-        db.execute("DELETE FROM queue_destination WHERE domain=?", (domain,))
+        if not db.execute("DELETE FROM queue_destination WHERE domain=? AND standing<>?", (domain, GOOD)).rowcount:
+            db.execute("UPDATE queue_destination SET due=? WHERE domain=?", (NEVER, domain))
         return
     db.execute(
         "INSERT INTO queue_destination (domain, due) VALUES (?1, ?2)"
@@ -34,36 +41,57 @@ def reckon(db: sqlite3.Connection, domain: str, not_before: float = 0.0) -> None
 def failing(db: sqlite3.Connection, domain: str, failures: int, not_before: float) -> None:
     """It could not be reached, for the `failures`th time; its next probe is then."""
     db.execute(
-        "UPDATE queue_destination SET failing=1, failures=max(failures, ?), not_before=max(not_before, ?)"
-        " WHERE domain=?",
-        (failures, not_before, domain),
+        "UPDATE queue_destination SET standing=?, failures=max(failures, ?), not_before=? WHERE domain=?",
+        (FAILING, failures, not_before, domain),
     )
 
 
-def living(db: sqlite3.Connection, domain: str) -> bool:
-    """It answered. Returns whether that is news."""
-    query = "UPDATE queue_destination SET failing=0, failures=0, not_before=0 WHERE domain=? AND failing=1"
-    return db.execute(query, (domain,)).rowcount > 0
+def living(db: sqlite3.Connection, domain: str, now: float) -> bool:
+    """It answered. Returns whether it was a stranger."""
+    key = (domain,)
+    row = db.execute("SELECT standing, reached FROM queue_destination WHERE domain=?", key).fetchone()
+    if row is None or (row[0] == GOOD and row[1] > now - NOTED):
+        return False
+    update = "UPDATE queue_destination SET standing=?, failures=0, not_before=0, reached=? WHERE domain=?"
+    db.execute(update, (GOOD, now, domain))
+    return bool(row[0] != GOOD)
 
 
 def lease(
-    db: sqlite3.Connection, now: float, until: float, limit: int, exclude: Collection[str], probes: int
+    db: sqlite3.Connection, now: float, until: float, limit: int, exclude: Collection[str], strangers: int
 ) -> list[tuple[Any, ...]]:
-    """(COLUMNS..., failures of the destination) of rows that are leased now."""
-    marks = ",".join("?" * len(exclude))
-    query = (
-        "SELECT domain, failures FROM queue_destination WHERE failing=? AND due<=?"
-        f" AND domain NOT IN ({marks}) ORDER BY due LIMIT ?"
-    )
-    healthy = db.execute(query, (0, now, *exclude, limit)).fetchall()
-    taken = list(_in_turns([(name, 0, _due(db, name, now)) for name, _ in healthy], limit))
-    for name, failures in db.execute(query, (1, now, *exclude, max(0, min(probes, limit - len(taken))))).fetchall():
-        taken += _in_turns([(name, failures, _due(db, name, now))], 1)
+    """(COLUMNS..., whether it is a probe, failures of the destination) of rows that are leased now."""
+    good = _domains(db, GOOD, now, exclude, limit)
+    taken = list(_in_turns([(name, (False, 0), _due(db, name, now)) for name, _ in good], limit))
+    room = max(0, min(strangers, limit - len(taken)))
+    unknown = _domains(db, UNKNOWN, now, exclude, room)
+    failed = _domains(db, FAILING, now, exclude, min(room - len(unknown), (room + 1) // 2))
+    for name, failures in unknown + failed:
+        taken += [(name, (*row, True, failures)) for row in _probe(db, name, now)]
     values = [(LEASED, until, row[0]) for _, row in taken]
     db.executemany("UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=?", values)
     for name in {name for name, _ in taken}:
         reckon(db, name, not_before=now)  # behind those who wait now
+    probed = [(until, until, name) for name, _ in unknown + failed]  # one probe at a time
+    db.executemany("UPDATE queue_destination SET due=max(due, ?), not_before=max(not_before, ?) WHERE domain=?", probed)
     return [row for _, row in taken]
+
+
+def _domains(
+    db: sqlite3.Connection, standing: int, now: float, exclude: Collection[str], limit: int
+) -> list[tuple[str, int]]:
+    marks = ",".join("?" * len(exclude))
+    query = (
+        "SELECT domain, failures FROM queue_destination WHERE standing=? AND due<=?"
+        f" AND domain NOT IN ({marks}) ORDER BY due LIMIT ?"
+    )
+    return db.execute(query, (standing, now, *exclude, max(0, limit))).fetchall() if limit > 0 else []
+
+
+def _probe(db: sqlite3.Connection, domain: str, now: float) -> list[tuple[Any, ...]]:
+    """What waits longest, and the other recipients of that message beside it."""
+    rows = list(islice(_due(db, domain, now), PROBE))
+    return [row for row in rows if row[1] == rows[0][1]]
 
 
 def _due(db: sqlite3.Connection, domain: str, now: float) -> Iterator[tuple[Any, ...]]:
@@ -85,18 +113,18 @@ def _due(db: sqlite3.Connection, domain: str, now: float) -> Iterator[tuple[Any,
 
 
 def _in_turns(
-    sources: Iterable[tuple[str, int, Iterator[tuple[Any, ...]]]], limit: int
+    sources: Iterable[tuple[str, tuple[Any, ...], Iterator[tuple[Any, ...]]]], limit: int
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Each domain's first, then each domain's second, and so on."""
     waiting, count = list(sources), 0
     while waiting:
         still = []
-        for name, failures, rows in waiting:
+        for name, more, rows in waiting:
             if count >= limit:
                 return
             row = next(rows, None)
             if row is not None:
                 count += 1
-                yield name, (*row, failures)
-                still.append((name, failures, rows))
+                yield name, (*row, *more)
+                still.append((name, more, rows))
         waiting = still

@@ -33,7 +33,7 @@ def move(db: sqlite3.Connection, picked: Picked, states: Sequence[str], state: s
     count = db.execute(update, (state, now, *values)).rowcount
     for (name,) in domains:
         if state == WAITING:
-            living(db, name)
+            living(db, name, now)
         reckon(db, name)
     return count
 

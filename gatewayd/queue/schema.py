@@ -1,7 +1,8 @@
 """The tables of the outbound spool.
 
-queue_destination has one row for each domain that something waits for: when the next of its rows is due. So a lease
-looks at domains and not at rows, and a domain that cannot be reached (`failing`) costs one row, however much waits.
+queue_destination has one row for each domain that something waits for: when the next of its rows is due, and how the
+domain stands with us (queue/destinations.py). So a lease looks at domains and not at rows, and a domain that cannot be
+reached costs one row, however much waits for it.
 """
 
 STEPS = [
@@ -39,4 +40,12 @@ STEPS = [
         WHERE state IN ('waiting', 'leased') GROUP BY domain
     """,
     "ALTER TABLE queue_message ADD COLUMN blobs BLOB NOT NULL DEFAULT x''",
+    """
+    DROP INDEX destination_due;
+    ALTER TABLE queue_destination ADD COLUMN standing INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE queue_destination ADD COLUMN reached REAL NOT NULL DEFAULT 0;
+    UPDATE queue_destination SET standing=2 WHERE failing=1;
+    ALTER TABLE queue_destination DROP COLUMN failing;
+    CREATE INDEX destination_due ON queue_destination (standing, due)
+    """,
 ]

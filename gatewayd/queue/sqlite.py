@@ -27,6 +27,7 @@ from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, LEASED, REFUS
 ENDED_FOR = 7 * 86400.0  # seconds that an ended row answers repeats
 FRESH = 500  # messages kept at hand for their first attempt
 FRESH_SIZE = 64 * 1024  # octets of one
+REACHED_FOR = 30 * 86400.0  # seconds that a domain is known to have been reached
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits (gatewayctl)
 DROPPED_HERE = Refused("5.7.1", "Taken out of the queue by the operator")
 
@@ -46,6 +47,7 @@ class _Settlement(NamedTuple):
     code: str
     text: str
     failures: int | None
+    now: float
 
 
 @implementer(IQueue)
@@ -68,7 +70,7 @@ class SQLiteQueue:
         return answers
 
     async def lease(
-        self, limit: int, seconds: float, exclude: Collection[Domain] = (), probes: int | None = None
+        self, limit: int, seconds: float, exclude: Collection[Domain] = (), strangers: int | None = None
     ) -> list[Leased]:
         """Fair: within what is due, each domain's oldest first, then each domain's second, and so on."""
         now = self._clock.seconds()
@@ -76,7 +78,7 @@ class SQLiteQueue:
         if due is None or due > now:
             return []
         names = [domain.name for domain in exclude]
-        most = limit if probes is None else probes
+        most = limit if strangers is None else strangers
         taken = await self._database.write(lambda db: destinations.lease(db, now, now + seconds, limit, names, most))
         return [_leased(row) for row in taken]
 
@@ -93,15 +95,16 @@ class SQLiteQueue:
     async def settle(
         self, queue_id: int, outcome: Outcome, next_attempt: float | None = None, failures: int | None = None
     ) -> None:
+        now = self._clock.seconds()
         match outcome:
             case Delivered():
-                state, when, tried = DELIVERED, self._clock.seconds(), 0
+                state, when, tried = DELIVERED, now, 0
             case Refused():
-                state, when, tried = REFUSED, self._clock.seconds(), 0
+                state, when, tried = REFUSED, now, 0
             case Deferred():
                 assert next_attempt is not None
                 state, when, tried = WAITING, next_attempt, 1
-        settlement = _Settlement(queue_id, state, when, tried, outcome.code, outcome.text[:1000], failures)
+        settlement = _Settlement(queue_id, state, when, tried, outcome.code, outcome.text[:1000], failures, now)
         await self._database.write_together(self._settlements, settlement)
 
     async def give_back(self, queue_ids: Sequence[int]) -> None:
@@ -131,7 +134,7 @@ class SQLiteQueue:
 
     async def _old(self, domain: Domain, accepted_before: float, limit: int, and_: str) -> list[Leased]:
         query = (
-            f"SELECT {destinations.COLUMNS}, 0 FROM queue_recipient"
+            f"SELECT {destinations.COLUMNS}, 0, 0 FROM queue_recipient"
             f" WHERE domain=? AND state=? AND accepted<?{and_} LIMIT ?"
         )
         key = (domain.name, WAITING, accepted_before, limit)
@@ -150,7 +153,8 @@ class SQLiteQueue:
             query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt"
             key = (domain.name, WAITING, now)
             (count,) = db.execute(f"{query}>? AND attempts>0", key).fetchone()
-            if db.execute("SELECT 1 FROM queue_destination WHERE domain=? AND failing=1", key[:1]).fetchone():
+            failing = "SELECT 1 FROM queue_destination WHERE domain=? AND standing=?"
+            if db.execute(failing, (domain.name, destinations.FAILING)).fetchone():
                 count += db.execute(f"{query}<=?", key).fetchone()[0]
             return int(count)
 
@@ -159,7 +163,7 @@ class SQLiteQueue:
                 "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=? AND next_attempt>? AND attempts>0"
             )
             db.execute(update, (now, domain.name, WAITING, now))
-            destinations.living(db, domain.name)
+            destinations.living(db, domain.name, now)
             destinations.reckon(db, domain.name)
 
         count = await self._database.read(waiting)
@@ -183,15 +187,17 @@ class SQLiteQueue:
             query = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE state=? RETURNING domain"
             found = db.execute(query, (WAITING, now, LEASED)).fetchall()
             for name in {name for (name,) in found}:
+                db.execute("UPDATE queue_destination SET not_before=0 WHERE domain=?", (name,))  # a probe that was cut
                 destinations.reckon(db, name)
             return len(found)
 
         return await self._database.write(recover)
 
     async def next_due(self) -> float | None:
-        query = "SELECT min(due) FROM queue_destination WHERE failing=?"
-        found = await self._database.read(lambda db: [db.execute(query, (f,)).fetchone()[0] for f in (0, 1)])
-        return min((when for when in found if when is not None), default=None)
+        query = "SELECT min(due) FROM queue_destination WHERE standing=?"
+        standings = (destinations.GOOD, destinations.UNKNOWN, destinations.FAILING)
+        found = await self._database.read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in standings])
+        return min((when for when in found if when is not None and when < destinations.NEVER), default=None)
 
     async def listing(self, limit: int = 1000, picked: Picked = EVERYTHING) -> list[Queued]:
         return await self._database.read(lambda db: picking.listing(db, limit, picked))
@@ -225,6 +231,8 @@ class SQLiteQueue:
         def sweep(db: sqlite3.Connection) -> None:
             marks = ",".join("?" * len(ENDED))
             db.execute(f"DELETE FROM queue_recipient WHERE state IN ({marks}) AND next_attempt<?", (*ENDED, before))
+            forgotten = (destinations.NEVER, self._clock.seconds() - REACHED_FOR)
+            db.execute("DELETE FROM queue_destination WHERE due=? AND reached<?", forgotten)
             db.execute("DELETE FROM queue_message WHERE message_key NOT IN (SELECT message_key FROM queue_recipient)")
 
         await self._database.write(sweep)
@@ -314,14 +322,14 @@ def _settle(db: sqlite3.Connection, settlements: Sequence[_Settlement]) -> list[
     )
     names = set()
     news = []
-    for queue_id, state, when, tried, code, text, failures in settlements:
+    for queue_id, state, when, tried, code, text, failures, now in settlements:
         lives = False
         for (name,) in db.execute(update, (state, when, tried, code, text, queue_id, LEASED)).fetchall():
             names.add(name)
             if failures is not None:
                 destinations.failing(db, name, failures, when)
             else:
-                lives = destinations.living(db, name)
+                lives = destinations.living(db, name, now)
         news.append(lives)
     for name in names:
         destinations.reckon(db, name)
@@ -329,6 +337,7 @@ def _settle(db: sqlite3.Connection, settlements: Sequence[_Settlement]) -> list[
 
 
 def _leased(row: Sequence[Any]) -> Leased:
-    queue_id, message_key, attempts, accepted, warned, *said, failures = row
+    queue_id, message_key, attempts, accepted, warned, *said, probe, failures = row
     found = envelope(*said)
-    return Leased(queue_id, found.recipients[0], found, message_key, attempts, accepted, bool(warned), failures)
+    to = found.recipients[0]
+    return Leased(queue_id, to, found, message_key, attempts, accepted, bool(warned), probe, failures)

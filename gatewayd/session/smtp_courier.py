@@ -23,7 +23,7 @@ from gatewayd.session.smtp_tls import Proof, lacking, needed, prove
 from gatewayd.wire.smtp.client import SMTPClient
 
 IDLE = 15.0  # seconds that a connection waits for the next message
-MAX_IDLE = 2  # waiting connections for each endpoint
+MAX_IDLE = 20  # waiting connections for each endpoint
 MAX_TRANSACTIONS = 100  # on one connection: then others at the server have their turn
 
 Connect = Callable[[str, int, str, Engine, Session], Awaitable[None]]  # address, port, the host's name
@@ -34,7 +34,7 @@ Render = Callable[[Content, bytes, bool], Awaitable[bytes]]
 class Policies(Protocol):
     async def demand(self, domain: Domain) -> Demand: ...
 
-    async def learn(self, domain: Domain, before: Level, level: Level, now: float) -> None: ...
+    async def learn(self, domain: Domain, before: Level, level: Level) -> None: ...
 
 
 class Reports(Protocol):
@@ -146,7 +146,7 @@ class SMTPCourier:
                 continue
             if refused is None:
                 if domain is not None and self._policies is not None:
-                    await self._policies.learn(domain, demand.level, session.proof.level, self._clock.seconds())
+                    await self._policies.learn(domain, demand.level, session.proof.level)
                 return session, None
             session.quit()
             failed = Deferred("4.4.1", f"{where}: {refused.text}")  # another host may take it
