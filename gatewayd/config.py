@@ -50,6 +50,23 @@ class DNS(_Section, frozen=True, kw_only=True):
     timeout: float = 10.0  # seconds for one question, retries included
 
 
+class SmartHost(_Section, frozen=True, kw_only=True):
+    """All mail goes to it; Parley does not."""
+
+    host: str  # a name: its certificate has to have it before it sees the password
+    port: int = 587  # STARTTLS
+    user: str = ""  # "": without signing in
+    password_file: Path | None = None  # its first line
+
+
+class Bridge(_Section, frozen=True, kw_only=True):
+    """Where the mailboxes of one of our domains stand."""
+
+    server: str  # address:port
+    protocol: Literal["smtp", "lmtp"] = "smtp"
+    clients: tuple[str, ...] = ()  # networks from which that server sends its users' mail through us
+
+
 class Relay(_Section, frozen=True, kw_only=True):
     smtp_port: int = 25
     bind_address: str | None = None
@@ -58,6 +75,7 @@ class Relay(_Section, frozen=True, kw_only=True):
     give_up: float = 5 * DAY  # RFC 5321 §4.5.4.1: at least 4-5 days
     delay_notice: float = 4 * 3600.0  # seconds until the sender is told that it takes longer; 0: never
     concurrency: int = 50
+    smart_host: SmartHost | None = None
     tls_reports: bool = True  # RFC 8460: to domains that ask for them
 
 
@@ -127,7 +145,7 @@ class Config(_Section, frozen=True, kw_only=True):
     incoming: Incoming = Incoming()
     filters: Filters = Filters()
     consent: Consent = Consent()
-    bridge: dict[Domain, Endpoint] = {}
+    bridge: dict[Domain, Bridge] = {}
     dkim: dict[Domain, DKIM] = {}
 
     @property
@@ -179,7 +197,7 @@ def load(path: Path) -> Config:
         config = msgspec.convert(raw, Config, dec_hook=lambda kind, text: base / text if kind is Path else text)
         return msgspec.structs.replace(
             config,
-            bridge={domain: Endpoint(**_place(f"bridge.{domain}", text)) for domain, text in bridge.items()},
+            bridge={domain: _bridge(f"bridge.{domain}", table) for domain, table in bridge.items()},
             dkim={
                 domain: msgspec.convert(text, DKIM, dec_hook=lambda kind, text: base / text if kind is Path else text)
                 for domain, text in dkim.items()
@@ -221,6 +239,17 @@ def _address(key: str, text: object) -> dict[str, Any]:
     except AddressError as error:
         raise ConfigError(f"{key}: expected an address, got {text!r}: {error}") from None
     return {"local": address.local, "domain": {"name": address.domain.name}}
+
+
+def _bridge(key: str, table: object) -> Bridge:
+    try:
+        bridge = msgspec.convert(table, Bridge)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    _place(f"{key}.server", bridge.server)
+    for text in bridge.clients:
+        _network(f"{key}.clients", text)
+    return bridge
 
 
 def _place(key: str, text: object) -> dict[str, Any]:

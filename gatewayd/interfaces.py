@@ -615,6 +615,7 @@ class Bridged:
     """The domain is ours, its mailboxes are on another server."""
 
     endpoint: Endpoint
+    lmtp: bool = False  # RFC 2033, else SMTP
 
 
 Route = Local | Parley | Mail | Bridged | Outcome  # an Outcome: no route, and why

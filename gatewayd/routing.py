@@ -34,12 +34,14 @@ NO_SUCH_DOMAIN = Refused("5.1.2", "Bad destination domain")
 NO_MAIL_HOST = Refused("5.4.4", "The domain's mail hosts have no address")
 LOOPS_BACK = Refused("5.4.6", "The domain's best mail host is this one, but the domain is not served here")
 DNS_FAILED = Deferred("4.4.3", "The DNS did not answer for the domain")
+NO_SMART_HOST = Deferred("4.4.4", "The smart host has no address")
 PARLEY_HIDDEN = Deferred("4.4.3", "The domain spoke Parley, but its record cannot be seen now")
 NO_PARLEY_HOST = Deferred("4.4.4", "The domain's Parley hosts have no address")
 
 
 class Router:
-    """Endpoints come out as IP literals, in the order in which to try them. `hostname` is our own name as an MX."""
+    """Endpoints come out as IP literals, in the order in which to try them. `hostname` is our own name as an MX.
+    With a `smart_host` all mail goes there; Parley does not."""
 
     def __init__(
         self,
@@ -47,8 +49,9 @@ class Router:
         resolver: IResolver,
         clock: IReactorTime,
         smtp_port: int = 25,
-        bridges: Mapping[Domain, Endpoint] | None = None,
+        bridges: Mapping[Domain, Bridged] | None = None,
         hostname: Domain | None = None,
+        smart_host: Endpoint | None = None,
     ) -> None:
         self._store = store
         self._resolver = resolver
@@ -56,6 +59,7 @@ class Router:
         self._smtp_port = smtp_port
         self._bridges = bridges or {}
         self._hostname = hostname
+        self._smart_host = smart_host
         self._known: dict[Domain, tuple[float, Route]] = {}  # until when
 
     async def route(self, domain: Domain) -> Route:
@@ -77,10 +81,10 @@ class Router:
 
     async def _find(self, domain: Domain) -> Route:
         try:
+            if domain in self._bridges:
+                return self._bridges[domain]
             if domain in await self._store.domains():
                 return Local()
-            if domain in self._bridges:
-                return Bridged(self._bridges[domain])
             return await self._parley(domain) or await self._mail(domain)
         except ResolutionFailed:
             return DNS_FAILED
@@ -99,6 +103,9 @@ class Router:
         return None
 
     async def _mail(self, domain: Domain) -> Route:
+        if self._smart_host is not None:
+            endpoints = await self._located([self._smart_host])
+            return Mail(Domain(self._smart_host.host), endpoints) if endpoints else NO_SMART_HOST
         exchanges = await self._resolver.mx(domain)
         if not exchanges.exists:  # RFC 5321 §5.1: the implicit MX
             endpoints = await self._located([Endpoint(domain.name, self._smtp_port)], secure=exchanges.secure)

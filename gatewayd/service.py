@@ -38,51 +38,40 @@ from gatewayd.core.filtering import Filter, Filters
 from gatewayd.core.greylist import Greylist
 from gatewayd.core.journal import Journal
 from gatewayd.core.keys import KeyDirectory
-from gatewayd.core.mta_sts import PolicyDirectory
 from gatewayd.core.presence import Presence
 from gatewayd.core.reception import Reception
 from gatewayd.core.recipients import Recipients
 from gatewayd.core.relay import Relay
 from gatewayd.core.signing import DomainSigner
 from gatewayd.core.story import Story
-from gatewayd.core.tls_policy import TLSPolicies
-from gatewayd.core.tls_reports import TLSReporter
-from gatewayd.crypto import cose
-from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.dns.resolver import Resolver
 from gatewayd.errors import StoreError
 from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley
-from gatewayd.message.bridge import as_mail, mail_bodies
-from gatewayd.message.downgrade import seven_bit
-from gatewayd.message.model import Content
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
-from gatewayd.net.dial import dial_parley, dial_smtp
+from gatewayd.net.dial import dial_parley
 from gatewayd.net.filters import ask_milter, ask_rspamd, place
-from gatewayd.net.https import PolicyFetcher
 from gatewayd.net.limits import Guesses, Limits
 from gatewayd.net.listen import listen
 from gatewayd.net.tls import Trust, server_context
+from gatewayd.outbound import Outbound
 from gatewayd.outcome import Outcome
 from gatewayd.queue.sqlite import SQLiteQueue
-from gatewayd.routing import Router
 from gatewayd.session.imap import IMAPSession
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
-from gatewayd.session.smtp_courier import SMTPCourier
 from gatewayd.session.smtp_server import SMTPServerSession
 from gatewayd.session.smtp_terms import Role, Terms
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.dmarc import SQLiteSightings
 from gatewayd.store.greylist import SQLiteAttempts
 from gatewayd.store.sqlite import SQLiteStore
-from gatewayd.store.tls import SQLiteTLSMemory
 from gatewayd.store.trace import TraceLog
 from gatewayd.wire.imap.connection import IMAPConnection
 from gatewayd.wire.parley.connection import ParleyConnection
@@ -127,10 +116,6 @@ class Gateway(Service):
             self._parley_tls = server_context(tls.certificate, tls.key, parley=True)
         except SSL.Error as error:
             raise ConfigError(f"[tls] certificate and key do not load or do not match: {error}") from None
-        try:
-            self._dkim = {domain: DKIMSigner.load(domain, c.selector, c.key) for domain, c in config.dkim.items()}
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"[dkim] key: {error}") from None
         self._build()
 
     # -- building ---------------------------------------------------------------------------------------------------
@@ -172,42 +157,16 @@ class Gateway(Service):
                 tlsa=endpoint.tlsa, bind_address=bind,
             )  # fmt: skip
 
-        async def connect_smtp(host: str, port: int, name: str, engine: Engine, session: Session) -> None:
-            trust = Trust(config.tls.trust)
-            await dial_smtp(reactor, host, port, engine, session, trust=trust, name=name, bind_address=bind)
-
         async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             return await threads.deferToThreadPool(reactor, self._passwords, function, *arguments)
 
-        async def render(content: Content, trace: bytes, seven: bool) -> bytes:
-            """As mail; signed for an author of ours whose domain has a DKIM key, sealed by who hands it on."""
-            mail = as_mail(await self.store.blobs.load(content, mail_bodies(content)))
-            mail = seven_bit(mail) if seven else mail
-            signer = self._dkim.get(Domain(content.fields.from_.rpartition("@")[2]))
-            try:
-                if signer is not None:
-                    field: bytes = await in_thread(signer.sign, mail)
-                    return field + trace + mail
-            except ValueError as error:
-                log.warn("{id} goes without DKIM: {error}", id=content.id.hex()[:16], error=error)
-            sealer = self._dkim.get(cose.signer(content.protected)[0])
-            if signer is None and sealer is not None and b"Authentication-Results:" in trace:
-                sealed: bytes = await in_thread(sealer.seal, trace + mail, hostname)
-                return sealed + trace + mail
-            return trace + mail
-
         self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
-        router = Router(self.store, self.resolver, reactor, config.relay.smtp_port, config.bridge, hostname=hostname)
+        out = Outbound(
+            config, reactor, self.database, self.store, self.resolver, in_thread, self._notify, self._contact
+        )
+        router, smtp, self.tls_reporter = out.router, out.courier, out.reporter
         parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
         self.presence = Presence(self.store, router.route, parley, now)
-        memory = SQLiteTLSMemory(self.database)
-        fetcher = PolicyFetcher(reactor, self.resolver, Trust(config.tls.trust))
-        policies = TLSPolicies(memory, PolicyDirectory(memory, self.resolver, fetcher.fetch, now), now)
-        self.tls_reporter = TLSReporter(memory, self.resolver, hostname, self._notify, self._contact, now)
-        smtp = SMTPCourier(
-            connect_smtp, self.resolver, config.relay.helo or hostname, render, reactor,
-            policies=policies, reports=self.tls_reporter,
-        )  # fmt: skip
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
         limits = config.limits
         self.admission = Admission(
@@ -237,8 +196,10 @@ class Gateway(Service):
             largest=config.limits.object_size,
             largest_mail=config.limits.message_size,
             quota=config.limits.brought,
+            bridges=out.bridges,
+            srs=out.srs,
         )
-        recipients = Recipients(self.store, hostname, config.postmaster)
+        recipients = Recipients(self.store, hostname, config.postmaster, out.bridges, out.srs)
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
         self.signer = signer
 

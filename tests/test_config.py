@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gatewayd.address import Domain
-from gatewayd.config import ConfigError, load
+from gatewayd.config import Bridge, ConfigError, load
 from gatewayd.interfaces import Endpoint
 
 SAMPLE = Path(__file__).parent.parent / "etc/gatewayd.toml"
@@ -24,12 +24,12 @@ def test_sample_loads() -> None:
 def test_paths_bridges_and_keys(tmp_path: Path) -> None:
     file = tmp_path / "g.toml"
     file.write_text(
-        LEAST + '[bridge]\n"Old.test" = "127.0.0.1:24"\n[dkim."a.test"]\nselector = "s"\nkey = "d.pem"\n'
+        LEAST + '[bridge."Old.test"]\nserver = "127.0.0.1:24"\n[dkim."a.test"]\nselector = "s"\nkey = "d.pem"\n'
         '[relay]\nhelo = "h.a.test"\n'
     )
     config = load(file)
     assert (config.state_dir, config.tls.key) == (tmp_path / "state", Path("/k.pem"))
-    assert config.bridge == {Domain("old.test"): Endpoint("127.0.0.1", 24)}
+    assert config.bridge == {Domain("old.test"): Bridge(server="127.0.0.1:24")}
     assert config.dkim[Domain("a.test")].key == tmp_path / "d.pem"
     assert config.relay.helo == Domain("h.a.test")
 
@@ -43,6 +43,8 @@ def test_paths_bridges_and_keys(tmp_path: Path) -> None:
         ('[listen]\nimap = "127.0.0.1:143"\n', "listen.imap: expected a list"),
         ('[listen]\nimap = ["::1:143"]\n', "listen.imap: expected \\[IPv6"),
         ('[bridge]\n"old.test" = 3\n', "bridge.old.test"),
+        ('[bridge."old.test"]\nserver = "nowhere"\n', "bridge.old.test.server"),
+        ('[bridge."old.test"]\nserver = "127.0.0.1:24"\nclients = ["x"]\n', "bridge.old.test.clients"),
         ('[relay]\nhelo = "-"\n', "relay.helo: expected a domain name"),
         ("[[", "Invalid|Expected|Cannot"),
     ],

@@ -68,7 +68,7 @@ def route(said: dict[str, Any], domain: Domain = THERE, peer: Peer | None = None
         Names({**HOSTS, **said}),  # type: ignore[arg-type]
         clock,
         2525,
-        {Domain("behind.test"): Endpoint("127.0.0.1", 24)},
+        {Domain("behind.test"): Bridged(Endpoint("127.0.0.1", 24))},
         Domain("mx.here.test"),
     )
     found: list[Route] = []

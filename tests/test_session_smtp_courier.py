@@ -17,10 +17,12 @@ from gatewayd.core.mta_sts import Policy
 from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.dane import TLSA
-from gatewayd.interfaces import Endpoint, Envelope
+from gatewayd.interfaces import Bridged, Endpoint, Envelope
+from gatewayd.message.model import Content
 from gatewayd.net.tls import Trust
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
-from tests.test_session_smtp_client import ALICE, BOB, EHLO, Sender, Server
+from gatewayd.session.smtp_sign_in import Credentials
+from tests.test_session_smtp_client import ALICE, BOB, CAROL, EHLO, MAIL, Sender, Server
 
 TLS_EHLO = EHLO.replace(b"250 8", b"250-STARTTLS\r\n250-REQUIRETLS\r\n250 8")
 STS = Policy("enforce", ("mx.beta.test", "*.mx.beta.test"), 86400)
@@ -177,3 +179,40 @@ def test_a_handshake_that_fails_is_no_way_to_plaintext(world: World) -> None:
     assert isinstance(outcome, Deferred) and "TLS handshake" in outcome.text
     assert not any(command.startswith("MAIL") for command in broken.heard)
     assert world.policies.noted == [("mx.beta.test", "validation-failure")]
+
+
+def test_a_smart_host_proves_its_name_before_it_sees_the_password(world: World, reactor: Any) -> None:
+    who = Credentials("relay", "sesame", lambda: "nonce")
+    sender = Sender(reactor, Trust(world.root / "ca.pem"), credentials={"mx.beta.test": who})
+    ehlo = TLS_EHLO.replace(b"250 8", b"250-AUTH PLAIN LOGIN\r\n250 8")
+    plain, forged, right = world.serve(), world.serve("other.test", ehlo=ehlo), world.serve("mx.beta.test", ehlo=ehlo)
+    for server in (plain, forged, right):
+        server.answers["AUTH PLAIN"] = b"235 2.7.0 welcome\r\n"
+    envelope = Envelope(ALICE, (BOB,))
+    for server in (plain, forged):
+        outcome = sender.post(server, envelope, name="mx.beta.test")[BOB]
+        assert isinstance(outcome, Deferred) and "sign in" in outcome.text
+        assert not any(command.startswith("AUTH") for command in server.heard)
+    assert sender.post(right, envelope, name="mx.beta.test")[BOB].ok
+    assert "AUTH PLAIN AHJlbGF5AHNlc2FtZQ==" in right.heard
+    sender.run(sender.courier.close)
+    right.answers["AUTH PLAIN"] = b"535 5.7.8 no\r\n"
+    outcome = sender.post(right, envelope, name="mx.beta.test")[BOB]
+    assert isinstance(outcome, Deferred) and outcome.code == "4.7.8"
+
+
+def test_lmtp_answers_for_each(world: World) -> None:
+    server = Server(LHLO=EHLO, END=b"250 2.0.0 for bob\r\n452 4.2.2 carol is full\r\n")
+    world.servers.append(server)
+    route = Bridged(Endpoint("127.0.0.1", server.port), lmtp=True)
+    content = Content(b"", MAIL, b"", {})
+    answers = world.sender.run(
+        lambda: world.sender.courier.deliver(route, Envelope(ALICE, (BOB, CAROL)), content, b"")
+    )  # fmt: skip
+    assert answers == {BOB: Delivered("2.0.0", "for bob"), CAROL: Deferred("4.2.2", "carol is full")}
+    assert server.heard[0] == "LHLO mx.alpha.test"
+    server.answers["RCPT TO:<bob"] = b"550 5.1.1 who?\r\n"
+    server.answers = dict(sorted(server.answers.items(), key=lambda item: -len(item[0])))
+    assert world.sender.run(lambda: world.sender.courier.probe(route, BOB)) == Refused("5.1.1", "who?")
+    assert world.sender.run(lambda: world.sender.courier.probe(route, CAROL)).ok
+    assert server.connections == 1 and len(server.mails) == 1

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import filing
 from gatewayd.core.admission import Admission
+from gatewayd.core.bridges import Bridges, authors_domain
 from gatewayd.core.consent import INBOX, JUNK, Consent, Provenance
 from gatewayd.core.dmarc import aligned
 from gatewayd.core.pulling import QUOTA, Puller, Source, blobs_of_user
@@ -23,9 +24,10 @@ from gatewayd.core.receipts import Receipts
 from gatewayd.core.reception import Judged, Reception
 from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.reports import Fate, Reporter
+from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
-from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
+from gatewayd.interfaces import Account, Bridged, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
@@ -128,9 +130,13 @@ class PostOffice:
         largest_mail: int = LARGEST_MAIL,
         quota: int = QUOTA,
         note: Callable[[str], None] | None = None,
+        bridges: Bridges | None = None,
+        srs: SRS | None = None,
     ) -> None:
         self._note = note or (lambda line: self.log.info("{line}", line=line))
         self._store = store
+        self._bridges = bridges or Bridges({}, _no_probe, now)
+        self._srs = srs
         self._queue = queue
         self._signer = signer
         self._hostname = hostname
@@ -138,7 +144,7 @@ class PostOffice:
         self._random = random
         self._reporter = Reporter(hostname, now, random)
         self._story = story or Story(now)
-        self._recipients = Recipients(store, hostname, postmaster)
+        self._recipients = Recipients(store, hostname, postmaster, self._bridges, srs)
         self._reception = reception or Reception(hostname, now, random)
         self._admission = admission
         self._consent = consent or Consent(store, now)
@@ -151,8 +157,9 @@ class PostOffice:
 
     # -- questions before the data ----------------------------------------------------------------------------------
 
-    async def recipient(self, address: Address, submitter: Account | None) -> Outcome:
-        """May this sender write to this address? Open to all for local users, to signed-in users for everyone."""
+    async def recipient(self, address: Address, submitter: Account | None, client: str = "") -> Outcome:
+        """May this sender write to this address? Open to all for local users, for everyone to signed-in users and to
+        the servers behind us, whose IP address `client` is."""
         try:
             if await self._recipients.is_ours(address):
                 found = await self._recipients.find(address)
@@ -160,23 +167,26 @@ class PostOffice:
                     return ALIAS_LOOP if found.circular else NO_SUCH_USER
                 if await self._recipients.full(found):
                     return MAILBOX_FULL
+                if found.behind:
+                    return await self._bridges.verify(address)
                 return Delivered("2.1.5", "Recipient ok")
         except StoreError as error:
             return self._failed(error)
         if submitter is None:
-            return RELAY_DENIED
+            return Delivered("2.1.5", "Recipient ok") if self._bridges.sent_by(client) else RELAY_DENIED
         return self._many(submitter, 1) or Delivered("2.1.5", "Recipient ok")
 
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome:
-        """A signed-in user sends as an address of that account; nobody else sends as one of ours (RFC 6409 §6.1).
-        `client` is an IP address."""
+        """A signed-in user sends as an address of that account, a server behind us as any of its domain; nobody else
+        sends as one of ours (RFC 6409 §6.1). `client` is an IP address."""
         try:
             if submitter is not None:
                 if address is not None and not await self._recipients.owns(submitter, address):  # null: RFC 8098 §3
                     return NOT_YOUR_ADDRESS
             elif address is not None:
                 if address.domain in await self._store.domains():
-                    return RELAY_DENIED
+                    ok = address.domain in self._bridges.sent_by(client)
+                    return Delivered("2.1.0", "Sender ok") if ok else RELAY_DENIED
                 await self._contact(address.domain)
         except StoreError as error:
             return self._failed(error)
@@ -196,10 +206,12 @@ class PostOffice:
         itself."""
         size = len(mail)
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
+        behind = self._bridges.sent_by(origin.address) if submitter is None else frozenset[Domain]()
         try:
             if submitter is not None and not await self._sends_as(mail, submitter):
                 return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
-            judged = await self._reception.judge(envelope, mail, submitter, origin)
+            trusted = replace(origin, trusted=True) if behind else origin
+            judged = await self._reception.judge(envelope, mail, submitter, trusted)
         except StoreError as error:
             return dict.fromkeys(recipients, self._failed(error))
         if not isinstance(judged, Judged):
@@ -214,6 +226,7 @@ class PostOffice:
             envelope = envelope.without_success()
         try:
             author = submitter.address.domain if submitter else await self._our_domain(recipients)
+            author = authors_domain([*bridge.authors(mail), reverse_path], behind) or author
             restored = await self._restored(mail)
             if restored is not None and examined is not None:
                 provenance = Provenance.AUTHENTICATED  # by its signature
@@ -541,7 +554,13 @@ class PostOffice:
                     remote.append(address)
                     continue
                 found = await self._recipients.find(address)
-                if len(found.accounts) == 1 and not found.elsewhere:
+                if found.behind:
+                    known = await self._bridges.verify(address)
+                    if known.ok:
+                        remote.append(address)
+                    else:
+                        answers[address] = known
+                elif len(found.accounts) == 1 and not found.elsewhere:
                     local[address] = found.accounts[0]
                 elif found:
                     aliases[address] = found
@@ -596,6 +615,9 @@ class PostOffice:
             return self._failed(error)
         asked = letter.envelope.asked.get(alias)  # holds for all targets (RFC 3461 §5.2.7.1)
         envelope = replace(letter.envelope, asked=dict.fromkeys(found.elsewhere, asked) if asked else {})
+        sender = envelope.reverse_path
+        if self._srs is not None and sender is not None and not await self._recipients.is_ours(sender):
+            envelope = replace(envelope, reverse_path=self._srs.forward(sender, alias.domain))  # SPF holds for us
         sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
         answers: dict[Address, Outcome] = {}
         filed = await self._file([await self._copy(letter, alias, account) for account in found.accounts])
@@ -684,3 +706,7 @@ class PostOffice:
 def _return_path(letter: _Letter) -> bytes:
     """RFC 5321 §4.4."""
     return b"Return-Path: <%s>\r\n" % str(letter.envelope.reverse_path or "").encode("utf-8")
+
+
+async def _no_probe(route: Bridged, address: Address) -> Outcome:
+    return NO_SUCH_USER

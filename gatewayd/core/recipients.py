@@ -1,14 +1,17 @@
-"""Who reads what is sent to one of our addresses: accounts, aliases, plus-addresses, postmaster, catch-all.
+"""Who reads what is sent to one of our addresses: accounts, aliases, plus-addresses, postmaster, catch-all, and
+the server behind us where the domain has one.
 
-RFC 5321 §3.9.1 (aliases; the reverse-path stays), RFC 5233 §2 (alice+lists@ is alice@ where it is nothing itself),
+RFC 5321 §3.9.1 (aliases), RFC 5233 §2 (alice+lists@ is alice@ where it is nothing itself),
 RFC 2142 and RFC 5321 §4.5.1 (postmaster).
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.srs import SRS
 from gatewayd.interfaces import Account, IStore
 
 MAX_TARGETS = 100  # that one address may have in the end
@@ -22,16 +25,22 @@ class Found:
     accounts: tuple[Account, ...] = ()
     elsewhere: tuple[Address, ...] = ()
     circular: bool = False
+    behind: bool = False  # the server behind us may know the address
 
     def __bool__(self) -> bool:
-        return bool(self.accounts or self.elsewhere)
+        return bool(self.accounts or self.elsewhere or self.behind)
 
 
 class Recipients:
     """Everything raises StoreError."""
 
-    def __init__(self, store: IStore, hostname: Domain, postmaster: Address | None) -> None:
+    def __init__(
+        self, store: IStore, hostname: Domain, postmaster: Address | None, bridged: Container[Domain] = (),
+        srs: SRS | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
+        self._bridged = bridged
+        self._srs = srs
         self._hostname = hostname
         self._postmaster = postmaster
 
@@ -46,7 +55,7 @@ class Recipients:
 
     async def full(self, found: Found) -> bool:
         """Whether nobody of them has room for anything."""
-        if found.elsewhere:
+        if found.elsewhere or found.behind:
             return False
         for account in found.accounts:
             if not account.limited or not (await self._store.quota(account.account_id)).full:
@@ -55,6 +64,13 @@ class Recipients:
 
     async def find(self, address: Address) -> Found:
         """Of an address of ours. An alias goes before an account of its name, and may name that account."""
+        sender = self._srs.reverse(address) if self._srs is not None else None
+        if sender is not None:  # what comes back of mail that we sent on
+            return Found(elsewhere=(sender,))
+        found = await self._find(address)
+        return found if found or address.domain not in self._bridged else Found(behind=True)
+
+    async def _find(self, address: Address) -> Found:
         account = None if await self._aliased(address) else await self._store.account(address)
         if account is not None:
             return Found((account,))

@@ -135,6 +135,19 @@ class SMTPClientSession:
             return dict.fromkeys(envelope.recipients, Refused("5.6.0", str(error)))
         return answers
 
+    async def probe(self, recipient: Address) -> Outcome:
+        """Whether mail to it would be taken: a transaction that ends before any content. Raises nothing either."""
+        self.transactions += 1
+        envelope, answers = Envelope(None, (recipient,)), dict[Address, Outcome]()
+        try:
+            replies = [await self._ask("MAIL FROM:<>"), await self._ask(self._rcpt_to(envelope, recipient))]
+            await self._ask("RSET")
+        except (ConnectionGone, LocalProtocolError) as gone:
+            return Deferred("4.4.2", f"Connection lost: {gone}")
+        if self._accepted((recipient,), replies, answers):
+            return _outcome(replies[1])
+        return answers[recipient]
+
     def quit(self) -> None:
         if self._gone is None:
             self._link.send(Command("QUIT"))

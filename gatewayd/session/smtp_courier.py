@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.smtp_client import NO_BINARY, NO_REQUIRETLS, SMTPClientSession
+from gatewayd.session.smtp_sign_in import Credentials
 from gatewayd.session.smtp_tls import Proof, lacking, needed, prove
 from gatewayd.wire.smtp.client import SMTPClient
 
@@ -29,6 +30,7 @@ MAX_TRANSACTIONS = 100  # on one connection: then others at the server have thei
 Connect = Callable[[str, int, str, Engine, Session], Awaitable[None]]  # address, port, the host's name
 # content, trace, and whether it has to be seven-bit, to what goes on the wire
 Render = Callable[[Content, bytes, bool], Awaitable[bytes]]
+NO_ANSWER = Deferred("4.4.1", "No host of the domain answers")
 
 
 class Policies(Protocol):
@@ -44,13 +46,15 @@ class Reports(Protocol):
 
 @implementer(ICourier)
 class SMTPCourier:
-    """For Mail and Bridged routes. `policies` None: TLS where it is offered, and nothing is remembered."""
+    """For Mail and Bridged routes. `policies` None: TLS where it is offered, and nothing is remembered. `credentials`
+    are for the hosts of these names; such a host has to prove its name before it sees them."""
 
     log = Logger()
 
     def __init__(
         self, connect: Connect, resolver: IResolver, hostname: Domain, render: Render, clock: IReactorTime, *,
         policies: Policies | None = None, reports: Reports | None = None,
+        credentials: Mapping[str, Credentials] | None = None,
     ) -> None:  # fmt: skip
         self._connect = connect
         self._resolver = resolver
@@ -59,21 +63,22 @@ class SMTPCourier:
         self._clock = clock
         self._policies = policies
         self._reports = reports
+        self._credentials = credentials or {}
         self._idle: dict[Endpoint, list[tuple[SMTPClientSession, Any]]] = defaultdict(list)
 
     async def deliver(
         self, route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
     ) -> dict[Address, Outcome]:
         demand, endpoints = Demand(), (route.endpoint,) if isinstance(route, Bridged) else route.endpoints
-        domain = None if isinstance(route, Bridged) else route.domain
+        domain, lmtp = (None, route.lmtp) if isinstance(route, Bridged) else (route.domain, False)
         if domain is not None and self._policies is not None:
             try:
                 demand = await self._policies.demand(domain)
             except StoreError:
                 return dict.fromkeys(envelope.recipients, STORE_FAILED)
-        why: Outcome = Deferred("4.4.1", "No host of the domain answers")
+        why: Outcome = NO_ANSWER
         for endpoint in endpoints:
-            session, failed = await self._session(domain, endpoint, demand)
+            session, failed = await self._session(domain, endpoint, demand, lmtp)
             if session is None:
                 why = failed or why
                 continue
@@ -88,6 +93,15 @@ class SMTPCourier:
                 return answers
             why = next(iter(answers.values()))
         return dict.fromkeys(envelope.recipients, why)
+
+    async def probe(self, route: Bridged, address: Address) -> Outcome:
+        """Whether the server behind us takes mail for the address."""
+        session, failed = await self._session(None, route.endpoint, Demand(), route.lmtp)
+        if session is None:
+            return failed or NO_ANSWER
+        answer = await session.probe(address)
+        self._keep(route.endpoint, session)
+        return answer
 
     async def close(self) -> None:
         for waiting in self._idle.values():
@@ -110,10 +124,13 @@ class SMTPCourier:
         return answers
 
     async def _session(
-        self, domain: Domain | None, endpoint: Endpoint, demand: Demand
+        self, domain: Domain | None, endpoint: Endpoint, demand: Demand, lmtp: bool = False
     ) -> tuple[SMTPClientSession | None, Outcome | None]:
         """One that is connected and has proved what it must, or why there is none."""
         need, name = needed(endpoint, demand), endpoint.name or endpoint.host
+        credentials = self._credentials.get(name)
+        if credentials is not None:
+            need = Level.VERIFIED
         if demand.enforced and not demand.enforced.allows(name):
             self._note(domain, demand, endpoint, "validation-failure")
             return None, Deferred("4.7.5", f"{name} is no mail host in the domain's MTA-STS policy")
@@ -130,7 +147,9 @@ class SMTPCourier:
             return None, Deferred("4.4.3", f"No address of {endpoint.host} for now: {error}")
         for address in addresses:
             where = f"{name} [{address}]:{endpoint.port}"
-            session = SMTPClientSession(self._hostname, prove=partial(prove, endpoint=endpoint))
+            session = SMTPClientSession(
+                self._hostname, lmtp=lmtp, prove=partial(prove, endpoint=endpoint), credentials=credentials
+            )
             try:
                 await self._connect(str(address), endpoint.port, name, SMTPClient(), session)
                 refused = await session.greet(need)
@@ -142,14 +161,15 @@ class SMTPCourier:
             self._note(domain, demand, endpoint, _failure(session.proof, demand))
             if session.proof.level < need:
                 session.quit()
-                failed = Deferred("4.7.5", lacking(name, need, session.proof, demand))
+                reason = "sign in there" if credentials else ""
+                failed = Deferred("4.7.5", lacking(name, need, session.proof, demand, reason))
                 continue
             if refused is None:
                 if domain is not None and self._policies is not None:
                     await self._policies.learn(domain, demand.level, session.proof.level)
                 return session, None
             session.quit()
-            failed = Deferred("4.4.1", f"{where}: {refused.text}")  # another host may take it
+            failed = Deferred(refused.code if credentials else "4.4.1", f"{where}: {refused.text}")
         return None, failed
 
     def _note(self, domain: Domain | None, demand: Demand, endpoint: Endpoint, failure: str) -> None:

@@ -26,7 +26,7 @@ MAX_IDLE_COMMANDS = 100  # EHLO, RSET, NOOP, VRFY, HELP in a row without a messa
 
 
 class MailAcceptor(Protocol):
-    async def recipient(self, address: Address, submitter: Account | None) -> Outcome: ...
+    async def recipient(self, address: Address, submitter: Account | None, client: str) -> Outcome: ...
 
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome: ...
 
@@ -189,7 +189,7 @@ class SMTPServerSession:
         if not recipient.is_ascii and not self._mail.parameters.smtputf8:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
-        outcome = await self._acceptor.recipient(recipient, self._sign_in.account)
+        outcome = await self._acceptor.recipient(recipient, self._sign_in.account, self._link.peer_address)
         if outcome.ok:
             self._accepted.append(recipient)
             self._recipients[recipient] = Asked(event.parameters.notify, event.parameters.orcpt)

@@ -55,9 +55,11 @@ WORDS = {
 }
 
 
-def lacking(host: str, need: Level, proof: Proof, demand: Demand) -> str:
+def lacking(host: str, need: Level, proof: Proof, demand: Demand, reason: str = "") -> str:
     """Why it gets no mail, for the one who asks."""
-    if proof.dane:
+    if reason:
+        why = f"us, for we {reason}"
+    elif proof.dane:
         why = "DANE"
     elif demand.enforced:
         why = "MTA-STS policy"

@@ -1,0 +1,128 @@
+"""Mail on its way out, joined from the configuration: the router, the courier by SMTP, what it demands, who it asks.
+
+A part of service.py's work: concrete classes meet here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger
+
+from gatewayd.address import Address, Domain
+from gatewayd.config import Bridge, Config, ConfigError, SmartHost, endpoint
+from gatewayd.core.bridges import Behind, Bridges
+from gatewayd.core.mta_sts import PolicyDirectory
+from gatewayd.core.srs import SRS
+from gatewayd.core.tls_policy import TLSPolicies
+from gatewayd.core.tls_reports import TLSReporter
+from gatewayd.crypto import cose
+from gatewayd.crypto.dkim import DKIMSigner
+from gatewayd.database.sqlite import Database
+from gatewayd.interfaces import Bridged, Endpoint, IResolver
+from gatewayd.message.bridge import as_mail, mail_bodies
+from gatewayd.message.downgrade import seven_bit
+from gatewayd.message.model import Content
+from gatewayd.net.dial import dial_smtp
+from gatewayd.net.https import PolicyFetcher
+from gatewayd.net.tls import Trust
+from gatewayd.outcome import Outcome
+from gatewayd.routing import Router
+from gatewayd.session.link import Engine, Session
+from gatewayd.session.smtp_courier import SMTPCourier
+from gatewayd.session.smtp_sign_in import Credentials
+from gatewayd.store.bodies import Blobs
+from gatewayd.store.sqlite import SQLiteStore
+from gatewayd.store.tls import SQLiteTLSMemory
+
+log = Logger()
+
+InThread = Callable[..., Awaitable[Any]]
+
+
+class Outbound:
+    """`notify` sends mail of the gateway's own, `contact` says in whose name. Raises ConfigError."""
+
+    def __init__(
+        self, config: Config, reactor: Any, database: Database, store: SQLiteStore, resolver: IResolver,
+        in_thread: InThread, notify: Callable[[bytes, Address], Awaitable[Outcome]],
+        contact: Callable[[], Awaitable[Address]],
+    ) -> None:  # fmt: skip
+        hostname, relay, trust, now = config.hostname, config.relay, Trust(config.tls.trust), reactor.seconds
+        behind = {domain: _behind(bridge) for domain, bridge in config.bridge.items()}
+        smart = relay.smart_host
+
+        async def connect(host: str, port: int, name: str, engine: Engine, session: Session) -> None:
+            bind = relay.bind_address
+            await dial_smtp(reactor, host, port, engine, session, trust=trust, name=name, bind_address=bind)
+
+        memory = SQLiteTLSMemory(database)
+        directory = PolicyDirectory(memory, resolver, PolicyFetcher(reactor, resolver, trust).fetch, now)
+        self.reporter = TLSReporter(memory, resolver, hostname, notify, contact, now)
+        self.router = Router(
+            store, resolver, reactor, relay.smtp_port, {domain: one.route for domain, one in behind.items()}, hostname,
+            Endpoint(smart.host, smart.port) if smart else None,
+        )  # fmt: skip
+        self.courier = SMTPCourier(
+            connect, resolver, relay.helo or hostname, _renderer(config, in_thread, store.blobs), reactor,
+            policies=TLSPolicies(memory, directory, now), reports=self.reporter,
+            credentials={smart.host: _credentials(smart)} if smart and smart.user else None,
+        )  # fmt: skip
+        self.bridges = Bridges(behind, self.courier.probe, now)
+        self.srs = SRS(_secret(config.state_dir / "srs.secret"), now)
+
+
+def _renderer(config: Config, in_thread: InThread, blobs: Blobs) -> Callable[[Content, bytes, bool], Awaitable[bytes]]:
+    try:
+        keys = {domain: DKIMSigner.load(domain, c.selector, c.key) for domain, c in config.dkim.items()}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"[dkim] key: {error}") from None
+
+    async def render(content: Content, trace: bytes, seven: bool) -> bytes:
+        """As mail; signed for an author of ours whose domain has a DKIM key, sealed by who hands it on."""
+        mail = as_mail(await blobs.load(content, mail_bodies(content)))
+        mail = seven_bit(mail) if seven else mail
+        signer = keys.get(Domain(content.fields.from_.rpartition("@")[2]))
+        try:
+            if signer is not None:
+                field: bytes = await in_thread(signer.sign, mail)
+                return field + trace + mail
+        except ValueError as error:
+            log.warn("{id} goes without DKIM: {error}", id=content.trace_id, error=error)
+        sealer = keys.get(cose.signer(content.protected)[0])
+        if signer is None and sealer is not None and b"Authentication-Results:" in trace:
+            sealed: bytes = await in_thread(sealer.seal, trace + mail, config.hostname)
+            return sealed + trace + mail
+        return trace + mail
+
+    return render
+
+
+def _behind(bridge: Bridge) -> Behind:
+    networks = tuple(ipaddress.ip_network(text) for text in bridge.clients)
+    return Behind(Bridged(endpoint(bridge.server), bridge.protocol == "lmtp"), networks)
+
+
+def _credentials(smart: SmartHost) -> Credentials:
+    try:
+        password = smart.password_file.read_text("utf-8").split("\n")[0] if smart.password_file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"relay.smart_host.password_file: {error}") from None
+    return Credentials(smart.user, password, secrets.token_hex)
+
+
+def _secret(path: Path) -> bytes:
+    """Made once, and kept: what was signed with it comes back for weeks."""
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(handle, secrets.token_bytes(32))
+        finally:
+            os.close(handle)
+    return path.read_bytes()
