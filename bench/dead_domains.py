@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench import figures
 from bench.peers import OURS
-from bench.smtp_out import SINK, fill, ours
+from bench.smtp_out import SINK, fill, measured, ours
 from demo.dns_server import DNSServer
 from demo.legacy import PORT
 from demo.world import Gateway, Reactor, zone
@@ -88,6 +88,19 @@ def lease_times(path: Path) -> list[float]:
     return found
 
 
+def rounds(reactor: Reactor, gateway: Gateway) -> tuple[float, list[float]]:
+    """The milliseconds of a lease, and the messages a second of each round."""
+    leases, rates = [], []
+    for _ in range(ROUNDS):
+        fill(reactor, gateway, COUNT, 4096)
+        leases += lease_times(load(gateway.config).database)
+        try:
+            rates.append(measured(gateway.start, COUNT))
+        finally:
+            gateway.stop()
+    return statistics.median(leases), rates
+
+
 def main() -> None:
     if shutil.which("smtp-sink") is None:
         raise SystemExit("dead_domains: smtp-sink (of Postfix) is not installed")
@@ -97,17 +110,10 @@ def main() -> None:
     reactor.call(dns.listen, reactor.reactor)
     with tempfile.TemporaryDirectory() as root, black_hole():
         gateway = Gateway(Path(root) / "ours", "bench.test", OURS, ["alice"], dns.port)
-        database = load(gateway.config).database
         ours(reactor, gateway, 200, 4096)  # warm; and the sink is known
-        fill(reactor, gateway, 200, 4096)
-        few = statistics.median(lease_times(database))
-        ours(reactor, gateway, 200, 4096)
-        without = [ours(reactor, gateway, COUNT, 4096) for _ in range(ROUNDS)]
+        few, without = rounds(reactor, gateway)
         bury(gateway)
-        fill(reactor, gateway, 200, 4096)
-        many = statistics.median(lease_times(database))
-        ours(reactor, gateway, 200, 4096)
-        among = [ours(reactor, gateway, COUNT, 4096) for _ in range(ROUNDS)]
+        many, among = rounds(reactor, gateway)
     reactor.stop()
     million = f"{DOMAINS * EACH:,} others queued to {DOMAINS:,} dead domains"
     figures.report(

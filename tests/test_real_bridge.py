@@ -18,7 +18,7 @@ from demo.legacy import PORT, PostfixInstance
 from demo.world import BIN, PASSWORD, Gateway, World, zone
 from gatewayd.crypto.certificates import issue
 
-ALPHA, BETA, BEHIND = "127.0.0.51", "127.0.0.52", "127.0.0.53"
+ALPHA, BETA, BEHIND = "127.0.71.1", "127.0.71.2", "127.0.71.3"
 CAROL = "carol@old.test"
 MISSING = [name for name in ("postfix", "dovecot", "doveadm") if shutil.which(name) is None]
 pytestmark = [
@@ -46,7 +46,7 @@ maillog_file_prefixes = {root}
 virtual_mailbox_domains = old.test
 virtual_mailbox_maps = inline:{{ {{ carol@old.test = x }}, {{ dave@old.test = x }} }}
 virtual_transport = lmtp:unix:{root}/dovecot/lmtp
-relayhost = [127.0.0.51]:2525
+relayhost = [127.0.71.1]:2525
 """
 
 

@@ -17,9 +17,9 @@ from demo.legacy import PostfixInstance
 from demo.world import PASSWORD, Gateway, World
 from tests.peers import PORT, Exim, OpenSMTPD, Peer
 
-ALPHA = "127.0.0.61"
-PLACES: dict[str, tuple[Any, str]] = {"exim": (Exim, "127.0.0.62"), "opensmtpd": (OpenSMTPD, "127.0.0.63")}
-POSTFIX = "127.0.0.64"
+ALPHA = "127.0.72.1"
+PLACES: dict[str, tuple[Any, str]] = {"exim": (Exim, "127.0.72.2"), "opensmtpd": (OpenSMTPD, "127.0.72.3")}
+POSTFIX = "127.0.72.4"
 
 MAIN_CF = """\
 compatibility_level = 3.6
@@ -39,7 +39,7 @@ virtual_mailbox_base = {root}/mail
 virtual_mailbox_maps = static:inbox/
 virtual_uid_maps = static:65534
 virtual_gid_maps = static:65534
-transport_maps = inline:{{ {{ alpha.test = smtp:[127.0.0.61]:2525 }} }}
+transport_maps = inline:{{ {{ alpha.test = smtp:[127.0.72.1]:2525 }} }}
 """
 
 
