@@ -1,4 +1,7 @@
-"""Mail to and from Exim, OpenSMTPD and Postfix, and from msmtp. Each skips, with why, where it is missing."""
+"""Mail to and from Exim and OpenSMTPD, and from msmtp. Each skips, with why, where it is missing.
+
+Postfix has its part in test_real_bridge.py and in the demo.
+"""
 
 from __future__ import annotations
 
@@ -13,53 +16,11 @@ from typing import Any
 
 import pytest
 
-from demo.legacy import PostfixInstance
 from demo.world import PASSWORD, Gateway, World
 from tests.peers import PORT, Exim, OpenSMTPD, Peer
 
 ALPHA = "127.0.72.1"
 PLACES: dict[str, tuple[Any, str]] = {"exim": (Exim, "127.0.72.2"), "opensmtpd": (OpenSMTPD, "127.0.72.3")}
-POSTFIX = "127.0.72.4"
-
-MAIN_CF = """\
-compatibility_level = 3.6
-queue_directory = {root}/queue
-data_directory = {root}/data
-mail_owner = postfix
-myhostname = mx.postfix.test
-mydestination =
-mynetworks = {address}/32
-inet_interfaces = loopback-only
-inet_protocols = ipv4
-smtp_bind_address = {address}
-smtp_host_lookup = native
-smtp_dns_support_level = disabled
-virtual_mailbox_domains = postfix.test
-virtual_mailbox_base = {root}/mail
-virtual_mailbox_maps = static:inbox/
-virtual_uid_maps = static:65534
-virtual_gid_maps = static:65534
-transport_maps = inline:{{ {{ alpha.test = smtp:[127.0.72.1]:2525 }} }}
-"""
-
-
-class Postfix(Peer):
-    name = "postfix"
-
-    def __init__(self, root: Path, address: str, gateway: str) -> None:
-        self.root, self.address = root, address
-        self._postfix = PostfixInstance(root, address, MAIN_CF)
-        self._postfix.start()
-
-    @classmethod
-    def missing(cls) -> str:
-        return "" if shutil.which("postfix") else "postfix is not installed"
-
-    def stop(self) -> None:
-        self._postfix.stop()
-
-
-PLACES["postfix"] = (Postfix, POSTFIX)
 
 
 @pytest.fixture(scope="module")
