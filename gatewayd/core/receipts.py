@@ -46,6 +46,10 @@ class Receipts:
             awaited = Awaited(statuses, content.fields.type == MAIL)
             await self._store.expect_receipts(account.account_id, content.id, recipients, awaited)
 
+    async def stored(self, account: Account, content: Content) -> None:
+        """The user's copy stands."""
+        await self.give(account, [content], receipts.STORED)
+
     async def give(self, account: Account, contents: Collection[Content], status: str) -> None:
         """This became of what the user has; those authors are told who asked for it and may know. Raises nothing."""
         try:
