@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import re
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,11 +114,22 @@ class House(Queues):
         """Time passes; then the loop turns until nothing moves."""
         self.clock.advance(seconds)
         for _ in range(30):
-            meet = Barrier(READERS, timeout=60)  # no reader is still at what it was at
-            nothing = [self.database.write(lambda db: None)]
-            nothing += [self.database.read(lambda db, meet=meet: meet.wait()) for _ in range(READERS)]  # type: ignore[misc]
-            self.loop.all(*nothing)
+            self.loop.wait([*self._meet(), Later.fromCoroutine(self.database.write(lambda db: None))])
             self.clock.advance(0.01)
+
+    def _meet(self) -> list[Later[Any]]:
+        """Done when each reader is: none is still at what it was at. One takes all that waits, so they come in turn."""
+        meet, reads = Barrier(READERS, timeout=60), []
+        for _ in range(READERS):
+            here = threading.Event()
+
+            def read(db: object, here: threading.Event = here) -> None:
+                here.set()
+                meet.wait()
+
+            reads.append(Later.fromCoroutine(self.database.read(read)))
+            here.wait(60)
+        return reads
 
     def send(
         self, *recipients: Address, reverse_path: Address | None = ALICE, notify: str = "",
