@@ -20,7 +20,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from demo.dns_server import DNSServer
 from demo.world import BIN, PASSWORD, Gateway
-from gatewayd.client import Receipt, connect
+from gatewayd.client import Message, ParleyClient, Receipt, connect
 from gatewayd.interfaces import Endpoint
 from tests.corpus import messages
 
@@ -81,13 +81,18 @@ def test_corpus_by_pop3(gateway: Gateway, sent: list[bytes], monkeypatch: pytest
     program.quit()
 
 
-def test_corpus_by_parley(gateway: Gateway, sent: list[bytes], reactor: Any) -> None:
-    async def read() -> list[bytes | None]:
+def test_corpus_by_parley(gateway: Gateway, sent: list[bytes], reactor: Any, tmp_path: Path) -> None:
+    async def whole(parley: ParleyClient, message: Message) -> bytes:
+        if message.mail is None:  # a blob: it is got by its hash
+            await parley.download(message.content.fields.parts[0], tmp_path / "mail")
+        return message.mail or (tmp_path / "mail").read_bytes()
+
+    async def read() -> list[bytes]:
         server = Endpoint(*gateway.port("parley"))
         async with await connect(
             reactor, "alice@alpha.test", PASSWORD, server=server, authorities=gateway.root / "ca.pem"
         ) as parley:
-            return [message.mail async for message in parley.messages()]
+            return [await whole(parley, message) async for message in parley.messages()]
 
     assert blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(read())) == sent
 
