@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from email.message import EmailMessage
-from email.policy import SMTP
 from typing import Protocol
 from xml.etree import ElementTree
 
@@ -15,14 +12,12 @@ import msgspec
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.daily_reports import DAY, Tally, report_mail
 from gatewayd.core.dmarc import Record, aligned
 from gatewayd.core.examination import Examined, Signature
-from gatewayd.errors import StoreError
 from gatewayd.interfaces import IResolver, ResolutionFailed
-from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Outcome
 
-DAY = 86400
 MAX_KINDS = 50_000  # kept in memory between two flushes; more are not counted
 MAX_DESTINATIONS = 2  # §6.2: at least two
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -69,7 +64,7 @@ class DMARCReporter:
         self._send = send
         self._contact = contact
         self._now = now
-        self._counts: Counter[Kind] = Counter()
+        self._tally = Tally[Kind](sightings.add, MAX_KINDS)
 
     def note(self, examined: Examined, reverse_path: Address | None) -> None:
         """One mail. Costs no more than a dictionary."""
@@ -83,20 +78,11 @@ class DMARCReporter:
             examined.spf_identity, examined.signatures,
         )  # fmt: skip
         record = verdict.record
-        kind = (int(self._now()) // DAY, record.domain, _text(record), _text(sighting))
-        if kind in self._counts or len(self._counts) < MAX_KINDS:
-            self._counts[kind] += 1
+        self._tally.count((int(self._now()) // DAY, record.domain, _text(record), _text(sighting)))
 
     async def flush(self) -> None:
         """Raises StoreError; then nothing is lost."""
-        counts, self._counts = self._counts, Counter()
-        if not counts:
-            return
-        try:
-            await self._sightings.add(counts)
-        except StoreError:
-            self._counts.update(counts)
-            raise
+        await self._tally.flush()
 
     async def send_due(self) -> None:
         """The reports of the days that are over. One that cannot be sent now is sent later. Raises StoreError."""
@@ -126,13 +112,8 @@ class DMARCReporter:
         return any(isinstance(text, bytes) and re.match(rb"v=DMARC1\s*(;|$)", text) for text in found.records)
 
     def _mail(self, contact: Address, place: Address, day: int, domain: str, name: str, octets: bytes) -> bytes:
-        mail = EmailMessage(policy=SMTP)
-        mail["From"] = str(contact)
-        mail["To"] = str(place)
-        mail["Subject"] = f"Report Domain: {domain} Submitter: {self._hostname} Report-ID: <{name}>"
-        mail["Date"] = internet_date(self._now())
+        mail = report_mail(self._hostname, contact, place, domain, name, self._now())
         mail["Message-ID"] = f"<dmarc.{name}>"
-        mail["Auto-Submitted"] = "auto-generated"
         mail.set_content(f"This is the DMARC aggregate report of {self._hostname} about {domain} (RFC 7489).\n")
         filename = f"{self._hostname}!{domain}!{day * DAY}!{(day + 1) * DAY - 1}.xml.gz"
         mail.add_attachment(octets, "application", "gzip", filename=filename)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from email.message import EmailMessage
-from email.policy import SMTP
 from typing import Any, Protocol
 
 import msgspec
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.daily_reports import DAY, Tally, report_mail
 from gatewayd.core.tls_policy import Demand
-from gatewayd.errors import StoreError
 from gatewayd.interfaces import Endpoint, IResolver, ResolutionFailed
-from gatewayd.message.dates import internet_date
 from gatewayd.outcome import Outcome
 
-DAY = 86400
 MAX_KINDS = 20_000  # kept in memory between two flushes; more are not counted
 
 Kind = tuple[int, str, str]
@@ -61,7 +56,7 @@ class TLSReporter:
         self._send = send
         self._contact = contact
         self._now = now
-        self._counts: Counter[Kind] = Counter()
+        self._tally = Tally[Kind](sessions.add, MAX_KINDS)
 
     def note(self, domain: Domain, demand: Demand, endpoint: Endpoint, failure: str) -> None:
         """One session with a host of the domain."""
@@ -75,20 +70,11 @@ class TLSReporter:
         elif demand.trouble:
             kind, failure = "sts", failure or demand.trouble
         result = Result(kind, policy, hosts, failure, endpoint.name or endpoint.host, endpoint.host)
-        key = (int(self._now()) // DAY, domain.name, msgspec.json.encode(result).decode())
-        if key in self._counts or len(self._counts) < MAX_KINDS:
-            self._counts[key] += 1
+        self._tally.count((int(self._now()) // DAY, domain.name, msgspec.json.encode(result).decode()))
 
     async def flush(self) -> None:
         """Raises StoreError; then nothing is lost."""
-        counts, self._counts = self._counts, Counter()
-        if not counts:
-            return
-        try:
-            await self._sessions.add(counts)
-        except StoreError:
-            self._counts.update(counts)
-            raise
+        await self._tally.flush()
 
     async def send_due(self) -> None:
         """The reports of the days that are over. One that cannot be sent now is sent later. Raises StoreError."""
@@ -112,15 +98,10 @@ class TLSReporter:
 
     def _mail(self, contact: Address, place: Address, day: int, domain: str, name: str, octets: bytes) -> bytes:
         """§5.3."""
-        mail = EmailMessage(policy=SMTP)
-        mail["From"] = str(contact)
-        mail["To"] = str(place)
-        mail["Subject"] = f"Report Domain: {domain} Submitter: {self._hostname} Report-ID: <{name}>"
-        mail["Date"] = internet_date(self._now())
+        mail = report_mail(self._hostname, contact, place, domain, name, self._now())
         mail["Message-ID"] = f"<tls.{name}>"
         mail["TLS-Report-Domain"] = domain
         mail["TLS-Report-Submitter"] = self._hostname.name
-        mail["Auto-Submitted"] = "auto-generated"
         mail.set_content(f"This is the TLS report of {self._hostname} about {domain} (RFC 8460).\n")
         filename = f"{self._hostname}!{domain}!{day * DAY}!{(day + 1) * DAY - 1}!{day}.json.gz"
         mail.add_attachment(octets, "application", "tlsrpt+gzip", filename=filename)

@@ -16,9 +16,8 @@ STEPS = [
     """
 ]
 
-Kind = tuple[
-    int, str, str, str
-]  # day since 1970, domain of the policy, the policy and what was seen as core writes them
+# day since 1970, domain of the policy, the policy and what was seen as core/dmarc_reports.py writes them
+Kind = tuple[int, str, str, str]
 
 
 class SQLiteSightings:
