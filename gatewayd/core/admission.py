@@ -41,6 +41,10 @@ class Buckets:
         self._now = now
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (tokens, when)
 
+    @property
+    def limited(self) -> bool:
+        return self._rate > 0
+
     def take(self, key: str, count: int = 1) -> float:
         """Seconds to wait until it may be asked again; 0.0: taken."""
         if not self._rate:
@@ -92,6 +96,10 @@ class Admission:
                 self.log.info("refused {client}: {reason}", client=address, reason=reason)
                 return Refused("5.7.1", reason)
         return None
+
+    @property
+    def counts_accounts(self) -> bool:
+        return self._accounts.limited
 
     def account(self, name: str, recipients: int) -> Deferred | None:
         """A user of ours writes to recipients elsewhere; None: he may."""

@@ -243,7 +243,7 @@ class PostOffice:
         content = unsigned.sealed(protected, signature)
         if not await self._writes(account, content, recipients):
             return dict.fromkeys(recipients, STORE_FAILED)
-        if self._admission is not None:
+        if self._admission is not None and self._admission.counts_accounts:  # else nobody need be looked up
             held = self._many(account, sum([not await self._recipients.is_ours(to) for to in recipients]))
             if held is not None:
                 return dict.fromkeys(recipients, held)
