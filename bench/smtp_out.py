@@ -28,7 +28,8 @@ from gatewayd.address import Address, Domain
 from gatewayd.cli.gatewayctl import Gateway as Parts
 from gatewayd.cli.queue import post_office
 from gatewayd.config import load
-from gatewayd.interfaces import Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Origin
 
 COUNT = 2000
 ROUNDS = 3

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from demo.legacy import Legacy, send_as_legacy
 from demo.world import PASSWORD, Gateway, Reactor
 from gatewayd.client import Message, ParleyClient, connect
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 
 TIMEOUT = 30.0  # seconds until a message that has not come counts as lost
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 
 DAY = 86400.0
 

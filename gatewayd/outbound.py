@@ -25,7 +25,8 @@ from gatewayd.core.tls_reports import TLSReporter
 from gatewayd.crypto import cose
 from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import Bridged, Endpoint, IResolver
+from gatewayd.interfaces.dns import Endpoint, IResolver
+from gatewayd.interfaces.routes import Bridged
 from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.downgrade import seven_bit
 from gatewayd.message.model import Content

@@ -13,18 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 from gatewayd.address import Domain
 from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import (
-    Answer,
-    Bridged,
-    Endpoint,
-    IResolver,
-    IStore,
-    Local,
-    Mail,
-    Parley,
-    ResolutionFailed,
-    Route,
-)
+from gatewayd.interfaces.dns import Answer, Endpoint, IResolver, ResolutionFailed
+from gatewayd.interfaces.routes import Bridged, Local, Mail, Parley, Route
+from gatewayd.interfaces.store import IStore
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred, Refused
 
 KNOWN_FOR = 1.0  # seconds that a route is good for the next messages: the DNS is in another thread

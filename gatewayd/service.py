@@ -49,7 +49,8 @@ from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.dns.resolver import Resolver
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Bridged, Endpoint, Mail, Origin, Parley
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.routes import Bridged, Mail, Origin, Parley
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
 from gatewayd.net.dial import dial_parley

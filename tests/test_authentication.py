@@ -25,7 +25,9 @@ from gatewayd.crypto import domain_auth
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.domain_keys import OVERLAP, SKEW, SigningKey
 from gatewayd.crypto.scram import ScramClient
-from gatewayd.interfaces import Endpoint, Envelope, Parley, Route
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Parley, Route
 from gatewayd.message.model import Content
 from gatewayd.net.tls import server_context
 from gatewayd.outcome import Deferred, Outcome

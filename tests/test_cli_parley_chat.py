@@ -20,7 +20,7 @@ from gatewayd.client import ConnectionGone, ParleyClient, connection
 from gatewayd.client.archive import INTRODUCTIONS, Archive
 from gatewayd.client.device import Device
 from gatewayd.crypto.certificates import make_authority
-from gatewayd.interfaces import Delivery
+from gatewayd.interfaces.records import Delivery
 from gatewayd.message.model import Content, Payload
 from gatewayd.wire.parley.schema import Signalled
 from tests.test_client import here, inbox, sign_in

@@ -13,7 +13,8 @@ from gatewayd.address import Address, AddressError
 from gatewayd.cli.gatewayctl import Gateway
 from gatewayd.cli.queue import picked
 from gatewayd.config import load
-from gatewayd.interfaces import EVERYTHING, Asked, Envelope, Event, Picked
+from gatewayd.interfaces.queue import EVERYTHING, Asked, Envelope, Picked
+from gatewayd.interfaces.story import Event
 from tests.test_cli_gatewayctl import ctl
 from tests.test_store_sqlite import content
 

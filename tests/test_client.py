@@ -16,7 +16,8 @@ from gatewayd.address import AddressError, Domain
 from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect, connection, tail
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.crypto.scram import ScramServer
-from gatewayd.interfaces import Answer, Delivery, Endpoint
+from gatewayd.interfaces.dns import Answer, Endpoint
+from gatewayd.interfaces.records import Delivery
 from gatewayd.message import bridge
 from gatewayd.message.model import Content, Payload
 from gatewayd.session import parley_server

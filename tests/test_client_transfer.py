@@ -22,7 +22,7 @@ from gatewayd.client import (
     transfer,
 )
 from gatewayd.crypto.certificates import make_authority
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 from gatewayd.message.model import Part
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.wire.parley.schema import CHUNK

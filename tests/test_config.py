@@ -8,7 +8,7 @@ import pytest
 
 from gatewayd.address import Domain
 from gatewayd.config import Bridge, ConfigError, load
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 
 SAMPLE = Path(__file__).parent.parent / "etc/gatewayd.toml"
 LEAST = 'hostname = "mx.a.test"\nstate_dir = "state"\n[tls]\ncertificate = "c.pem"\nkey = "/k.pem"\n'

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gatewayd.address import Domain
 from gatewayd.core import admission
 from gatewayd.core.admission import Admission, Buckets, Rates
-from gatewayd.interfaces import Answer, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, ResolutionFailed
 from gatewayd.outcome import Deferred, Refused
 from tests.loop import Loop
 

@@ -13,7 +13,8 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.authentication import ITERATIONS, Authenticator
 from gatewayd.crypto.scram import derive
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, AuthenticationFailed, ScramCredentials
+from gatewayd.interfaces.authentication import AuthenticationFailed
+from gatewayd.interfaces.records import Account, ScramCredentials
 from tests.test_store_sqlite import ALICE, Stores
 
 PASSWORD, SALT = "pencil ☃", b"sixteen octets.."

@@ -7,7 +7,8 @@ from typing import Any
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.bridges import KNOWN_FOR, REMEMBERED_FOR, UNKNOWN_FOR, Behind, Bridges, authors_domain
-from gatewayd.interfaces import Bridged, Endpoint
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.routes import Bridged
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from tests.loop import Loop
 

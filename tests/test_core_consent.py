@@ -21,7 +21,9 @@ from gatewayd.core.dmarc import Verdict
 from gatewayd.core.examination import Examined, Signature
 from gatewayd.core.reception import Reception
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, ContactState, Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.records import Account, ContactState
+from gatewayd.interfaces.routes import Origin
 from gatewayd.message import bridge
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused

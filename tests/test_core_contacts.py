@@ -15,7 +15,7 @@ from gatewayd.address import Address
 from gatewayd.client import ConnectionGone, Contact, ParleyClient, RequestFailed
 from gatewayd.core.admission import Buckets
 from gatewayd.crypto.certificates import make_authority
-from gatewayd.interfaces import Mail, Parley
+from gatewayd.interfaces.routes import Mail, Parley
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen
 from gatewayd.net.tls import server_context

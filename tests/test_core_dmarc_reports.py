@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gatewayd.address import Address, Domain
 from gatewayd.core.dmarc_reports import DAY, DMARCReporter, Kind, destinations
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Answer, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, ResolutionFailed
 from gatewayd.outcome import Delivered, Outcome
 from tests.loop import Loop
 from tests.test_core_examination import CAROL, GOOD_SPF, MAIL, ORIGIN, RSA, SIGNER, examine, forwarded, zone

@@ -21,7 +21,8 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.dmarc import organisational
 from gatewayd.core.examination import _SPF, Examined, examine
 from gatewayd.crypto.dkim import DKIMSigner
-from gatewayd.interfaces import Origin, ResolutionFailed
+from gatewayd.interfaces.dns import ResolutionFailed
+from gatewayd.interfaces.routes import Origin
 from gatewayd.message.bridge import without_results_of
 
 HERE = Domain.parse("mx.alpha.test")

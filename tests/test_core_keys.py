@@ -18,7 +18,7 @@ from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeyStore, PublicKey, SigningKey
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Peer
+from gatewayd.interfaces.records import Peer
 from gatewayd.message.model import Content
 from tests.test_store_sqlite import Stores
 

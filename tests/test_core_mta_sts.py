@@ -15,7 +15,7 @@ from gatewayd.address import Domain
 from gatewayd.core.mta_sts import AGAIN, REFRESH, BadPolicy, FetchFailed, Policy, PolicyDirectory, parse
 from gatewayd.core.tls_policy import KNOWN_FOR, Demand, Level, TLSPolicies
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import Answer, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, ResolutionFailed
 from gatewayd.store.tls import SQLiteTLSMemory
 from tests.loop import Loop
 

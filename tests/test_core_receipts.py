@@ -13,7 +13,8 @@ from gatewayd.address import Address
 from gatewayd.client import ParleyClient, Receipt
 from gatewayd.core.relay import Relay
 from gatewayd.crypto.certificates import make_authority
-from gatewayd.interfaces import Envelope, Origin, Parley
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Origin, Parley
 from gatewayd.message.model import Content, Payload
 from gatewayd.message.render import render
 from gatewayd.outcome import STORE_FAILED

@@ -11,7 +11,9 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.examination import Examined
 from gatewayd.core.filtering import FilterDown, Filtered, Filters
 from gatewayd.core.reception import Judged, Reception
-from gatewayd.interfaces import Account, Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.records import Account
+from gatewayd.interfaces.routes import Origin
 from gatewayd.outcome import Deferred, Delivered, Refused
 from tests.loop import Loop
 from tests.test_core_examination import CAROL, GOOD_SPF, MAIL, ORIGIN, examined

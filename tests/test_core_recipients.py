@@ -18,7 +18,7 @@ from demo.world import BIN, PASSWORD, Gateway, World
 from gatewayd.address import Address, Domain
 from gatewayd.core.recipients import MAX_TARGETS, Recipients
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import ScramCredentials
+from gatewayd.interfaces.records import ScramCredentials
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
 from tests.loop import Loop

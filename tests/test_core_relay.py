@@ -23,18 +23,11 @@ from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.database.sqlite import READERS
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import (
-    Asked,
-    Endpoint,
-    Envelope,
-    Event,
-    Local,
-    Mail,
-    Origin,
-    Parley,
-    Route,
-    ScramCredentials,
-)
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.queue import Asked, Envelope
+from gatewayd.interfaces.records import ScramCredentials
+from gatewayd.interfaces.routes import Local, Mail, Origin, Parley, Route
+from gatewayd.interfaces.story import Event
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.message.render import LARGEST
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused

@@ -16,7 +16,7 @@ from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.core.tls_reports import DAY, TLSReporter, destinations
 from gatewayd.crypto.dane import TLSA
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import Answer, Endpoint, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
 from gatewayd.outcome import Delivered, Outcome
 from gatewayd.store.tls import SQLiteTLSMemory
 from tests.loop import Loop

@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 from demo.dns_server import DNSServer
 from gatewayd.address import Domain
 from gatewayd.dns.resolver import Resolver, nameserver
-from gatewayd.interfaces import Answer, Endpoint, IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, Endpoint, IResolver, ResolutionFailed
 
 SOA = "$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 30\n@ NS ns\n"
 ZONE = (

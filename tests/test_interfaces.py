@@ -17,7 +17,11 @@ from gatewayd.address import Domain
 from gatewayd.core.authentication import Authenticator
 from gatewayd.database.sqlite import Database
 from gatewayd.dns.resolver import Resolver
-from gatewayd.interfaces import IAuthenticator, ICourier, IQueue, IResolver, IStore
+from gatewayd.interfaces.authentication import IAuthenticator
+from gatewayd.interfaces.dns import IResolver
+from gatewayd.interfaces.queue import IQueue
+from gatewayd.interfaces.routes import ICourier
+from gatewayd.interfaces.store import IStore
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.smtp_courier import SMTPCourier

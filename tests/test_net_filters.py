@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from gatewayd.address import Address, Domain
 from gatewayd.core.filtering import FilterDown, Filtered, refusal
 from gatewayd.crypto.dkim import DKIMSigner
-from gatewayd.interfaces import Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Origin
 from gatewayd.net import filters
 from gatewayd.net.filters import Place, ask_milter, ask_rspamd, place
 from gatewayd.outcome import Deferred, Refused

@@ -16,7 +16,7 @@ from twisted.internet.threads import blockingCallFromThread
 from gatewayd.address import Domain
 from gatewayd.core.mta_sts import FetchFailed
 from gatewayd.crypto.certificates import issue, make_authority
-from gatewayd.interfaces import Answer
+from gatewayd.interfaces.dns import Answer
 from gatewayd.net.https import MAX_SIZE, PolicyFetcher
 from gatewayd.net.tls import Trust
 

@@ -16,7 +16,8 @@ from twisted.internet import defer
 from gatewayd.address import Domain
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.errors import StoreFull
-from gatewayd.interfaces import Envelope, Parley, Route
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Parley, Route
 from gatewayd.message.model import MAIL, RFC822, Content, Part, Payload
 from gatewayd.outcome import Deferred, Outcome, Refused
 from gatewayd.session import parley_blobs

@@ -22,7 +22,7 @@ from twisted.internet.task import Clock
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
-from gatewayd.interfaces import Asked, Envelope, Picked
+from gatewayd.interfaces.queue import Asked, Envelope, Picked
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue import destinations

@@ -12,7 +12,9 @@ from twisted.internet.task import Clock
 from gatewayd.address import Domain
 from gatewayd.crypto.dane import TLSA
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Answer, Bridged, Endpoint, Local, Mail, Parley, Peer, ResolutionFailed, Route
+from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
+from gatewayd.interfaces.records import Peer
+from gatewayd.interfaces.routes import Bridged, Local, Mail, Parley, Route
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred
 from gatewayd.routing import DNS_FAILED, KNOWN_FOR, LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
 

@@ -21,7 +21,7 @@ from twisted.internet.threads import blockingCallFromThread
 from demo.dns_server import DNSServer
 from demo.world import BIN, PASSWORD, Gateway
 from gatewayd.client import Message, ParleyClient, Receipt, connect
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 from tests.corpus import messages
 
 TRACE = re.compile(rb"Return-Path: <sender@elsewhere\.test>\r\nReceived: [^\r\n]*\r\n(?:\t[^\r\n]*\r\n)+")

@@ -25,7 +25,7 @@ from gatewayd.core.delivery import PostOffice
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
-from gatewayd.interfaces import Account, Delivery, Placed
+from gatewayd.interfaces.records import Account, Delivery, Placed
 from gatewayd.message import bridge
 from gatewayd.message.model import Content
 from gatewayd.net.limits import Limits

@@ -14,7 +14,9 @@ from zope.interface.verify import verifyObject
 from gatewayd.address import Address, Domain
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.domain_keys import SigningKey
-from gatewayd.interfaces import Endpoint, Envelope, ICourier, Parley, Route
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import ICourier, Parley, Route
 from gatewayd.message.model import Content
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen

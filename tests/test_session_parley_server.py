@@ -32,7 +32,9 @@ from gatewayd.crypto.domain_keys import KeyStore, SigningKey
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Delivery, Endpoint, Local, Parley, Route
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.records import Delivery
+from gatewayd.interfaces.routes import Local, Parley, Route
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.limits import Limits

@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 from demo.world import PASSWORD, Gateway
 from gatewayd.address import Address
 from gatewayd.crypto.scram import ScramClient
-from gatewayd.interfaces import Account, AuthenticationFailed, ScramCredentials
+from gatewayd.interfaces.authentication import AuthenticationFailed
+from gatewayd.interfaces.records import Account, ScramCredentials
 from gatewayd.session import sasl
 from gatewayd.session.link import TLSInfo
 from tests.smtp_talk import TIMEOUT, Mailbox

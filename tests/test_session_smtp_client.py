@@ -15,7 +15,9 @@ from twisted.internet import defer
 from twisted.internet.threads import blockingCallFromThread
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Answer, Asked, Endpoint, Envelope, Mail, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
+from gatewayd.interfaces.queue import Asked, Envelope
+from gatewayd.interfaces.routes import Mail
 from gatewayd.message.downgrade import seven_bit
 from gatewayd.message.model import Content
 from gatewayd.net.dial import dial_smtp

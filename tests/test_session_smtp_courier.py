@@ -17,7 +17,9 @@ from gatewayd.core.mta_sts import Policy
 from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.dane import TLSA
-from gatewayd.interfaces import Bridged, Endpoint, Envelope
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Bridged
 from gatewayd.message.model import Content
 from gatewayd.net.tls import Trust
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused

@@ -17,7 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gatewayd.address import Address
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Allowance, ContactState, Delivery, Introduction, NoSuchMailbox, TooManyIntroductions
+from gatewayd.interfaces.records import (
+    Allowance,
+    ContactState,
+    Delivery,
+    Introduction,
+    NoSuchMailbox,
+    TooManyIntroductions,
+)
 from gatewayd.message.model import Content, Payload
 from gatewayd.store.contacts import DAY
 from tests.test_store_sqlite import Stores

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Delivery, NoSuchMailbox, Placed
+from gatewayd.interfaces.records import Delivery, NoSuchMailbox, Placed
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.store import rows, schema
 from gatewayd.store.delivering import deliver

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewayd.interfaces import OverQuota, WrongOctets
+from gatewayd.interfaces.records import OverQuota, WrongOctets
 from gatewayd.store import holdings as module
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.holdings import Holdings

@@ -9,7 +9,7 @@ import pytest
 
 from gatewayd.address import Address
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import RECEIPTS, Awaited, Delivery, NoSuchMailbox, Owed
+from gatewayd.interfaces.records import RECEIPTS, Awaited, Delivery, NoSuchMailbox, Owed
 from gatewayd.store import receipts
 from tests.test_store_sqlite import ALICE, BOB, CREDENTIALS, Stores, content
 

@@ -26,7 +26,7 @@ from twisted.internet.task import Clock
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
-from gatewayd.interfaces import (
+from gatewayd.interfaces.records import (
     Arrival,
     ContactState,
     Delivery,
@@ -626,7 +626,7 @@ KILLED = """
 import secrets, sys
 from pathlib import Path
 from tests.test_store_sqlite import Stores, content, TRACE
-from gatewayd.interfaces import Delivery
+from gatewayd.interfaces.records import Delivery
 stores = Stores.__new__(Stores)
 from tests.loop import Loop
 from twisted.internet.task import Clock

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from gatewayd.database.sqlite import Database
-from gatewayd.interfaces import Event
+from gatewayd.interfaces.story import Event
 from gatewayd.store import trace
 from gatewayd.store.trace import TraceLog
 from tests.loop import Loop

@@ -26,7 +26,7 @@ from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, ScramCredentials
+from gatewayd.interfaces.records import Account, ScramCredentials
 from gatewayd.queue.sqlite import SQLiteQueue
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore

@@ -20,7 +20,7 @@ from gatewayd.core.delivery import PostOffice
 from gatewayd.core.reports import Fate
 from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto.domain_keys import KeySet
-from gatewayd.interfaces import EVERYTHING, Picked, Queued
+from gatewayd.interfaces.queue import EVERYTHING, Picked, Queued
 from gatewayd.message import mime
 from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.outcome import Refused

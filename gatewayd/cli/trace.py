@@ -8,7 +8,7 @@ from typing import Any
 
 from gatewayd.address import Address
 from gatewayd.cli.queue import MESSAGE_ID, time
-from gatewayd.interfaces import Event
+from gatewayd.interfaces.story import Event
 
 
 async def trace(gateway: Any, options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from gatewayd.address import Address
 from gatewayd.client.message import Message, Receipt
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import RECEIPTS
+from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import Content, ObjectError, Payload
 from gatewayd.wire.parley.schema import Change, Changes, Contact
 

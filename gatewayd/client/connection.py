@@ -20,7 +20,8 @@ from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.client.tail import Tail
 from gatewayd.client.transfer import Progress, download, ignored, upload
 from gatewayd.dns.resolver import Resolver
-from gatewayd.interfaces import RECEIPTS, Endpoint, ResolutionFailed
+from gatewayd.interfaces.dns import Endpoint, ResolutionFailed
+from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT, Part
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.tls import Trust

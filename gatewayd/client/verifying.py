@@ -14,7 +14,7 @@ from gatewayd.client.message import Message
 from gatewayd.crypto import cose
 from gatewayd.crypto.cose import SignatureError
 from gatewayd.crypto.domain_keys import KeySet
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 from gatewayd.message.model import Content, ObjectError
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.wire.parley.connection import ParleyConnection

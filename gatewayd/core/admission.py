@@ -14,7 +14,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Domain
-from gatewayd.interfaces import IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.outcome import Deferred, Refused
 
 MAX_BUCKETS = 100_000  # of one kind; the one that was asked for longest ago is forgotten

@@ -13,7 +13,9 @@ from typing import Any
 from zope.interface import implementer
 
 from gatewayd.address import Address, AddressError
-from gatewayd.interfaces import Account, AuthenticationFailed, IAuthenticator, IStore, ScramCredentials
+from gatewayd.interfaces.authentication import AuthenticationFailed, IAuthenticator
+from gatewayd.interfaces.records import Account, ScramCredentials
+from gatewayd.interfaces.store import IStore
 
 ITERATIONS = 4096  # RFC 7677 §4's least; what the made-up credentials of unknown users show
 

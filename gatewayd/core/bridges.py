@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Bridged
+from gatewayd.interfaces.routes import Bridged
 from gatewayd.outcome import Deferred, Delivered, Outcome
 
 KNOWN_FOR = 3600.0  # seconds that a yes is believed

@@ -16,16 +16,16 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.dmarc import organisational
 from gatewayd.core.rate import Rate
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import (
+from gatewayd.interfaces.records import (
     Account,
     Allowance,
     ContactState,
     Delivery,
     Introduction,
-    IStore,
     Placed,
     TooManyIntroductions,
 )
+from gatewayd.interfaces.store import IStore
 from gatewayd.message.model import MESSAGE, Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 

@@ -17,7 +17,9 @@ from gatewayd.core.consent import Consent
 from gatewayd.core.delivery import Router
 from gatewayd.core.dmarc import organisational
 from gatewayd.core.recipients import Recipients
-from gatewayd.interfaces import Account, Bridged, Contact, ContactState, IStore, Local, Mail, Parley
+from gatewayd.interfaces.records import Account, Contact, ContactState
+from gatewayd.interfaces.routes import Bridged, Local, Mail, Parley
+from gatewayd.interfaces.store import IStore
 from gatewayd.outcome import Deferred
 
 ASKED = 60  # questions a minute to other domains, of one user

@@ -28,7 +28,10 @@ from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, Bridged, Delivery, Envelope, IQueue, IStore, Origin, Placed, Route
+from gatewayd.interfaces.queue import Envelope, IQueue
+from gatewayd.interfaces.records import Account, Delivery, Placed
+from gatewayd.interfaces.routes import Bridged, Origin, Route
+from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge, object_types
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part

@@ -12,7 +12,7 @@ from typing import Any
 
 from publicsuffixlist import PublicSuffixList
 
-from gatewayd.interfaces import ResolutionFailed
+from gatewayd.interfaces.dns import ResolutionFailed
 
 MAX_AUTHORS = 5  # judged; more are an attack on our time
 STRICTNESS = {"none": 0, "quarantine": 1, "reject": 2}

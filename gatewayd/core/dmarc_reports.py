@@ -15,7 +15,7 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.daily_reports import DAY, Tally, report_mail
 from gatewayd.core.dmarc import Record, aligned
 from gatewayd.core.examination import Examined, Signature
-from gatewayd.interfaces import IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.outcome import Outcome
 
 MAX_KINDS = 50_000  # kept in memory between two flushes; more are not counted

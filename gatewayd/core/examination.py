@@ -19,7 +19,8 @@ import spf
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core import dmarc
 from gatewayd.core.dmarc import Lookup, Verdict
-from gatewayd.interfaces import Origin, ResolutionFailed
+from gatewayd.interfaces.dns import ResolutionFailed
+from gatewayd.interfaces.routes import Origin
 from gatewayd.message import bridge
 
 MAX_SIGNATURES = 5  # verified; more are an attack on our time

@@ -6,7 +6,8 @@ docs/parley.rst §8.1. What its form asks is message/object_types.py.
 from __future__ import annotations
 
 from gatewayd.address import Address, AddressError
-from gatewayd.interfaces import RECEIPTS, Account, Awaited, Delivery, IStore
+from gatewayd.interfaces.records import RECEIPTS, Account, Awaited, Delivery
+from gatewayd.interfaces.store import IStore
 from gatewayd.message import receipts
 from gatewayd.message.model import MAIL, REACTION, RECEIPT, RETRACT, Content, Payload
 from gatewayd.message.object_types import REPLACEABLE

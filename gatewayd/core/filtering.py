@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gatewayd.address import Address
-from gatewayd.interfaces import Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Origin
 from gatewayd.outcome import Deferred, Outcome, Refused
 
 FIELD = "Gatewayd-Verdict"

@@ -12,7 +12,8 @@ from twisted.logger import Logger
 from gatewayd.address import Domain
 from gatewayd.crypto.domain_keys import KeySet, KeySetError
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import IStore, Peer
+from gatewayd.interfaces.records import Peer
+from gatewayd.interfaces.store import IStore
 
 REFETCH = 60.0  # seconds between two fetches that an unknown key id asks for
 MAX_KEPT = 7 * 86400.0  # seconds: however long the domain says that its set is good

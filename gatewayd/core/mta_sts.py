@@ -14,7 +14,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import AddressError, Domain
-from gatewayd.interfaces import IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 
 MAX_AGE = 31_557_600  # seconds, §3.2
 AGAIN = 300.0  # seconds after a fetch that failed (§3.3)

@@ -21,7 +21,9 @@ from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
-from gatewayd.interfaces import Account, Delivery, Envelope, IQueue, IStore, Placed
+from gatewayd.interfaces.queue import Envelope, IQueue
+from gatewayd.interfaces.records import Account, Delivery, Placed
+from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge
 from gatewayd.message.model import MAIL, Content
 from gatewayd.message.receipts import may_ask

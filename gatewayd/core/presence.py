@@ -17,7 +17,8 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.consent import knows
-from gatewayd.interfaces import IStore, Parley, Route
+from gatewayd.interfaces.routes import Parley, Route
+from gatewayd.interfaces.store import IStore
 
 USER_RATE, USER_BURST = 10.0, 20.0  # signals a second, each recipient counts
 PEER_RATE, PEER_BURST = 500.0, 1000.0

@@ -12,7 +12,8 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from gatewayd.address import Domain
-from gatewayd.interfaces import Account, IBlobs, OverQuota, WrongOctets
+from gatewayd.interfaces.records import Account, OverQuota, WrongOctets
+from gatewayd.interfaces.store import IBlobs
 from gatewayd.message.model import Part
 from gatewayd.outcome import Deferred, Outcome, Refused
 

@@ -9,7 +9,8 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.consent import knows
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, Awaited, IStore, Owed
+from gatewayd.interfaces.records import Account, Awaited, Owed
+from gatewayd.interfaces.store import IStore
 from gatewayd.message import receipts
 from gatewayd.message.model import MAIL, RECEIPT, Content, Payload
 from gatewayd.message.render import rendered_id

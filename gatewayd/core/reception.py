@@ -15,7 +15,9 @@ from gatewayd.core.consent import INBOX, JUNK
 from gatewayd.core.examination import Examined
 from gatewayd.core.filtering import FIELD, Filtered, Filters
 from gatewayd.core.greylist import Greylist
-from gatewayd.interfaces import Account, Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.records import Account
+from gatewayd.interfaces.routes import Origin
 from gatewayd.message import bridge
 from gatewayd.outcome import Delivered, Outcome, Refused
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.srs import SRS
-from gatewayd.interfaces import Account, IStore
+from gatewayd.interfaces.records import Account
+from gatewayd.interfaces.store import IStore
 
 MAX_TARGETS = 100  # that one address may have in the end
 SEPARATOR = "+"

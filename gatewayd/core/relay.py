@@ -19,7 +19,8 @@ from gatewayd.core.delivery import PostOffice, Router
 from gatewayd.core.reports import Fate
 from gatewayd.core.story import Story
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Bridged, ICourier, IQueue, Leased, Local, Mail, Parley, Route
+from gatewayd.interfaces.queue import IQueue, Leased
+from gatewayd.interfaces.routes import Bridged, ICourier, Local, Mail, Parley, Route
 from gatewayd.message.bridge import fits
 from gatewayd.message.dsn import Action
 from gatewayd.message.model import Content

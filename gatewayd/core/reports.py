@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Asked, Envelope
+from gatewayd.interfaces.queue import Asked, Envelope
 from gatewayd.message import bridge, dsn
 from gatewayd.message.model import Content
 from gatewayd.outcome import Outcome

@@ -14,7 +14,7 @@ from gatewayd.address import Domain
 from gatewayd.core.batch import Batched, InThread
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeyStore, SigningKey
-from gatewayd.interfaces import IStore
+from gatewayd.interfaces.store import IStore
 from gatewayd.message.model import Content
 
 

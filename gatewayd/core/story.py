@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.examination import Examined
-from gatewayd.interfaces import Account, Bridged, Event, Local, Mail, Origin, Parley, Record, Route
+from gatewayd.interfaces.records import Account
+from gatewayd.interfaces.routes import Bridged, Local, Mail, Origin, Parley, Route
+from gatewayd.interfaces.story import Event, Record
 from gatewayd.message.dsn import Action
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome

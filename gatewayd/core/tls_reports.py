@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.daily_reports import DAY, Tally, report_mail
 from gatewayd.core.tls_policy import Demand
-from gatewayd.interfaces import Endpoint, IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
 from gatewayd.outcome import Outcome
 
 MAX_KINDS = 20_000  # kept in memory between two flushes; more are not counted

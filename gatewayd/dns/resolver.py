@@ -24,7 +24,7 @@ from zope.interface import implementer
 from gatewayd.address import Domain
 from gatewayd.crypto.dane import TLSA
 from gatewayd.dns.selection import SRV, order_mx, order_srv
-from gatewayd.interfaces import Answer, Endpoint, IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import Answer, Endpoint, IResolver, ResolutionFailed
 
 THREADS = 16  # lookups under way at once
 CACHE = 10_000  # answers kept

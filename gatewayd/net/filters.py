@@ -10,7 +10,8 @@ from typing import Any
 
 from gatewayd.address import Address
 from gatewayd.core.filtering import FilterDown, Filtered, refusal
-from gatewayd.interfaces import Envelope, Origin
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Origin
 from gatewayd.message.edit import EditableMail
 from gatewayd.outcome import Deferred, Refused
 from gatewayd.wire.milter import RemoteProtocolError

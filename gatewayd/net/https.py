@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from gatewayd.address import Domain
 from gatewayd.core.mta_sts import FetchFailed
-from gatewayd.interfaces import IResolver, ResolutionFailed
+from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.net.tls import Trust
 
 TIMEOUT = 60.0  # seconds for all of it, §3.3

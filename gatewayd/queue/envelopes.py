@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatewayd.address import Address
-from gatewayd.interfaces import Asked, Envelope
+from gatewayd.interfaces.queue import Asked, Envelope
 
 ENVELOPE = "recipient, reverse_path, options, ret, envid, notify, orcpt"
 

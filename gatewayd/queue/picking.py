@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from gatewayd.interfaces import Picked, Queued
+from gatewayd.interfaces.queue import Picked, Queued
 from gatewayd.queue.destinations import living, reckon
 from gatewayd.queue.envelopes import ENVELOPE, envelope
 from gatewayd.queue.states import IN_QUEUE, WAITING

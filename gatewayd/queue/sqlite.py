@@ -16,7 +16,7 @@ from zope.interface import implementer
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database, Together
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import EVERYTHING, Envelope, IQueue, Leased, Picked, Queued
+from gatewayd.interfaces.queue import EVERYTHING, Envelope, IQueue, Leased, Picked, Queued
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue import destinations, picking

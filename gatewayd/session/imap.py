@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from twisted.internet.defer import DeferredLock
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, Arrival, AuthenticationFailed, IAuthenticator, IStore, Placed
+from gatewayd.interfaces.authentication import AuthenticationFailed, IAuthenticator
+from gatewayd.interfaces.records import Account, Arrival, Placed
+from gatewayd.interfaces.store import IStore
 from gatewayd.session import imap_search, sasl
 from gatewayd.session.imap_failed import No, failure
 from gatewayd.session.imap_folders import Folders

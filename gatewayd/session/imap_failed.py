@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
-from gatewayd.interfaces import MailboxExists, NoSuchMailbox
+from gatewayd.interfaces.records import MailboxExists, NoSuchMailbox
 
 
 class No(Exception):

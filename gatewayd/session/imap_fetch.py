@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Entry, IStore, Summary
+from gatewayd.interfaces.records import Entry, Summary
+from gatewayd.interfaces.store import IStore
 from gatewayd.message import mime
 from gatewayd.wire.imap.syntax import BadSyntax, Reader
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gatewayd.interfaces import IStore
+from gatewayd.interfaces.store import IStore
 from gatewayd.session.imap_failed import No
 from gatewayd.wire.imap.syntax import BadSyntax, Reader, encoded_name
 

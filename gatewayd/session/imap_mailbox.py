@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from gatewayd.interfaces import Entry, IStore, Mailbox
+from gatewayd.interfaces.records import Entry, Mailbox
+from gatewayd.interfaces.store import IStore
 from gatewayd.wire.imap.syntax import STAR, SequenceSet
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 
-from gatewayd.interfaces import Entry
+from gatewayd.interfaces.records import Entry
 from gatewayd.message import mime
 from gatewayd.session.imap_fetch import MONTHS
 from gatewayd.session.imap_mailbox import OpenMailbox

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gatewayd.interfaces import Entry, IStore
+from gatewayd.interfaces.records import Entry
+from gatewayd.interfaces.store import IStore
 from gatewayd.session import imap_fetch, imap_search
 from gatewayd.session.imap_failed import No
 from gatewayd.session.imap_mailbox import OpenMailbox, flags_response

@@ -9,7 +9,9 @@ from gatewayd.address import AddressError, Domain
 from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.domain_keys import KeySet, KeyStore
 from gatewayd.crypto.scram import ScramError, ScramServer
-from gatewayd.interfaces import Account, IAuthenticator, IStore, ScramCredentials
+from gatewayd.interfaces.authentication import IAuthenticator
+from gatewayd.interfaces.records import Account, ScramCredentials
+from gatewayd.interfaces.store import IStore
 from gatewayd.session.parley_failed import Failed
 from gatewayd.wire.parley.schema import Auth, AuthReply, Keys, KeysReply
 

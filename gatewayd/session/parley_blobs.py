@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from gatewayd.core.pulling import blobs_of_user
-from gatewayd.interfaces import Account, IBlobs, IStore, OverQuota, WrongOctets
+from gatewayd.interfaces.records import Account, OverQuota, WrongOctets
+from gatewayd.interfaces.store import IBlobs, IStore
 from gatewayd.message.model import Content, Part
 from gatewayd.session.link import Link
 from gatewayd.session.parley_failed import Failed

@@ -12,7 +12,7 @@ from gatewayd.crypto import domain_auth
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.crypto.scram import ScramClient, ScramError
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import IBlobs
+from gatewayd.interfaces.store import IBlobs
 from gatewayd.session.link import Link
 from gatewayd.session.parley_blobs import OfferedBlobs
 from gatewayd.session.parley_failed import Failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.contacts import Contacts, Never, NotNow, TooOften
-from gatewayd.interfaces import Account, Contact
+from gatewayd.interfaces.records import Account, Contact
 from gatewayd.session.parley_failed import Failed
 from gatewayd.wire.parley import schema
 from gatewayd.wire.parley.schema import Consent, ConsentReply, Lookup, LookupReply

@@ -16,7 +16,11 @@ from zope.interface import implementer
 from gatewayd.address import Address, Domain
 from gatewayd.core.presence import Signal
 from gatewayd.crypto.domain_keys import KeyStore
-from gatewayd.interfaces import Bridged, Endpoint, Envelope, ICourier, IStore, Mail, Parley, Peer, Route
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.records import Peer
+from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley, Route
+from gatewayd.interfaces.store import IStore
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Outcome, Refused, outcome
 from gatewayd.session.link import Engine, Session

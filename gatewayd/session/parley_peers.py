@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from gatewayd.address import Address
 from gatewayd.core.contacts import Never, NotNow, Standing, TooOften
-from gatewayd.interfaces import Parley
+from gatewayd.interfaces.routes import Parley
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.wire.parley import RemoteProtocolError

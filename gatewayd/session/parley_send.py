@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.pulling import Source
-from gatewayd.interfaces import Account
+from gatewayd.interfaces.records import Account
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import BAD_ADDRESS, Deferred, Outcome, Refused
 from gatewayd.session.parley_failed import Failed

@@ -12,7 +12,9 @@ from gatewayd.core.presence import Presence
 from gatewayd.core.pulling import QUOTA
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import IAuthenticator, IStore, NoSuchMailbox
+from gatewayd.interfaces.authentication import IAuthenticator
+from gatewayd.interfaces.records import NoSuchMailbox
+from gatewayd.interfaces.store import IStore
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
 from gatewayd.session.parley_blobs import PeerBlobs, UserBlobs

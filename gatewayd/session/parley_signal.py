@@ -8,7 +8,7 @@ from typing import Any
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.presence import Presence, TooOften
 from gatewayd.core.presence import Signal as Passed
-from gatewayd.interfaces import Account
+from gatewayd.interfaces.records import Account
 from gatewayd.session.link import Link
 from gatewayd.session.parley_failed import Failed
 from gatewayd.wire.parley.schema import Signal, Signalled, SignalReply

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from msgspec.structs import replace
 from twisted.internet.defer import DeferredLock
 
-from gatewayd.interfaces import Account, Arrival, IStore
+from gatewayd.interfaces.records import Account, Arrival
+from gatewayd.interfaces.store import IStore
 from gatewayd.message.model import Content
 from gatewayd.message.receipts import DELIVERED, DISPLAYED, asked, may_ask
 from gatewayd.session.link import Link

@@ -6,7 +6,9 @@ import base64
 import re
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, AuthenticationFailed, Entry, IAuthenticator, IStore
+from gatewayd.interfaces.authentication import AuthenticationFailed, IAuthenticator
+from gatewayd.interfaces.records import Account, Entry
+from gatewayd.interfaces.store import IStore
 from gatewayd.session import sasl
 from gatewayd.session.link import Link
 from gatewayd.wire.pop3.connection import Answer, AuthResponse, BadCommand, Command, State

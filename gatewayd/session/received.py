@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gatewayd.address import Domain
-from gatewayd.interfaces import Envelope
+from gatewayd.interfaces.queue import Envelope
 from gatewayd.message.dates import internet_date
 from gatewayd.session.link import TLSInfo
 

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from gatewayd.crypto import scram
 from gatewayd.crypto.scram import ScramError, ScramServer
-from gatewayd.interfaces import Account, AuthenticationFailed, IAuthenticator, ScramCredentials
+from gatewayd.interfaces.authentication import AuthenticationFailed, IAuthenticator
+from gatewayd.interfaces.records import Account, ScramCredentials
 from gatewayd.session.link import TLSInfo
 
 PLAIN, LOGIN = "PLAIN", "LOGIN"

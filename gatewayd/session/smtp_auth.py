@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Account, AuthenticationFailed, IAuthenticator
+from gatewayd.interfaces.authentication import AuthenticationFailed, IAuthenticator
+from gatewayd.interfaces.records import Account
 from gatewayd.session import sasl
 from gatewayd.session.link import TLSInfo
 from gatewayd.wire.smtp.commands import Auth, Reply, State, reply

@@ -9,7 +9,7 @@ from twisted.internet import defer
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.tls_policy import Level
-from gatewayd.interfaces import Envelope
+from gatewayd.interfaces.queue import Envelope
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused, outcome
 from gatewayd.session.link import Link, TLSInfo
 from gatewayd.session.smtp_sign_in import Credentials, sign_in

@@ -14,7 +14,9 @@ from zope.interface import implementer
 from gatewayd.address import Address, Domain
 from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Bridged, Endpoint, Envelope, ICourier, IResolver, Mail, Parley, ResolutionFailed
+from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
 from gatewayd.session.link import Engine, Session

@@ -9,7 +9,10 @@ from functools import partial
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
-from gatewayd.interfaces import Account, Asked, Envelope, IAuthenticator, Origin
+from gatewayd.interfaces.authentication import IAuthenticator
+from gatewayd.interfaces.queue import Asked, Envelope
+from gatewayd.interfaces.records import Account
+from gatewayd.interfaces.routes import Origin
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session.link import Link
 from gatewayd.session.received import goes_round, received

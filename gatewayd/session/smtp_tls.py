@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.crypto.certificates import names_host
 from gatewayd.crypto.dane import Usage, matches, usable
-from gatewayd.interfaces import Endpoint
+from gatewayd.interfaces.dns import Endpoint
 from gatewayd.session.link import TLSInfo
 
 DANE = (Usage.DANE_TA, Usage.DANE_EE)  # RFC 7672 §3.1.3: the PKIX usages mean nothing between mail servers

@@ -12,7 +12,7 @@ from twisted.internet import defer
 from zope.interface import implementer
 
 from gatewayd.errors import StoreError, StoreFull
-from gatewayd.interfaces import IBlobs
+from gatewayd.interfaces.store import IBlobs
 from gatewayd.message.model import Content, Part
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.holdings import Holdings

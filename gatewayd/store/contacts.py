@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from gatewayd.address import Address, AddressError
-from gatewayd.interfaces import Allowance, Contact, ContactState, Introduction, Placed, TooManyIntroductions
+from gatewayd.interfaces.records import Allowance, Contact, ContactState, Introduction, Placed, TooManyIntroductions
 from gatewayd.message.bridge import NOBODY
 from gatewayd.message.model import ObjectError, Payload
 from gatewayd.store import rows

@@ -16,7 +16,7 @@ import cbor2
 
 from gatewayd.database.sqlite import typed
 from gatewayd.errors import QuotaExceeded, StoreError
-from gatewayd.interfaces import Delivery, Placed, Quota
+from gatewayd.interfaces.records import Delivery, Placed, Quota
 from gatewayd.store import contacts, rows
 
 PLACES = """

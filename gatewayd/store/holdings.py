@@ -12,7 +12,7 @@ import os
 from hashlib import file_digest
 from pathlib import Path
 
-from gatewayd.interfaces import OverQuota, WrongOctets
+from gatewayd.interfaces.records import OverQuota, WrongOctets
 from gatewayd.store.blobs import BlobStore
 
 MAX_FILES = 1000  # of one owner

@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Changes, Entry, Expunged
+from gatewayd.interfaces.records import Changes, Entry, Expunged
 from gatewayd.store import rows
 from gatewayd.store.contacts import CONTACT, as_contact
 

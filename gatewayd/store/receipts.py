@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from gatewayd.address import Address
-from gatewayd.interfaces import Awaited, Owed
+from gatewayd.interfaces.records import Awaited, Owed
 
 OWED = "account_id, object_id, status, at_ms, nonce"
 KEPT = 366 * 86400 * 1000  # milliseconds: after that a receipt is neither believed nor said

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from gatewayd.errors import QuotaExceeded, StoreError
-from gatewayd.interfaces import Entry, Mailbox, MailboxExists, NoSuchMailbox, Quota
+from gatewayd.interfaces.records import Entry, Mailbox, MailboxExists, NoSuchMailbox, Quota
 from gatewayd.store.schema import ON_NEED, SPECIAL_USE
 
 MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"

@@ -1,6 +1,6 @@
 """The tables of the store. account_id comes first in every key, and no transaction spans accounts (DESIGN §4)."""
 
-from gatewayd.interfaces import RECEIPTS
+from gatewayd.interfaces.records import RECEIPTS
 
 STEPS = [
     """

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database, Together
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import (
+from gatewayd.interfaces.records import (
     Account,
     Allowance,
     Arrival,
@@ -29,7 +29,6 @@ from gatewayd.interfaces import (
     ContactState,
     Delivery,
     Entry,
-    IStore,
     Mailbox,
     MailboxExists,
     Owed,
@@ -40,6 +39,7 @@ from gatewayd.interfaces import (
     Summary,
     Watcher,
 )
+from gatewayd.interfaces.store import IStore
 from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize

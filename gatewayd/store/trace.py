@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
-from gatewayd.interfaces import Event
+from gatewayd.interfaces.story import Event
 
 FLUSH = 0.2  # seconds
 MAX_WAITING = 50_000  # events, while the disk is full; more are not kept

@@ -1,0 +1,66 @@
+"""Where a message goes, where one came from, and ICourier, which carries it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zope.interface import Interface
+
+from gatewayd.address import Address, Domain
+from gatewayd.interfaces.dns import Endpoint
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.message.model import Content
+from gatewayd.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Parley:
+    domain: Domain
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    domain: Domain
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bridged:
+    """The domain is ours, its mailboxes are on another server."""
+
+    endpoint: Endpoint
+    lmtp: bool = False  # RFC 2033, else SMTP
+
+
+Route = Local | Parley | Mail | Bridged | Outcome  # an Outcome: no route, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where mail came from: the client's IP address, what it called itself, and how it spoke."""
+
+    address: str
+    helo: str
+    protocol: str = "SMTP"  # as in the Received field: "ESMTPSA"
+    trusted: bool = False  # a server of ours in front of this one (LMTP), which has judged the mail already
+
+    def __str__(self) -> str:
+        return f"{self.helo} [{self.address}]"
+
+
+class ICourier(Interface):
+    """Carries one message over one route to all recipients there."""
+
+    async def deliver(
+        route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
+    ) -> dict[Address, Outcome]:
+        """An outcome for each recipient; never raises for what the peer or the network did."""
+
+    async def close() -> None:
+        """Ends idle connections."""
