@@ -9,16 +9,17 @@ import time
 from pathlib import Path
 
 from bench import figures
+from bench.load_smtp import message
 from bench.peers import Target, gateway, missing, postfix_dovecot
-from bench.smtp_in import SENDER, mailbox, message
+from bench.smtp_in import SENDER, mailbox
 
 COUNT = 100
 
 
 def wakeups(target: Target) -> list[float]:
-    """Milliseconds from the last octet of DATA to the untagged EXISTS, for each message."""
+    """Milliseconds from the begin of the transaction, of four round trips, to the untagged EXISTS, for each message."""
     found = []
-    mail = message(4096)
+    mail = message(4096, SENDER, target.user)
     with mailbox(target) as imap, smtplib.SMTP(*target.smtp, timeout=60) as smtp:
         imap.select("INBOX", readonly=True)
         _idle(imap)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,31 @@ class Target(NamedTuple):
     imaps: tuple[str, int]
     ssl: ssl.SSLContext
     user: str
+    masters: Callable[[], list[int]]  # the processes that began all others of it
     password: str = PASSWORD
+
+    def cpu(self) -> float:
+        """Seconds of processor that it has used, those of processes that have ended included."""
+        return _cpu(self.masters())
+
+
+def _cpu(masters: Iterable[int]) -> float:
+    below: dict[int, list[int]] = {}
+    used: dict[int, float] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        pid = int(path.parent.name)
+        below.setdefault(int(fields[1]), []).append(pid)
+        used[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own, and that of children waited for
+    waiting, total = list(masters), 0.0
+    while waiting:
+        pid = waiting.pop()
+        total += used.get(pid, 0.0)
+        waiting += below.get(pid, [])
+    return total
 
 
 def missing() -> str:
@@ -35,7 +60,7 @@ def gateway(root: Path) -> Iterator[Target]:
     made = Gateway(root, "bench.test", OURS, ["alice"], 9)
     try:
         made.start()
-        yield Target(made.port("smtp"), made.port("imaps"), made.ssl, "alice@bench.test")
+        yield Target(made.port("smtp"), made.port("imaps"), made.ssl, "alice@bench.test", lambda: [made.pid])
     finally:
         made.stop()
 
@@ -52,6 +77,7 @@ inet_interfaces = loopback-only
 inet_protocols = ipv4
 smtp_dns_support_level = disabled
 smtpd_client_connection_count_limit = 0
+in_flow_delay = 0
 maillog_file = {root}/postfix.log
 maillog_file_prefixes = {root}
 virtual_mailbox_domains = bench.test
@@ -108,7 +134,9 @@ def postfix_dovecot(root: Path) -> Iterator[Target]:
             subprocess.run(["dovecot", "-c", config], check=True, stdout=said, stderr=said)
         postfix.start()
         context = ssl.create_default_context(cafile=str(root / "ca.pem"))
-        yield Target((PEER, PORT), (PEER, 2993), context, "alice@bench.test")
+        pids = [root / "queue/pid/master.pid", root / "dovecot/master.pid"]
+        masters = [int(path.read_text()) for path in pids]
+        yield Target((PEER, PORT), (PEER, 2993), context, "alice@bench.test", lambda: masters)
     finally:
         postfix.stop()
         subprocess.run(["doveadm", "-c", config, "stop"], check=False, capture_output=True)

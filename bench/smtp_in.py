@@ -1,30 +1,33 @@
 """SMTP in, durable, until visible in IMAP: gatewayd against Postfix + Dovecot (LMTP), in the same run.
 
-The same driver does both: some senders deliver COUNT messages; the clock stops when IMAP shows them all.
+The same driver, a process of its own (load_smtp.py), does both; the clock stops when IMAP shows all messages. `server`
+and `clients` are microseconds of processor for one message.
 """
 
 from __future__ import annotations
 
 import imaplib
-import smtplib
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import figures
 from bench.peers import Target, gateway, missing, postfix_dovecot
 
-COUNT = 400
+COUNT = {4096: 1000, 65536: 400}  # messages by size
 ROUNDS = 3
 SENDER = "sender@elsewhere.test"
 
 
-def message(size: int) -> bytes:
-    head = b"From: sender@elsewhere.test\r\nSubject: a benchmark\r\nDate: Tue, 24 Nov 2026 10:00:00 +0000\r\n\r\n"
-    line = b"The quick brown fox jumps over the lazy dog, and the lazy dog lets it pass.\r\n"
-    return head + line * ((size - len(head)) // len(line))
+class Measured(NamedTuple):
+    rate: float  # messages a second, from the first connection to the last message visible
+    server: float  # microseconds of the server's processors for one message
+    clients: float  # and of the driver's
 
 
 def mailbox(target: Target) -> imaplib.IMAP4_SSL:
@@ -39,34 +42,24 @@ def visible(imap: imaplib.IMAP4) -> int:
     return int(answer.split()[-1].rstrip(b")"))
 
 
-def rate(target: Target, size: int, connections: int, count: int = COUNT) -> float:
-    """Messages a second, from the first connection to the last message visible."""
-    mail = message(size)
-    failures: list[Exception] = []
-
-    def send(share: int) -> None:
-        try:
-            with smtplib.SMTP(*target.smtp, timeout=60) as smtp:
-                for _ in range(share):
-                    smtp.sendmail(SENDER, [target.user], mail)
-        except (OSError, smtplib.SMTPException) as error:
-            failures.append(error)
-
+def deliver(target: Target, size: int, connections: int, count: int) -> Measured:
+    """`count` is a multiple of `connections`. Raises CalledProcessError when the driver was refused."""
     with mailbox(target) as imap:
-        before = visible(imap)
-        threads = [threading.Thread(target=send, args=(count // connections,)) for _ in range(connections)]
+        before, spent = visible(imap), target.cpu()
+        words = (*target.smtp, SENDER, target.user, size, connections, count)
         begin = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
-        while (seen := visible(imap) - before) < count // connections * connections:
+        driver = [sys.executable, "-m", "bench.load_smtp", *map(str, words)]
+        clients = subprocess.run(driver, check=True, capture_output=True, text=True).stdout
+        while (seen := visible(imap) - before) < count:
             if time.perf_counter() - begin > 120:
                 raise TimeoutError(f"only {seen} of {count} became visible")
             time.sleep(0.005)
-        return count / (time.perf_counter() - begin)
+        taken = time.perf_counter() - begin
+        return Measured(count / taken, (target.cpu() - spent) / count * 1e6, float(clients))
+
+
+def _median(rounds: Sequence[Measured]) -> Measured:
+    return Measured(*map(statistics.median, zip(*rounds, strict=True)))
 
 
 def main() -> None:
@@ -78,16 +71,22 @@ def main() -> None:
         postfix_dovecot(Path(root) / "peer") as peer,
     ):
         for target in (ours, peer):
-            rate(target, 4096, 4, 40)  # warm
-        for size in (4096, 65536):
+            deliver(target, 4096, 4, 400)  # warm
+        for size, count in COUNT.items():
             for connections in (1, 20):
-                pairs = [(rate(ours, size, connections), rate(peer, size, connections)) for _ in range(ROUNDS)]
+                rounds = range(ROUNDS)
+                pairs = [[deliver(target, size, connections, count) for target in (ours, peer)] for _ in rounds]
+                mine, theirs = (_median(side) for side in zip(*pairs, strict=True))
                 figures.report(
                     bench="smtp_in",
-                    work=f"{COUNT} messages of {size // 1024} KiB, {connections} connections, until visible in IMAP",
-                    ours=statistics.median(pair[0] for pair in pairs),
+                    work=f"{count} messages of {size // 1024} KiB, {connections} connections, until visible in IMAP",
+                    ours=mine.rate,
                     peer="Postfix + Dovecot",
-                    peer_figure=statistics.median(pair[1] for pair in pairs),
+                    peer_figure=theirs.rate,
                     unit="messages/s",
-                    ratio=statistics.median(a / b for a, b in pairs),
+                    ratio=statistics.median(a.rate / b.rate for a, b in pairs),
+                    server=mine.server,
+                    peer_server=theirs.server,
+                    clients=mine.clients,
+                    peer_clients=theirs.clients,
                 )

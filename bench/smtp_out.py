@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import figures
+from bench.load_smtp import message
 from bench.peers import OURS, PEER, missing
-from bench.smtp_in import SENDER, message
+from bench.smtp_in import SENDER
 from demo.dns_server import DNSServer
 from demo.legacy import PORT, PostfixInstance
 from demo.world import Gateway, Reactor, zone
@@ -104,7 +105,7 @@ def measured(begin: Callable[[], None], count: int) -> float:
 
 def fill(reactor: Reactor, gateway: Gateway, count: int, size: int) -> None:
     """Into the queue of a gateway that does not run."""
-    mail = message(size).replace(SENDER.encode(), b"alice@bench.test")
+    mail = message(size, "alice@bench.test", TO)
 
     async def work() -> None:
         parts = Parts(load(gateway.config), reactor.reactor)
@@ -136,7 +137,7 @@ def _postconf(peer: PostfixInstance, setting: str) -> None:
 
 
 def theirs(peer: PostfixInstance, count: int, size: int) -> float:
-    mail = message(size)
+    mail = message(size, SENDER, TO)
     _postconf(peer, "defer_transports = smtp")
     with smtplib.SMTP(PEER, PORT, timeout=60, source_address=(PEER, 0)) as smtp:
         for _ in range(count):
