@@ -21,6 +21,8 @@ from gatewayd.wire.parley.schema import (
     Changes,
     Consent,
     ConsentReply,
+    Fetch,
+    FetchReply,
     Get,
     GetReply,
     Hello,
@@ -44,11 +46,12 @@ CDDL = (Path(__file__).parent.parent / "docs/parley.cddl").read_text()
 SCHEMA = pycddl.Schema(CDDL)
 ASKED: dict[str, Any] = {
     "auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal, "consent": Consent,
-    "lookup": Lookup, "put": Put, "get": Get,
+    "lookup": Lookup, "put": Put, "get": Get, "fetch": Fetch,
 }  # fmt: skip
 ANSWERED: dict[str, Any] = {
     "auth": AuthReply, "keys": KeysReply, "send": SendReply, "sync": Changes, "mark": Changes, "signal": SignalReply,
     "consent": ConsentReply, "lookup": LookupReply, "put": PutReply, "get": GetReply,
+    "fetch": FetchReply,
 }  # fmt: skip
 
 HELLO = {"version": 1, "name": "x", "frame": 65536}
@@ -58,6 +61,7 @@ CHANGE = {"mailbox": "INBOX", "uid": 1, "modseq": 2}
 SIGNAL = {"kind": "typing", "state": "composing", "lease": 10}
 MARK = {"mailbox": "INBOX", "uids": [1]}
 CONTACT = {"address": "bob@beta.test", "state": "granted", "since": 1735689600000, "modseq": 3}
+OBJECT = {"id": bytes(32), "signed": b"x"}
 PUT = {"hash": bytes(32), "size": 100_000, "offset": 0}
 
 GOOD: list[list[Any]] = [
@@ -71,6 +75,9 @@ GOOD: list[list[Any]] = [
     [2, 1, "put", {"offset": 0}],
     [1, 1, "get", {"hash": bytes(32), "offset": 2**63 - 1}],
     [2, 1, "get", {"data": b"", "size": 100_000}],
+    [1, 1, "fetch", {"ids": [bytes(32)]}],
+    [2, 1, "fetch", {"objects": [OBJECT, {**OBJECT, "bodies": [b"x", b""]}], "more": True}],
+    [2, 1, "fetch", {"objects": []}],
     [2, 1, "send", {"results": [RESULT]}],
     [2, 1, "sync", {"changes": [CHANGE], "modseq": 2}],
     [3, 0, "changes", {"changes": [{**CHANGE, "gone": True}], "modseq": 2}],
@@ -180,6 +187,14 @@ BAD: list[Any] = [
     [1, 1, "mark", {"mailbox": "INBOX", "uids": 1}],
     [1, 1, "mark", {"mailbox": "INBOX", "uids": [-1]}],
     [1, 1, "mark", {"mailbox": "INBOX", "uids": [2**32]}],
+    [1, 1, "fetch", {}],
+    [1, 1, "fetch", {"ids": []}],
+    [1, 1, "fetch", {"ids": bytes(32)}],
+    [1, 1, "fetch", {"ids": [bytes(31)]}],
+    [2, 1, "fetch", {}],
+    [2, 1, "fetch", {"objects": [{"id": bytes(32)}]}],
+    [2, 1, "fetch", {"objects": [{**OBJECT, "signed": "x"}]}],
+    [2, 1, "fetch", {"objects": [], "more": 1}],
     [1, 1, "mark", {**MARK, "add": [""]}],
     [1, 1, "mark", {**MARK, "remove": ["\\"]}],
     # put, get
@@ -204,6 +219,8 @@ UNSEEN: list[
     [1, 1, "mark", {**MARK, "add": ["two words"]}],
     [1, 1, "mark", {**MARK, "add": ["\\Seen)\r\n* BYE"]}],
     [1, 1, "mark", {**MARK, "remove": ["a\\b"]}],
+    [1, 1, "mark", {**MARK, "add": ["\\seen"]}],
+    [1, 1, "mark", {**MARK, "add": ["\\Recent"]}],
     [1, 1, "mark", {**MARK, "remove": ["later\n"]}],
     [1, 1, "put", {**PUT, "hash": "0" * 32}],
     [1, 1, "put", {**PUT, "data": "AA=="}],

@@ -952,6 +952,41 @@ def test_mark_and_what_the_log_says_of_it(alpha: House) -> None:
     assert alpha.ask(alpha.user(BOB), "sync", Sync(0))["changes"] == []
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        Mark("INBOX", (1,), move="Archive", delete=True),
+        Mark("INBOX", (1,), add=("x", "y"), remove=("y",)),
+        Mark("INBOX", (1,), remove=("\\Seen",), displayed=True),
+        Mark("INBOX", (1,), add=("x",), move="Nowhere"),
+    ],
+)
+def test_a_mark_that_cannot_be_done_whole_does_nothing(alpha: House, mark: Mark) -> None:
+    alpha.fill(ALICE, 1)
+    session = alpha.user(ALICE)
+    before = alpha.ask(session, "sync", Sync(0))
+    with pytest.raises(RequestFailed, match=r"bad-request|not-found"):
+        alpha.ask(session, "mark", mark)
+    assert alpha.ask(session, "sync", Sync(0)) == before
+
+
+def test_a_mark_of_nothing(alpha: House) -> None:
+    """Uids that are not there, none at all, nothing to do, and a move to where it stands."""
+    alpha.fill(ALICE, 1)
+    session = alpha.user(ALICE)
+    before = alpha.ask(session, "sync", Sync(0))
+    for mark in (
+        Mark("INBOX", (7, 8), add=("x",), move="Junk"),
+        Mark("INBOX", (), delete=True),
+        Mark("INBOX", (1,)),
+        Mark("INBOX", (1,), move="inbox"),
+    ):
+        assert alpha.ask(session, "mark", mark)["modseq"] == before["modseq"]
+    assert alpha.ask(session, "sync", Sync(0)) == before
+    alpha.ask(session, "mark", Mark("INBOX", (1,) * 1200, move="Junk"))
+    assert [change["uid"] for change in alpha.ask(session, "sync", Sync(before["modseq"]))["changes"]] == [1, 1]
+
+
 class Tail:
     """A client on the live tail."""
 

@@ -85,16 +85,15 @@ def test_an_object_is_found_wherever_it_stands(stores: Stores) -> None:
     one, store, alice = stores.loop.one, stores.store, stores.alice
     bob = one(store.add_account(BOB, CREDENTIALS)).account_id
     object = content()
-    assert one(store.find(alice, object.id)) is None
+    assert one(store.find(alice, [object.id])) == {}
     one(store.deliver([Delivery(alice, object), Delivery(alice, object, mailbox="\\Sent")]))
     one(store.deliver([Delivery(alice, content())]))
-    found = one(store.find(alice, object.id))
-    assert found == object
-    assert one(store.find(bob, object.id)) is None
+    assert one(store.find(alice, [bytes(32), object.id, object.id])) == {object.id: object}
+    assert one(store.find(bob, [object.id])) == {}
     inbox, sent = one(store.mailbox(alice, "INBOX")), one(store.mailbox(alice, "\\Sent"))
     one(store.copy(alice, inbox.mailbox_id, [1], "Archive", True))
     one(store.expunge(alice, sent.mailbox_id, [1]))
-    assert one(store.find(alice, object.id)) == object
+    assert one(store.find(alice, [object.id])) == {object.id: object}
     archive = one(store.mailbox(alice, "Archive"))
     one(store.expunge(alice, archive.mailbox_id, [1]))
-    assert one(store.find(alice, object.id)) is None
+    assert one(store.find(alice, [object.id])) == {}

@@ -40,7 +40,7 @@ async def place(
 
 async def _not_replaced(store: IStore, account: Account, payload: Payload) -> Refused | None:
     assert payload.replaces is not None
-    original = await store.find(account.account_id, payload.replaces)
+    original = (await store.find(account.account_id, [payload.replaces])).get(payload.replaces)
     if original is None:
         return None  # a reader that sees the original one day judges then
     if original.fields.type not in REPLACEABLE[payload.type]:

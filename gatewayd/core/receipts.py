@@ -68,7 +68,8 @@ class Receipts:
         accounts = {a.account_id: a for a in await self._store.accounts()} if owed else {}
         for each in owed:
             account = accounts.get(each.account_id)
-            original = await self._store.find(each.account_id, each.object_id) if account else None
+            found = await self._store.find(each.account_id, [each.object_id])
+            original = found.get(each.object_id)
             if account is None or original is None:
                 await self._store.receipt_sent(each)  # gone, and nothing can be said of it
             else:

@@ -117,8 +117,8 @@ class IStore(Interface):
     async def names_blob(account_id: int, digest: bytes) -> bool:
         """Whether a message of the account has it."""
 
-    async def find(account_id: int, object_id: bytes) -> Content | None:
-        """The account's copy of an object, if it has one."""
+    async def find(account_id: int, object_ids: Collection[bytes]) -> dict[bytes, Content]:
+        """The account's copies of those objects that it has, without their blobs."""
 
     async def store_flags(
         account_id: int,

@@ -20,10 +20,11 @@ from gatewayd.session.parley_auth import Dialler, Directory
 from gatewayd.session.parley_blobs import PeerBlobs, UserBlobs
 from gatewayd.session.parley_consent import Consenting
 from gatewayd.session.parley_failed import Failed
+from gatewayd.session.parley_fetch import Objects
 from gatewayd.session.parley_requests import ConnectionGone, Requests
 from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
 from gatewayd.session.parley_signal import Signals
-from gatewayd.session.parley_sync import Log
+from gatewayd.session.parley_sync import Log, room
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import MAX_FRAME, Bye, Event, ParleyConnection, Push, Request, Response
 from gatewayd.wire.parley.schema import (
@@ -33,6 +34,7 @@ from gatewayd.wire.parley.schema import (
     Changes,
     Consent,
     Error,
+    Fetch,
     Get,
     Hello,
     Keys,
@@ -176,7 +178,9 @@ class ParleyServerSession:
         self._engine.trust()
         self._link.set_timeout(IDLE)
         if self._dialler.account is not None:
-            self._log = Log(self._dialler.account, self._store, self._link, self._push, self._acceptor.acknowledge)
+            account, pages = self._dialler.account, room(self._engine.peer_frame)
+            self._log = Log(account, self._store, self._link, pages, self._push, self._acceptor.acknowledge)
+            self._objects = Objects(account, self._store, self._link, pages, self._log.given)
             self._blobs = UserBlobs(self._dialler.account, self._store, self._quota)
         elif self._dialler.domain is not None:
             self._peer_blobs = PeerBlobs(self._requests, self._link)
@@ -193,6 +197,8 @@ class ParleyServerSession:
                 return await log.sync(body)
             case "signal":
                 return await self._signals.from_user(log.account, read(Signal, request.body))
+            case "fetch":
+                return await self._objects.fetch(read(Fetch, request.body))
             case "mark":
                 return await log.mark(read(Mark, request.body))
             case "consent":

@@ -13,10 +13,13 @@ from gatewayd.message.model import Content
 from gatewayd.message.receipts import DELIVERED, DISPLAYED, asked, may_ask
 from gatewayd.session.link import Link
 from gatewayd.session.parley_consent import as_contact
+from gatewayd.session.parley_failed import Failed
 from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
 
 MAX_SYNC = 500
-PAGE = 4 * 1024 * 1024  # octets of bodies after which a page of the log ends
+PAGE = 4 * 1024 * 1024  # octets: where a page of the log ends, whatever the client takes
+ENVELOPE = 256  # octets: what is around the changes of a frame
+HEADS = 128  # octets: what is around the texts of one change, or of one object
 READ_AHEAD = 4  # messages
 
 MDN_SENT = "$MDNSent"  # a notification was sent, or refused (RFC 3503 §2)
@@ -25,15 +28,17 @@ Acknowledge = Callable[[Account, Collection[Content], str], Awaitable[None]]
 
 
 class Log:
-    """One signed-in user's view of the account's log. `push` sends what the live tail has; `acknowledge` is told what
-    became of messages."""
+    """One signed-in user's view of the account's log. `room`: octets of a page; `push` sends what the live tail has;
+    `acknowledge` is told what became of messages."""
 
     def __init__(
-        self, account: Account, store: IStore, link: Link, push: Callable[[Changes], None], acknowledge: Acknowledge
-    ) -> None:
+        self, account: Account, store: IStore, link: Link, room: int, push: Callable[[Changes], None],
+        acknowledge: Acknowledge,
+    ) -> None:  # fmt: skip
         self.account = account
         self._store = store
         self._link = link
+        self._room = room
         self._push_changes = push
         self._acknowledge = acknowledge
         self._reading = DeferredLock()
@@ -62,8 +67,8 @@ class Log:
         return reply
 
     async def _changes(self, since: int, limit: int) -> Changes:
-        """A page of the log, cut where its bodies pass PAGE octets: never inside one modseq, which may stand for many
-        messages; of such a group the messages beyond PAGE come by their ids alone."""
+        """A page of the log, cut where there is no more room: never inside one modseq, which may stand for many
+        messages; of such a group those that do not fit come by their ids alone."""
         found = await self._store.changes(self.account.account_id, since, limit)
         names = {m.mailbox_id: m.name for m in await self._store.mailboxes(self.account.account_id)}
         entries = sorted(found.entries, key=lambda entry: entry.modseq)
@@ -77,23 +82,26 @@ class Log:
             content, name = contents.get(entry.message_id), names.get(entry.mailbox_id)
             if content is None or name is None:
                 continue  # gone meanwhile: the log says so next
-            if size > PAGE and entry.modseq != last:
+            heads, whole = _heads(name, entry.flags), octets(content)
+            if changes and size + heads + whole > self._room and entry.modseq != last:
                 modseq, more = last, True
                 break
             change = Change(name, entry.uid, entry.modseq, flags=tuple(entry.flags.split()), id=content.id)
-            if size <= PAGE:
+            if size + heads + whole <= self._room:
                 change = replace(change, signed=content.signed, bodies=tuple(content.bodies.values()))
-                size += _size(content)
+                size += whole
                 given.append(content)
+            size += heads
             changes.append(change)
             last = entry.modseq
-        self._given(given)
+        self.given(given)
         gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
         changes += [change for change in gone if change.modseq <= modseq]
         contacts = tuple(as_contact(contact) for contact in found.contacts if contact.modseq <= modseq)
         return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more, contacts)
 
-    def _given(self, contents: Sequence[Content]) -> None:
+    def given(self, contents: Sequence[Content]) -> None:
+        """The client has been handed them: those who asked are told."""
         asking = [content for content in contents if may_ask(content)]
         if asking:
             self._link.spawn(self._delivered(asking))
@@ -108,7 +116,7 @@ class Log:
             changes = tuple(_change(arrival) for arrival in arrivals)
             self._live = changes[-1].modseq
             self._push_changes(Changes(changes, self._live))
-            self._given([arrival.content for arrival in arrivals])
+            self.given([arrival.content for arrival in arrivals])
         else:
             self._pushing = True
             self._link.spawn(self._push())
@@ -117,7 +125,11 @@ class Log:
         """They are all that the client lacks, and it reads along: the log need not be read."""
         first, last = arrivals[0].modseq, arrivals[-1].modseq
         whole = first == self._live + 1 and last == self._live + len(arrivals)
-        return whole and not self._link.full and sum(_size(arrival.content) for arrival in arrivals) <= PAGE
+        return (
+            whole
+            and not self._link.full
+            and sum(octets(a.content) + _heads(a.mailbox, a.flags) for a in arrivals) <= self._room
+        )
 
     async def _push(self) -> None:
         """The live tail: the same log, read on from where the client is."""
@@ -135,7 +147,9 @@ class Log:
             self._pushing = False
 
     async def mark(self, body: Mark) -> Changes:
+        _check(body)
         mailbox = await self._store.mailbox(self.account.account_id, body.mailbox)
+        target = await self._store.mailbox(self.account.account_id, body.move) if body.move else mailbox
         where = (self.account.account_id, mailbox.mailbox_id, body.uids)
         for mode, flags in (("+", body.add), ("-", body.remove)):
             if flags:
@@ -144,7 +158,7 @@ class Log:
             await self._displayed(mailbox.mailbox_id, body.uids)
         if body.delete:
             await self._store.expunge(*where)
-        elif body.move:
+        elif target.mailbox_id != mailbox.mailbox_id:
             await self._store.copy(*where, body.move, True)
         return Changes((), (await self._store.mailbox(self.account.account_id, body.mailbox)).highest_modseq)
 
@@ -160,11 +174,32 @@ class Log:
         await self._store.store_flags(account_id, mailbox_id, told, "+", (MDN_SENT,))
 
 
+def _check(body: Mark) -> None:
+    """That it does not contradict itself (docs/parley.rst §7.5)."""
+    added = {*body.add, "\\Seen"} if body.displayed else {*body.add}
+    if body.move and body.delete:
+        raise Failed("bad-request", "move and delete exclude each other")
+    if both := added.intersection(body.remove):
+        raise Failed("bad-request", f"to be added and removed: {min(both)}")
+
+
 def _change(arrival: Arrival) -> Change:
     mailbox, uid, modseq, flags, content = arrival
     bodies = tuple(content.bodies.values())
     return Change(mailbox, uid, modseq, flags=tuple(flags.split()), id=content.id, signed=content.signed, bodies=bodies)
 
 
-def _size(content: Content) -> int:
-    return len(content.payload) + sum(map(len, content.bodies.values()))
+def octets(content: Content) -> int:
+    """What it takes of a frame, at most."""
+    signed = len(content.protected) + len(content.payload) + len(content.signature)
+    return HEADS + signed + sum(len(body) + 9 for body in content.bodies.values())
+
+
+def _heads(mailbox: str, flags: str) -> int:
+    """What a change takes of a frame without its content, at most."""
+    return HEADS + 4 * len(mailbox) + len(flags)
+
+
+def room(frame: int) -> int:
+    """Octets of a page, for a client that takes such frames."""
+    return min(PAGE, frame - ENVELOPE)

@@ -126,8 +126,9 @@ def joined(flags: Iterable[str]) -> str:
 
 
 def entries(db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[Entry]:
-    """Those of `uids` that exist, by rising UID."""
+    """Those of `uids` that exist, each once, by rising UID."""
     found = []
+    uids = list(dict.fromkeys(uids))
     for begin in range(0, len(uids), 500):  # below SQLite's limit on parameters
         some = uids[begin : begin + 500]
         marks = ",".join("?" * len(some))

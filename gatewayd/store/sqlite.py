@@ -297,10 +297,15 @@ class SQLiteStore:
     async def contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Content]:
         return {i: content for i, (content, _) in (await self._contents(account_id, message_ids)).items()}
 
-    async def find(self, account_id: int, object_id: bytes) -> Content | None:
+    async def find(self, account_id: int, object_ids: Collection[bytes]) -> dict[bytes, Content]:
         query = "SELECT message_id FROM message WHERE account_id=? AND object_id=? LIMIT 1"
-        row = await self._database.read(lambda db: db.execute(query, (account_id, object_id)).fetchone())
-        return (await self.contents(account_id, [row[0]])).get(row[0]) if row else None
+
+        def read(db: sqlite3.Connection) -> list[int]:
+            rows = (db.execute(query, (account_id, object_id)).fetchone() for object_id in object_ids)
+            return [row[0] for row in rows if row]
+
+        found = await self.contents(account_id, await self._database.read(read))
+        return {content.id: content for content in found.values()}
 
     async def names_blob(self, account_id: int, digest: bytes) -> bool:
         query = "SELECT 1 FROM message_blob WHERE account_id=? AND hash=? LIMIT 1"

@@ -74,6 +74,11 @@ class ParleyConnection:
         """The peer has signed in: frames of so many octets are taken, as was announced."""
         self._reader.limit = largest
 
+    @property
+    def peer_frame(self) -> int:
+        """Octets of the largest frame that the peer takes."""
+        return self._peer_frame
+
     def new_stream(self) -> int:
         self._next_stream += 1
         return self._next_stream - 1

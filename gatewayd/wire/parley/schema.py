@@ -10,9 +10,12 @@ from gatewayd.wire.parley import RemoteProtocolError
 
 T = TypeVar("T")
 CHUNK = 64 * 1024  # octets of a blob in one frame
+MAX_FETCH = 500  # objects asked for at once
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+SHA256 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 UID = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-Flag = Annotated[str, msgspec.Meta(pattern=r"^\\?[!#$&'+,./0-9:;<=>?@A-Z^_`a-z|~-]+\Z")]  # RFC 9051 §9, flag
+_FLAG = r"^(\\(Answered|Deleted|Draft|Flagged|Seen)|[!#$&'+,./0-9:;<=>?@A-Z^_`a-z|~-]+)\Z"  # RFC 9051 §2.3.2, §9
+Flag = Annotated[str, msgspec.Meta(pattern=_FLAG)]
 
 
 class Body(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": "from"}):
@@ -126,6 +129,21 @@ class Changes(Body, frozen=True):
     contacts: tuple[Contact, ...] = ()
 
 
+class Fetch(Body, frozen=True):
+    ids: Annotated[tuple[SHA256, ...], msgspec.Meta(min_length=1, max_length=MAX_FETCH)]
+
+
+class Object(Body, frozen=True):
+    id: SHA256
+    signed: bytes
+    bodies: tuple[bytes, ...] = ()
+
+
+class FetchReply(Body, frozen=True):
+    objects: tuple[Object, ...]
+    more: bool = False  # what was asked for after the last of them was not looked at
+
+
 class Mark(Body, frozen=True):
     mailbox: str
     uids: tuple[UID, ...]
@@ -158,7 +176,7 @@ class Signalled(Body, frozen=True):
 
 
 class Put(Body, frozen=True):
-    hash: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # SHA-256 of the blob
+    hash: SHA256  # of the blob
     size: Number  # octets of the blob
     offset: Number  # where `data` begins
     data: Annotated[bytes, msgspec.Meta(max_length=CHUNK)] = b""
@@ -169,7 +187,7 @@ class PutReply(Body, frozen=True):
 
 
 class Get(Body, frozen=True):
-    hash: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    hash: SHA256
     offset: Number
 
 
