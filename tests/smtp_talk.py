@@ -8,7 +8,7 @@ import imaplib
 import socket
 import threading
 import time
-from typing import Any
+from typing import IO, Any
 
 from demo.world import PASSWORD, Gateway
 
@@ -126,6 +126,16 @@ class Mailbox:
         self.imap.logout()
 
 
+def mail_data(file: IO[bytes]) -> bytes:
+    """What comes after DATA, up to its dot. Raises ConnectionError when the other side goes away before it."""
+    lines: list[bytes] = []
+    for line in file:
+        if line == b".\r\n":
+            return b"".join(lines)
+        lines.append(line)
+    raise ConnectionError
+
+
 class NextHop:
     """A mail server at `address` that answers each command, by its beginning, as it was told to."""
 
@@ -156,7 +166,7 @@ class NextHop:
                 answer = self._answer(command)
                 connection.sendall(answer)
                 if answer.startswith(b"354"):
-                    self.mails.append(b"".join(iter(file.readline, b".\r\n")))
+                    self.mails.append(mail_data(file))
                     connection.sendall(self._answer("END"))
 
     def _answer(self, command: str) -> bytes:

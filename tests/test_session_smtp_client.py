@@ -25,6 +25,7 @@ from gatewayd.net.tls import Trust
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session import smtp_courier
 from gatewayd.session.smtp_courier import SMTPCourier
+from tests.smtp_talk import mail_data
 
 ALICE, BOB, CAROL = (Address.parse(text) for text in ("alice@alpha.test", "bob@beta.test", "carol@beta.test"))
 UMLAUT = Address.parse("jürgen@beta.test")
@@ -79,7 +80,7 @@ class Server:
                     file = connection.makefile("rb")
                     continue
                 if goes_on:
-                    self.mails.append(b"".join(iter(file.readline, b".\r\n")))
+                    self.mails.append(mail_data(file))
                     if not self._say(connection, "END"):
                         return
 
