@@ -9,6 +9,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from twisted.internet import defer
 from twisted.logger import Logger
@@ -17,6 +18,7 @@ from gatewayd.address import Domain
 from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.outcome import Deferred, Refused
 
+MAX_REMEMBERED = 1000  # clients of which it is known whether they are trusted
 MAX_BUCKETS = 100_000  # of one kind; the one that was asked for longest ago is forgotten
 NETWORK = {4: 24, 6: 64}  # the prefix that is taken for one sender
 LISTED = ipaddress.ip_network("127.0.0.0/8")  # an answer from here is a listing (RFC 5782 §2.1)
@@ -69,6 +71,7 @@ class Admission:
         self._resolver = resolver
         self._blocklists = blocklists
         self._trusted = [ipaddress.ip_network(text) for text in trusted]
+        self.trusts = lru_cache(MAX_REMEMBERED)(self._trusts)  # asked several times for each message of a client
         self._addresses = Buckets(rates.per_address, now)
         self._networks = Buckets(rates.per_network, now)
         self._domains = Buckets(rates.per_domain, now)
@@ -76,9 +79,9 @@ class Admission:
 
     async def client(self, address: str, domain: Domain | None) -> Deferred | Refused | None:
         """A client that has not signed in begins a message; None: it may."""
-        client = ipaddress.ip_address(address)
         if self.trusts(address):
             return None
+        client = ipaddress.ip_address(address)
         network = ipaddress.ip_network((client, NETWORK[client.version]), strict=False)
         kinds = [(self._addresses, address), (self._networks, str(network))]
         if domain is not None:
@@ -109,7 +112,7 @@ class Admission:
         self.log.warn("{name} writes to too many", name=name)
         return Deferred("4.7.1", f"You have written to too many recipients; try again in {wait:.0f} s", int(wait) + 1)
 
-    def trusts(self, address: str) -> bool:
+    def _trusts(self, address: str) -> bool:
         client = ipaddress.ip_address(address)
         return any(client in network for network in self._trusted)
 

@@ -55,6 +55,5 @@ class Bridging:
             reverse_path=reverse_path,
             auth=auth,
         )
-        encoded = payload.encode()
-        protected, signature = await self._signer.sign(by, encoded)
-        return Content(protected, encoded, signature, bodies)
+        unsigned = Content.unsigned(payload, bodies)
+        return unsigned.sealed(*await self._signer.sign(by, unsigned.payload))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ MAX_KEYS = 16  # in one set: a verifier keeps and searches it
 DAY = 86400
 OVERLAP = 14 * DAY  # seconds that a key is good after its successor signs: longer than anything waits in a queue
 SKEW = 300  # seconds that others' clocks may be behind
+SETTLED = 10**9  # nanoseconds after which a directory that changes again surely has another time
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
@@ -116,7 +118,7 @@ class KeyStore:
         self._now = now
         self._lifetime = lifetime
         self._shown_for = shown_for
-        self._loaded: dict[Domain, tuple[list[str], list[_Lasting]]] = {}
+        self._loaded: dict[Domain, tuple[int, list[_Lasting]]] = {}  # with when the directory changed last
 
     def create(self, domain: Domain, *, not_before: int | None = None) -> SigningKey:
         """A new key beside those that are there."""
@@ -181,18 +183,20 @@ class KeyStore:
 
     def _keys(self, domain: Domain) -> list[_Lasting]:
         """The oldest first."""
-        directory = self._directory / domain.name
         try:
-            names = sorted(name for name in os.listdir(directory) if name.endswith(".pem"))  # noqa: PTH208, for each signature
+            changed = os.stat(f"{self._directory}/{domain.name}").st_mtime_ns  # noqa: PTH116, for each signature
         except FileNotFoundError:
             return []
-        if domain not in self._loaded or self._loaded[domain][0] != names:
-            self._loaded[domain] = names, self._load(domain, [directory / name for name in names])
+        if domain not in self._loaded or self._loaded[domain][0] != changed:
+            now, keys = time.time_ns(), self._load(domain)
+            if now - changed < SETTLED:  # another change may bear the same time
+                return keys
+            self._loaded[domain] = changed, keys
         return self._loaded[domain][1]
 
-    def _load(self, domain: Domain, paths: list[Path]) -> list[_Lasting]:
+    def _load(self, domain: Domain) -> list[_Lasting]:
         found = []
-        for path in paths:
+        for path in sorted((self._directory / domain.name).glob("*.pem")):
             private = serialization.load_pem_private_key(path.read_bytes(), None)
             if not isinstance(private, Ed25519PrivateKey):
                 raise ValueError(f"{path} is not an Ed25519 key")

@@ -19,8 +19,10 @@ MAX_PARTS = 1000
 LONG = 2000  # characters of a field value that the standard library's slow readers are still given
 SLOW_CHARSETS = {"punycode", "idna"}  # decoding takes the square of the length; no mail is written in them
 
+_FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)", re.MULTILINE)
 _WORD = re.compile(r"=\?([^?*\s]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*)\?=(\s+(?==\?))?")  # RFC 2047 §2
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^_`{|}~\w]+/[!#$%&'*+\-.^_`{|}~\w]+", re.ASCII)
 _PARAMETER = re.compile(r';\s*([^\s=;]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))', re.DOTALL)
 
 
@@ -38,7 +40,10 @@ class Entity:
     children: list[Entity] = field(default_factory=list)  # multipart: its parts; message/rfc822: the one message
 
     def first(self, name: bytes) -> bytes | None:
-        return next((value for key, value in self.fields if key == name), None)
+        for key, value in self.fields:
+            if key == name:
+                return value
+        return None
 
     @property
     def media_type(self) -> str:
@@ -85,7 +90,7 @@ def section(mail: bytes, path: tuple[int, ...], what: str, fields: Sequence[byte
 
 
 def header(mail: bytes, name: bytes) -> list[str]:
-    """The values of a field of the top header, unfolded and decoded (RFC 2047)."""
+    """The values of a field, whose name is in lower case, of the top header, unfolded and decoded (RFC 2047)."""
     return values(_fields(mail, 0, _header_end(mail, 0, len(mail))), name)
 
 
@@ -96,8 +101,7 @@ def block(text: bytes) -> list[tuple[bytes, bytes]]:
 
 def values(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
     """The same, of fields that are parsed already."""
-    lowered = name.lower()
-    return [decoded(value) for key, value in fields if key == lowered]
+    return [decoded(value) for key, value in fields if key == name]
 
 
 def text_of(mail: bytes, root: Entity | None = None) -> str:
@@ -133,7 +137,7 @@ def decoded_text(mail: bytes, entity: Entity) -> str:
 
 def decoded(value: bytes) -> str:
     """A raw field value, unfolded, with its encoded words decoded; 8-bit octets as UTF-8, else Latin-1."""
-    unfolded = re.sub(rb"\r?\n(?=[ \t])", b"", value).strip()
+    unfolded = (_FOLD.sub(b"", value) if b"\n" in value else value).strip()
     try:
         text = unfolded.decode("utf-8")
     except UnicodeDecodeError:
@@ -214,12 +218,14 @@ def _entity(mail: bytes, start: int, end: int, depth: int, budget: list[int], de
     budget[0] -= 1
     body = _header_end(mail, start, end)
     entity = Entity(start, body, end, _fields(mail, start, body))
-    value = decoded(entity.first(b"content-type") or b"")
+    said = entity.first(b"content-type")
+    value = "" if said is None else decoded(said)
     media = (value.split(";", 1)[0].strip() or default).lower()
-    if not re.fullmatch(r"[!#$%&'*+\-.^_`{|}~\w]+/[!#$%&'*+\-.^_`{|}~\w]+", media, re.ASCII):
+    if not _MEDIA_TYPE.fullmatch(media):
         media, value = "text/plain", ""  # RFC 2045 §5.2
     entity.type, entity.subtype = media.split("/")
-    entity.parameters = parameters(value)
+    if ";" in value:
+        entity.parameters = parameters(value)
     if depth >= MAX_DEPTH or budget[0] <= 0:
         if entity.type == "multipart" or media == "message/rfc822":
             entity.type, entity.subtype = "application", "octet-stream"  # not looked into

@@ -108,6 +108,8 @@ class Content:
         would bring the others, in their order, above INLINE_TOTAL. Follows from the payload alone, so that all agree.
         """
         blobs: dict[bytes, Part] = {}
+        if sum(part.size for part in self.fields.parts) <= INLINE:  # most have none
+            return blobs
         inline: dict[bytes, int] = {}
         for part in self.fields.parts:
             if part.hash in blobs or part.hash in inline:
@@ -121,7 +123,8 @@ class Content:
     @property
     def inline(self) -> dict[bytes, bytes]:
         """The bodies at hand that are no blobs."""
-        return {digest: body for digest, body in self.bodies.items() if digest not in self.blobs}
+        blobs = self.blobs
+        return {digest: body for digest, body in self.bodies.items() if digest not in blobs}
 
     @property
     def absent(self) -> list[Part]:
@@ -134,10 +137,19 @@ class Content:
         parts = self.fields.parts
         return parts[0].size if self.fields.type == MAIL else sum(part.size for part in parts)
 
+    @classmethod
+    def unsigned(cls, fields: Payload, bodies: Mapping[bytes, bytes]) -> Content:
+        """A new object, for `sealed`."""
+        made = cls(b"", fields.encode(), b"", bodies)
+        made.__dict__["fields"] = fields
+        return made
+
     def sealed(self, protected: bytes, signature: bytes) -> Content:
         """The same object, signed."""
         sealed = Content(protected, self.payload, signature, self.bodies)
-        sealed.__dict__.update((name, known) for name, known in self.__dict__.items() if name in {"id", "fields"})
+        sealed.__dict__.update(
+            (name, known) for name, known in self.__dict__.items() if name in {"id", "fields", "blobs"}
+        )
         return sealed
 
     @cached_property

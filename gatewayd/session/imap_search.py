@@ -151,7 +151,7 @@ def _key(reader: Reader, mailbox: OpenMailbox, depth: int) -> Test:
 
             return sent
         case "FROM" | "TO" | "CC" | "BCC" | "SUBJECT" | "HEADER":
-            field = reader.astring() if name == "HEADER" else name.encode()
+            field = (reader.astring() if name == "HEADER" else name.encode()).lower()
             if name == "HEADER":
                 reader.space()
             text = _text(reader)

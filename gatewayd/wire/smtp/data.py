@@ -24,10 +24,11 @@ class DataReader:
         self._limit = limit
         self._buffer = bytearray(b"\r\n")  # so that a first line of "." is found like any other
         self._searched = 0
+        self._stuffed = 0  # lines
         self.too_big = False
         self.bare = False
 
-    def feed(self, data: bytes) -> bytes | None:
+    def feed(self, data: bytes | bytearray) -> bytes | None:
         """None until the end is there; then what follows it. The message is then in `message()`."""
         self._buffer += data
         end = self._buffer.find(_END, self._searched)
@@ -38,14 +39,18 @@ class DataReader:
             return None
         rest = bytes(self._buffer[end + len(_END) :])
         del self._buffer[end + 2 :]
-        if len(self._buffer) - 2 - self._buffer.count(b"\r\n.") > self._limit:
+        self._stuffed = self._buffer.count(b"\r\n.")
+        if len(self._buffer) - 2 - self._stuffed > self._limit:
             self.too_big = True
         self.bare = has_bare(self._buffer)
         return rest
 
     def message(self) -> bytes:
         """The unstuffed content: CRLF lines."""
-        return bytes(self._buffer).replace(b"\r\n.", b"\r\n")[2:]
+        if self._stuffed:
+            return bytes(self._buffer).replace(b"\r\n.", b"\r\n")[2:]
+        with memoryview(self._buffer) as buffer:
+            return bytes(buffer[2:])
 
     def _drop(self) -> None:
         """Too big: keep only what may be the beginning of the end."""

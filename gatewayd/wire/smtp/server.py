@@ -22,6 +22,7 @@ from gatewayd.wire.smtp.data import ChunkReader, DataReader
 
 MAX_LINE = 2048  # octets of a command line: RFC 5321 §4.5.3.1.4 asks for 512, extensions add
 MAX_AUTH_LINE = 12288  # RFC 4954 §4
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 
 # Which commands each state allows; all else is 503 (RFC 5321 §4.1.4).
 ALLOWED = {
@@ -116,9 +117,8 @@ class SMTPServer:
         if verb in self._strange:
             return BadCommand(500, "5.5.1", "Command not recognized")
         verb = "EHLO" if verb == "LHLO" else verb
-        allowed = verb in ALLOWED[self.state]
-        bad = BadCommand(503, "5.5.1", f"{verb} is not allowed now")
-        if not allowed and verb != "BDAT":
+        bad = None if verb in ALLOWED[self.state] else BadCommand(503, "5.5.1", f"{verb} is not allowed now")
+        if bad is not None and verb != "BDAT":
             return bad
         event = commands.event(verb, rest)
         if isinstance(event, MailFrom):
@@ -127,7 +127,7 @@ class SMTPServer:
             return BadCommand(503, "5.5.1", "BODY=BINARYMIME comes by BDAT (RFC 3030 3)")
         if not isinstance(event, StartChunk):
             return event
-        if not allowed:  # its octets come all the same, and are no commands (RFC 3030 §2)
+        if bad is not None:  # its octets come all the same, and are no commands (RFC 3030 §2)
             self._refused_chunk = bad
         if self._chunks is None:
             self._chunks = ChunkReader(self._max_size)
@@ -156,7 +156,7 @@ class SMTPServer:
         return line
 
     def _content(self, data: DataReader) -> Event | None:
-        rest = data.feed(bytes(self._buffer))
+        rest = data.feed(self._buffer)
         self._buffer.clear()
         if rest is None:
             return None
@@ -191,4 +191,6 @@ class SMTPServer:
 
 
 def _clean(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)[:450]  # a reply line has 512 octets, RFC 5321 §4.5.3.1.5
+    if not text.isprintable():
+        text = _CONTROLS.sub(" ", text)
+    return text[:450]  # a reply line has 512 octets, RFC 5321 §4.5.3.1.5
