@@ -30,7 +30,6 @@ from gatewayd.interfaces.records import (
     Delivery,
     Entry,
     Mailbox,
-    MailboxExists,
     Owed,
     Peer,
     Placed,
@@ -43,7 +42,7 @@ from gatewayd.interfaces.store import IStore
 from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.model import Content
 from gatewayd.message.structure import summarize
-from gatewayd.store import aliases, contacts, receipts, rows, schema
+from gatewayd.store import aliases, contacts, mailboxes, receipts, rows, schema
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.bodies import Blobs
 from gatewayd.store.delivering import deliver
@@ -354,55 +353,15 @@ class SQLiteStore:
         return made
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
-        def delete(db: sqlite3.Connection) -> None:
-            gone = rows.mailbox(db, account_id, name)
-            if gone.name == "INBOX":
-                raise StoreError("INBOX cannot be deleted")
-            key = (account_id, gone.mailbox_id)
-            uids = db.execute("SELECT uid FROM entry WHERE account_id=? AND mailbox_id=?", key).fetchall()
-            rows.expunge(db, account_id, gone.mailbox_id, [uid for (uid,) in uids])
-            db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", key)
-
-        await self._database.write(delete)
+        await self._database.write(lambda db: mailboxes.delete(db, account_id, name))
         self._notify(account_id)
 
     async def rename_mailbox(self, account_id: int, name: str, to: str) -> None:
-        def rename(db: sqlite3.Connection) -> None:
-            moved = rows.mailbox(db, account_id, name)
-            if moved.name == "INBOX":  # its messages move, it stays (RFC 3501 §6.3.5)
-                rows.create_mailbox(db, account_id, to)
-                key = (account_id, moved.mailbox_id)
-                uids = db.execute("SELECT uid FROM entry WHERE account_id=? AND mailbox_id=?", key).fetchall()
-                rows.copy(db, account_id, moved.mailbox_id, [uid for (uid,) in uids], to, True)
-                return
-            made = rows.create_mailbox(db, account_id, to)  # checks the name, makes its superiors
-            db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", (account_id, made.mailbox_id))
-            begin = f"{moved.name}/"
-            if made.name.startswith(begin):
-                raise StoreError("a mailbox cannot be its own inferior")
-            names = db.execute("SELECT mailbox_id, name FROM mailbox WHERE account_id=?", (account_id,)).fetchall()
-            there = {old for _, old in names}
-            for mailbox_id, old in names:
-                if old == moved.name or old.startswith(begin):
-                    new = made.name + old[len(moved.name) :]
-                    if new in there:
-                        raise MailboxExists(new)
-                    db.execute(
-                        "UPDATE mailbox SET name=? WHERE account_id=? AND mailbox_id=?", (new, account_id, mailbox_id)
-                    )
-
-        await self._database.write(rename)
+        await self._database.write(lambda db: mailboxes.rename(db, account_id, name, to))
         self._notify(account_id)
 
     async def subscribe_mailbox(self, account_id: int, name: str, subscribed: bool) -> None:
-        def subscribe(db: sqlite3.Connection) -> None:
-            mailbox_id = rows.mailbox(db, account_id, name).mailbox_id
-            db.execute(
-                "UPDATE mailbox SET subscribed=? WHERE account_id=? AND mailbox_id=?",
-                (subscribed, account_id, mailbox_id),
-            )
-
-        await self._database.write(subscribe)
+        await self._database.write(lambda db: mailboxes.subscribe(db, account_id, name, subscribed))
         self._notify(account_id)
 
     # -- contacts ---------------------------------------------------------------------------------------------------
