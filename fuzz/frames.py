@@ -108,7 +108,9 @@ class Speaker:
 
 _WORDS = {
     "domain": ["alpha.test", "beta.test", "nowhere.test"],
-    "mailbox": ["INBOX", "Sent", "Junk"],
+    "mailbox": ["INBOX", "Sent", "Junk", "Work"],
+    "action": ["list", "create", "rename", "delete", "subscribe", "grant"],
+    "to": ["Work", "Work/Deep", "INBOX", "\\\\x"],
     "move": ["INBOX", "Junk", "Nowhere"],
     "add": ["\\Seen", "\\Deleted", "later"],
     "remove": ["\\Seen", "\\Deleted", "later"],

@@ -30,6 +30,8 @@ from gatewayd.wire.parley.schema import (
     KeysReply,
     Lookup,
     LookupReply,
+    Mailboxes,
+    MailboxesReply,
     Mark,
     Put,
     PutReply,
@@ -46,12 +48,12 @@ CDDL = (Path(__file__).parent.parent / "docs/parley.cddl").read_text()
 SCHEMA = pycddl.Schema(CDDL)
 ASKED: dict[str, Any] = {
     "auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal, "consent": Consent,
-    "lookup": Lookup, "put": Put, "get": Get, "fetch": Fetch,
+    "lookup": Lookup, "put": Put, "get": Get, "fetch": Fetch, "mailboxes": Mailboxes,
 }  # fmt: skip
 ANSWERED: dict[str, Any] = {
     "auth": AuthReply, "keys": KeysReply, "send": SendReply, "sync": Changes, "mark": Changes, "signal": SignalReply,
     "consent": ConsentReply, "lookup": LookupReply, "put": PutReply, "get": GetReply,
-    "fetch": FetchReply,
+    "fetch": FetchReply, "mailboxes": MailboxesReply,
 }  # fmt: skip
 
 HELLO = {"version": 1, "name": "x", "frame": 65536}
@@ -61,6 +63,7 @@ CHANGE = {"mailbox": "INBOX", "uid": 1, "modseq": 2}
 SIGNAL = {"kind": "typing", "state": "composing", "lease": 10}
 MARK = {"mailbox": "INBOX", "uids": [1]}
 CONTACT = {"address": "bob@beta.test", "state": "granted", "since": 1735689600000, "modseq": 3}
+MAILBOX = {"name": "INBOX", "uidvalidity": 1, "modseq": 2}
 OBJECT = {"id": bytes(32), "signed": b"x"}
 PUT = {"hash": bytes(32), "size": 100_000, "offset": 0}
 
@@ -76,6 +79,12 @@ GOOD: list[list[Any]] = [
     [1, 1, "get", {"hash": bytes(32), "offset": 2**63 - 1}],
     [2, 1, "get", {"data": b"", "size": 100_000}],
     [1, 1, "fetch", {"ids": [bytes(32)]}],
+    [1, 1, "mailboxes", {"action": "list"}],
+    [1, 1, "mailboxes", {"action": "rename", "mailbox": "a", "to": "b"}],
+    [1, 1, "mailboxes", {"action": "unsubscribe", "mailbox": "a"}],
+    [2, 1, "mailboxes", {"mailboxes": [{**MAILBOX, "use": "\\Sent", "uidnext": 1, "messages": 0, "unseen": 0}]}],
+    [2, 1, "mailboxes", {}],
+    [3, 0, "changes", {"changes": [], "modseq": 3, "mailboxes": [{**MAILBOX, "gone": True}]}],
     [2, 1, "fetch", {"objects": [OBJECT, {**OBJECT, "bodies": [b"x", b""]}], "more": True}],
     [2, 1, "fetch", {"objects": []}],
     [2, 1, "send", {"results": [RESULT]}],
@@ -187,6 +196,16 @@ BAD: list[Any] = [
     [1, 1, "mark", {"mailbox": "INBOX", "uids": 1}],
     [1, 1, "mark", {"mailbox": "INBOX", "uids": [-1]}],
     [1, 1, "mark", {"mailbox": "INBOX", "uids": [2**32]}],
+    [1, 1, "mailboxes", {}],
+    [1, 1, "mailboxes", {"mailbox": "a"}],
+    [1, 1, "mailboxes", {"action": "empty", "mailbox": "a"}],
+    [1, 1, "mailboxes", {"action": "create", "mailbox": 1}],
+    [1, 1, "mailboxes", {"action": "rename", "mailbox": "a", "to": None}],
+    [2, 1, "mailboxes", {"mailboxes": {}}],
+    [2, 1, "mailboxes", {"mailboxes": [{"name": "INBOX"}]}],
+    [2, 1, "mailboxes", {"mailboxes": [{**MAILBOX, "uidvalidity": 2**32}]}],
+    [2, 1, "mailboxes", {"mailboxes": [{**MAILBOX, "unseen": -1}]}],
+    [3, 0, "changes", {"changes": [], "modseq": 3, "mailboxes": [{**MAILBOX, "gone": 1}]}],
     [1, 1, "fetch", {}],
     [1, 1, "fetch", {"ids": []}],
     [1, 1, "fetch", {"ids": bytes(32)}],

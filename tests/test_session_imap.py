@@ -736,14 +736,14 @@ def test_create_and_delete(house: House) -> None:
     assert client.do("CREATE new") == [b"NO [ALREADYEXISTS] The mailbox exists"]
     assert client.do("CREATE inbox") == [b"NO [ALREADYEXISTS] The mailbox exists"]
     for bad in ('""', "/", "a//b", "/a", '"\\\\Sent"', "x" * 600):
-        assert client.do(f"CREATE {bad}") == [b"NO [CANNOT] A mailbox cannot have this name"]
+        assert client.do(f"CREATE {bad}")[-1].startswith(b"NO [CANNOT] a mailbox name has")
     assert client.do('CREATE "a\tb"')[-1].startswith(b"BAD ")
     assert client.do("CREATE a b")[-1].startswith(b"BAD ")
     client.append(mail(1), "new ")
     first = uidvalidity(client, "new")
     client.ok("DELETE new")
     assert client.do("DELETE new") == [b"NO [NONEXISTENT] No such mailbox"]
-    assert client.do("DELETE inbox") == [b"NO INBOX cannot be deleted"]
+    assert client.do("DELETE inbox") == [b"NO [CANNOT] INBOX cannot be deleted"]
     client.ok("CREATE new")
     assert uidvalidity(client, "new") > first
     assert client.ok("STATUS new (MESSAGES)") == [b'STATUS "new" (MESSAGES 0)']

@@ -28,7 +28,9 @@ from gatewayd.database.sqlite import Database
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces.records import (
     Arrival,
+    BadMailbox,
     ContactState,
+    Counts,
     Delivery,
     Mailbox,
     MailboxExists,
@@ -41,7 +43,7 @@ from gatewayd.interfaces.records import (
 from gatewayd.message.bridge import bridged_payload
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.message.render import LARGEST
-from gatewayd.store import schema
+from gatewayd.store import rows, schema
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import FOREIGN_POLL, KNOWN_FOR, SEEN_FOR, SQLiteStore
 from tests.loop import Loop
@@ -250,12 +252,23 @@ def test_a_special_mailbox_that_was_deleted_is_made_again(stores: Stores, again:
 
 
 def test_names_that_no_mailbox_can_have(stores: Stores) -> None:
-    for name in ("", "/", "a/", "/a", "a//b", "\\Sent"):
-        with pytest.raises(StoreError):
+    for name in ("", "/", "a/", "/a", "a//b", "\\Sent", "a\tb", "a\r\nb", "a\x7f", "a\u2028b", "x" * 501):
+        with pytest.raises(BadMailbox):
             stores.loop.one(stores.store.create_mailbox(stores.alice, name))
-        with pytest.raises(StoreError):
+        with pytest.raises(BadMailbox):
             stores.loop.one(stores.store.rename_mailbox(stores.alice, "Archive", name))
     assert len(stores.loop.one(stores.store.mailboxes(stores.alice))) == len(schema.SPECIAL_USE)
+
+
+def test_an_account_has_so_many_mailboxes_and_no_more(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, store, alice = stores.loop.one, stores.store, stores.alice
+    monkeypatch.setattr(rows, "MAX_MAILBOXES", len(schema.SPECIAL_USE) + 2)
+    one(store.create_mailbox(alice, "a/b"))
+    for name in ("c", "a/b/c"):
+        with pytest.raises(BadMailbox, match="at most"):
+            one(store.create_mailbox(alice, name))
+    one(store.delete_mailbox(alice, "a"))
+    one(store.create_mailbox(alice, "c"))
 
 
 def test_a_rename_takes_the_inferior_along_and_nothing_else(stores: Stores) -> None:
@@ -704,6 +717,7 @@ class Model(RuleBasedStateMachine):
         self.known: dict[tuple[int, int], tuple[str, int]] = {}  # the client's: (mailbox, uid) -> (flags, modseq)
         self.contacts: dict[str, tuple[ContactState, int]] = {}  # the state, the modseq
         self.known_contacts: dict[str, tuple[ContactState, int]] = {}
+        self.known_boxes: dict[int, tuple[str, bool]] = {}  # by UIDVALIDITY: the name, whether it is subscribed
         self.since = 0
 
     def teardown(self) -> None:
@@ -855,11 +869,11 @@ class Model(RuleBasedStateMachine):
         if name not in self.boxes:
             self.refused(NoSuchMailbox, self.store.delete_mailbox(self.alice, name))
         elif name == "INBOX":
-            self.refused(StoreError, self.store.delete_mailbox(self.alice, name))
+            self.refused(BadMailbox, self.store.delete_mailbox(self.alice, name))
         else:
             self.one(self.store.delete_mailbox(self.alice, name))
-            if self.boxes.pop(name).entries:
-                self.rises(self.one(self.store.changes(self.alice, self.modseq)).modseq)
+            del self.boxes[name]
+            self.rises(self.one(self.store.changes(self.alice, self.modseq)).modseq)
 
     @rule(name=names, to=names)
     def rename(self, name: str, to: str) -> None:
@@ -876,7 +890,7 @@ class Model(RuleBasedStateMachine):
             self.learn(made)
             self.copied(self.boxes[name], self.boxes[to], sorted(self.boxes[name].entries), True, name, to)
         elif to.startswith(name + "/"):
-            self.refused(StoreError, work)
+            self.refused(BadMailbox, work)
         elif any(to + each[len(name) :] in self.boxes for each in inferior):
             self.refused(MailboxExists, work)
         else:
@@ -887,6 +901,19 @@ class Model(RuleBasedStateMachine):
             for each in [name, *inferior]:
                 self.boxes[to + each[len(name) :]] = self.boxes.pop(each)
             self.modseq = self.one(self.store.changes(self.alice, self.modseq)).modseq
+
+    @rule(name=names, subscribed=st.booleans())
+    def subscribe(self, name: str, subscribed: bool) -> None:
+        work = self.store.subscribe_mailbox(self.alice, name, subscribed)
+        if self.name(name) not in self.boxes:
+            self.refused(NoSuchMailbox, work)
+            return
+        was = self.one(self.store.mailbox(self.alice, name)).subscribed
+        self.one(work)
+        now = self.one(self.store.mailbox(self.alice, name))
+        assert now.subscribed is subscribed
+        if was is not subscribed:
+            self.rises(now.changed)
 
     @rule(who=st.sampled_from(["carol@beta.test", "CAROL@beta.test", "dave@beta.test"]), state=states)
     def set_contact(self, who: str, state: ContactState) -> None:
@@ -913,10 +940,18 @@ class Model(RuleBasedStateMachine):
                 self.known.pop((gone.mailbox_id, gone.uid), None)
             for contact in page.contacts:
                 self.known_contacts[str(contact.address).lower()] = contact.state, contact.modseq
+            for deleted in page.deleted:
+                assert self.since < deleted.modseq
+                self.known_boxes.pop(deleted.uidvalidity, None)
+            for box in page.mailboxes:
+                if box.changed > self.since:
+                    self.known_boxes[box.uidvalidity] = box.name, box.subscribed
             self.since, more = page.modseq, page.more
         assert self.since >= self.modseq
         assert self.known_contacts == self.contacts
-        ids = {mailbox.name: mailbox.mailbox_id for mailbox in self.one(self.store.mailboxes(self.alice))}
+        there = self.one(self.store.mailboxes(self.alice))
+        assert self.known_boxes == {mailbox.uidvalidity: (mailbox.name, mailbox.subscribed) for mailbox in there}
+        ids = {mailbox.name: mailbox.mailbox_id for mailbox in there}
         assert self.known == {
             (ids[name], uid): (flags, modseq)
             for name, box in self.boxes.items()
@@ -946,6 +981,9 @@ class Model(RuleBasedStateMachine):
             assert [e.uid for e in self.one(self.store.entries(self.alice, mailbox.mailbox_id, since))] == [
                 uid for uid, entry in sorted(box.entries.items()) if entry[2] > since
             ]
+            unseen = sum("\\Seen" not in flags for _, flags, _ in box.entries.values())
+            counts = self.one(self.store.counts(self.alice)).get(mailbox.mailbox_id, Counts(0, 0))
+            assert counts == (len(box.entries), unseen)
             assert self.one(self.store.expunged(self.alice, mailbox.mailbox_id, since)) == [
                 uid for uid, modseq in sorted(box.gone.items()) if modseq > since
             ]

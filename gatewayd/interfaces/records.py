@@ -12,6 +12,8 @@ from gatewayd.address import Address, Domain
 from gatewayd.errors import StoreError
 from gatewayd.message.model import Content
 
+MAX_NAME = 500  # characters of a mailbox name
+MAX_MAILBOXES = 2000  # of an account: each client of it has a list of them
 RECEIPTS = "Receipts"  # the mailbox where receipts stand
 
 
@@ -41,6 +43,22 @@ class Mailbox:
     uidnext: int
     highest_modseq: int
     subscribed: bool
+    changed: int  # its place in the account's log: when it was made, renamed, subscribed or not
+
+
+class Deleted(NamedTuple):
+    """A mailbox that is there no more. No other of the account ever has its UIDVALIDITY."""
+
+    name: str  # its last one
+    uidvalidity: int
+    modseq: int
+
+
+class Counts(NamedTuple):
+    """Of a mailbox."""
+
+    messages: int
+    unseen: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +142,8 @@ class Changes:
     entries: Sequence[Entry]
     expunged: Sequence[Expunged]
     contacts: Sequence[Contact]
+    mailboxes: Sequence[Mailbox]  # all of them, as they are now: by their names the entries are told
+    deleted: Sequence[Deleted]  # after that modseq, and until now
     modseq: int  # ask again from here
     more: bool  # the limit cut it
 
@@ -198,6 +218,10 @@ class NoSuchMailbox(StoreError):
 
 class MailboxExists(StoreError):
     pass
+
+
+class BadMailbox(StoreError):
+    """What no mailbox can be called, or what cannot be done to this one."""
 
 
 class TooManyIntroductions(StoreError):

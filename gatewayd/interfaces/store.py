@@ -15,6 +15,7 @@ from gatewayd.interfaces.records import (
     Changes,
     Contact,
     ContactState,
+    Counts,
     Delivery,
     Entry,
     Mailbox,
@@ -90,12 +91,17 @@ class IStore(Interface):
     async def mailbox(account_id: int, name: str) -> Mailbox:
         """Raises NoSuchMailbox."""
 
-    async def create_mailbox(account_id: int, name: str) -> Mailbox:
-        """Superior levels are made too. Raises MailboxExists."""
+    async def counts(account_id: int) -> dict[int, Counts]:
+        """By mailbox_id; none of a mailbox that is empty."""
 
-    async def delete_mailbox(account_id: int, name: str) -> None: ...
+    async def create_mailbox(account_id: int, name: str) -> Mailbox:
+        """Superior levels are made too. Raises MailboxExists, BadMailbox."""
+
+    async def delete_mailbox(account_id: int, name: str) -> None:
+        """Not INBOX: BadMailbox."""
+
     async def rename_mailbox(account_id: int, name: str, to: str) -> None:
-        """Inferior mailboxes move along; renaming INBOX moves its messages (RFC 3501 §6.3.5)."""
+        """Inferior mailboxes move along; renaming INBOX moves its messages (RFC 3501 §6.3.5). Raises as `create`."""
 
     async def subscribe_mailbox(account_id: int, name: str, subscribed: bool) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
-from gatewayd.interfaces.records import MailboxExists, NoSuchMailbox
+from gatewayd.interfaces.records import BadMailbox, MailboxExists, NoSuchMailbox
 
 
 class No(Exception):
@@ -17,6 +17,8 @@ def failure(error: StoreError, command: str) -> str:
             return f"NO [{code}] No such mailbox"
         case MailboxExists():
             return "NO [ALREADYEXISTS] The mailbox exists"
+        case BadMailbox():
+            return f"NO [CANNOT] {error}"
         case QuotaExceeded():
             return "NO [OVERQUOTA] The quota does not allow it"
         case StoreFull():

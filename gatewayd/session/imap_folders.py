@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from gatewayd.interfaces.records import MAX_NAME, Counts
 from gatewayd.interfaces.store import IStore
 from gatewayd.session.imap_failed import No
 from gatewayd.wire.imap.syntax import BadSyntax, Reader, encoded_name
 
-MAX_NAME = 500  # characters of a mailbox name
 ANNOUNCED = frozenset({"\\Archive", "\\Drafts", "\\Junk", "\\Sent", "\\Trash"})  # RFC 6154 §2; others are our own
 
 
@@ -35,8 +35,6 @@ class Folders:
     async def delete(self, arguments: Reader) -> str:
         name = arguments.mailbox()
         arguments.end()
-        if name == "INBOX":
-            raise No("INBOX cannot be deleted")
         await self._store.delete_mailbox(self._account_id, name)
         return "OK Deleted"
 
@@ -102,13 +100,13 @@ class Folders:
             wanted.append(arguments.word())
         arguments.end()
         mailbox = await self._store.mailbox(self._account_id, name)
-        entries = await self._store.entries(self._account_id, mailbox.mailbox_id)
+        counts = (await self._store.counts(self._account_id)).get(mailbox.mailbox_id, Counts(0, 0))
         values = {
-            "MESSAGES": len(entries),
+            "MESSAGES": counts.messages,
             "RECENT": 0,
             "UIDNEXT": mailbox.uidnext,
             "UIDVALIDITY": mailbox.uidvalidity,
-            "UNSEEN": sum("\\Seen" not in entry.flags for entry in entries),
+            "UNSEEN": counts.unseen,
         }
         if not set(wanted) <= set(values):
             raise BadSyntax("no such status item")
@@ -148,11 +146,7 @@ class Folders:
 
 
 def _new_name(reader: Reader) -> str:
-    """Raises No for a name that no mailbox can have."""
-    name = reader.mailbox().removesuffix("/")  # which announces inferiors (RFC 3501 §6.3.3)
-    if not all(name.split("/")) or name.startswith("\\") or len(name) > MAX_NAME:
-        raise No("[CANNOT] A mailbox cannot have this name")
-    return name
+    return reader.mailbox().removesuffix("/")  # which announces inferiors (RFC 3501 §6.3.3)
 
 
 def _superiors(names: Iterable[str]) -> set[str]:

@@ -1,5 +1,11 @@
 """The answer of a method that cannot do what was asked: an entry of the registry in docs/parley.rst §10."""
 
+from __future__ import annotations
+
+from gatewayd.errors import StoreError
+from gatewayd.interfaces.records import BadMailbox, MailboxExists, NoSuchMailbox
+from gatewayd.wire.parley.schema import Error
+
 
 class Failed(Exception):
     """The request fails with this error; the connection goes on."""
@@ -7,3 +13,14 @@ class Failed(Exception):
     def __init__(self, error: str, text: str) -> None:
         super().__init__(text)
         self.error = error
+
+
+def failure(error: StoreError) -> Error:
+    match error:
+        case NoSuchMailbox():
+            return Error("not-found", f"no mailbox {error}")
+        case MailboxExists():
+            return Error("exists", f"there is a mailbox {error}")
+        case BadMailbox():
+            return Error("bad-request", str(error))
+    return Error("unavailable", str(error))

@@ -13,14 +13,14 @@ from gatewayd.core.pulling import QUOTA
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.authentication import IAuthenticator
-from gatewayd.interfaces.records import NoSuchMailbox
 from gatewayd.interfaces.store import IStore
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
 from gatewayd.session.parley_blobs import PeerBlobs, UserBlobs
 from gatewayd.session.parley_consent import Consenting
-from gatewayd.session.parley_failed import Failed
+from gatewayd.session.parley_failed import Failed, failure
 from gatewayd.session.parley_fetch import Objects
+from gatewayd.session.parley_mailboxes import Folders
 from gatewayd.session.parley_requests import ConnectionGone, Requests
 from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
 from gatewayd.session.parley_signal import Signals
@@ -39,6 +39,7 @@ from gatewayd.wire.parley.schema import (
     Hello,
     Keys,
     Lookup,
+    Mailboxes,
     Mark,
     Put,
     Send,
@@ -146,10 +147,8 @@ class ParleyServerSession:
                 self._link.guessed()
         except RemoteProtocolError as error:
             body = Error(error.code, error.text)
-        except NoSuchMailbox as error:
-            body = Error("not-found", f"no mailbox {error}")
         except StoreError as error:
-            body = Error("unavailable", str(error))
+            body = failure(error)
         self._send(Response(request.stream, request.method, body))
         if self._auth_failures >= MAX_AUTH_FAILURES:
             self._bye("auth-failed", "too many failed attempts")
@@ -180,6 +179,7 @@ class ParleyServerSession:
         if self._dialler.account is not None:
             account, pages = self._dialler.account, room(self._engine.peer_frame)
             self._log = Log(account, self._store, self._link, pages, self._push, self._acceptor.acknowledge)
+            self._folders = Folders(account, self._store)
             self._objects = Objects(account, self._store, self._link, pages, self._log.given)
             self._blobs = UserBlobs(self._dialler.account, self._store, self._quota)
         elif self._dialler.domain is not None:
@@ -199,6 +199,8 @@ class ParleyServerSession:
                 return await self._signals.from_user(log.account, read(Signal, request.body))
             case "fetch":
                 return await self._objects.fetch(read(Fetch, request.body))
+            case "mailboxes":
+                return await self._folders.do(read(Mailboxes, request.body))
             case "mark":
                 return await log.mark(read(Mark, request.body))
             case "consent":

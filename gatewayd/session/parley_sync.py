@@ -14,6 +14,7 @@ from gatewayd.message.receipts import DELIVERED, DISPLAYED, asked, may_ask
 from gatewayd.session.link import Link
 from gatewayd.session.parley_consent import as_contact
 from gatewayd.session.parley_failed import Failed
+from gatewayd.session.parley_mailboxes import changed
 from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
 
 MAX_SYNC = 500
@@ -70,11 +71,13 @@ class Log:
         """A page of the log, cut where there is no more room: never inside one modseq, which may stand for many
         messages; of such a group those that do not fit come by their ids alone."""
         found = await self._store.changes(self.account.account_id, since, limit)
-        names = {m.mailbox_id: m.name for m in await self._store.mailboxes(self.account.account_id)}
+        names = {mailbox.mailbox_id: mailbox.name for mailbox in found.mailboxes}
+        mailboxes = tuple(changed(found, since))
         entries = sorted(found.entries, key=lambda entry: entry.modseq)
         changes: list[Change] = []
         given: list[Content] = []
-        size, last, modseq, more = 0, since, found.modseq, found.more
+        size = sum(_heads(mailbox.name, "") for mailbox in mailboxes)
+        last, modseq, more = since, found.modseq, found.more
         for at, entry in enumerate(entries):
             if at % READ_AHEAD == 0:
                 ids = [ahead.message_id for ahead in entries[at : at + READ_AHEAD]]
@@ -95,10 +98,12 @@ class Log:
             changes.append(change)
             last = entry.modseq
         self.given(given)
-        gone = [Change(names.get(e.mailbox_id, ""), e.uid, e.modseq, gone=True) for e in found.expunged]
+        gone = [
+            Change(names[e.mailbox_id], e.uid, e.modseq, gone=True) for e in found.expunged if e.mailbox_id in names
+        ]
         changes += [change for change in gone if change.modseq <= modseq]
         contacts = tuple(as_contact(contact) for contact in found.contacts if contact.modseq <= modseq)
-        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more, contacts)
+        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more, contacts, mailboxes)
 
     def given(self, contents: Sequence[Content]) -> None:
         """The client has been handed them: those who asked are told."""
@@ -138,7 +143,7 @@ class Log:
             while self._push_again:
                 self._push_again = False
                 tail = await self._changes(self._live, MAX_SYNC)
-                if tail.changes or tail.contacts:
+                if tail.changes or tail.contacts or tail.mailboxes:
                     self._push_changes(tail)
                     await self._link.drained()
                 self._live = tail.modseq

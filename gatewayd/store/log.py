@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.records import Changes, Entry, Expunged
+from gatewayd.interfaces.records import Changes, Deleted, Entry, Expunged
 from gatewayd.store import rows
 from gatewayd.store.contacts import CONTACT, as_contact
 
@@ -38,10 +38,14 @@ def read_log(db: sqlite3.Connection, account_id: int, since_modseq: int, limit: 
             else [[row for row in page if row[-1] <= upto] for page in pages]
         )
     entries, expunged, contacts = pages
+    query = "SELECT name, uidvalidity, modseq FROM mailbox_deleted WHERE account_id=? AND modseq>? ORDER BY modseq"
+    deleted = db.execute(query, (account_id, since_modseq)).fetchall()
     return Changes(
         [Entry(*r[:-1]) for r in entries],
         [Expunged(*r[:-1]) for r in expunged],
         [as_contact(r[:-1]) for r in contacts],
+        rows.mailboxes(db, account_id),
+        [Deleted(*row) for row in deleted],
         upto,
         more,
     )

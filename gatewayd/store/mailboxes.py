@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import sqlite3
 
-from gatewayd.errors import StoreError
-from gatewayd.interfaces.records import MailboxExists
+from gatewayd.interfaces.records import BadMailbox, Counts, MailboxExists
 from gatewayd.store import rows
 
 
 def delete(db: sqlite3.Connection, account_id: int, name: str) -> None:
     gone = rows.mailbox(db, account_id, name)
     if gone.name == "INBOX":
-        raise StoreError("INBOX cannot be deleted")
+        raise BadMailbox("INBOX cannot be deleted")
     rows.expunge(db, account_id, gone.mailbox_id, _uids(db, account_id, gone.mailbox_id))
     db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", (account_id, gone.mailbox_id))
+    row = (account_id, rows.next_modseq(db, account_id), gone.name, gone.uidvalidity)
+    db.execute("INSERT INTO mailbox_deleted (account_id, modseq, name, uidvalidity) VALUES (?,?,?,?)", row)
 
 
 def rename(db: sqlite3.Connection, account_id: int, name: str, to: str) -> None:
@@ -28,20 +29,30 @@ def rename(db: sqlite3.Connection, account_id: int, name: str, to: str) -> None:
     db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", (account_id, made.mailbox_id))
     begin = f"{moved.name}/"
     if made.name.startswith(begin):
-        raise StoreError("a mailbox cannot be its own inferior")
+        raise BadMailbox("a mailbox cannot be its own inferior")
     names = db.execute("SELECT mailbox_id, name FROM mailbox WHERE account_id=?", (account_id,)).fetchall()
     there = {old for _, old in names}
+    modseq = rows.next_modseq(db, account_id)
+    update = "UPDATE mailbox SET name=?, changed=? WHERE account_id=? AND mailbox_id=?"
     for mailbox_id, old in names:
         if old == moved.name or old.startswith(begin):
             new = made.name + old[len(moved.name) :]
             if new in there:
                 raise MailboxExists(new)
-            db.execute("UPDATE mailbox SET name=? WHERE account_id=? AND mailbox_id=?", (new, account_id, mailbox_id))
+            db.execute(update, (new, modseq, account_id, mailbox_id))
 
 
 def subscribe(db: sqlite3.Connection, account_id: int, name: str, subscribed: bool) -> None:
-    key = (account_id, rows.mailbox(db, account_id, name).mailbox_id)
-    db.execute("UPDATE mailbox SET subscribed=? WHERE account_id=? AND mailbox_id=?", (subscribed, *key))
+    mailbox = rows.mailbox(db, account_id, name)
+    if mailbox.subscribed is not subscribed:
+        row = (subscribed, rows.next_modseq(db, account_id), account_id, mailbox.mailbox_id)
+        db.execute("UPDATE mailbox SET subscribed=?, changed=? WHERE account_id=? AND mailbox_id=?", row)
+
+
+def counts(db: sqlite3.Connection, account_id: int) -> dict[int, Counts]:
+    unseen = "sum(instr(flags, '\\Seen') = 0)"
+    query = f"SELECT mailbox_id, count(*), {unseen} FROM entry WHERE account_id=? GROUP BY mailbox_id"
+    return {mailbox_id: Counts(*row) for mailbox_id, *row in db.execute(query, (account_id,)).fetchall()}
 
 
 def _uids(db: sqlite3.Connection, account_id: int, mailbox_id: int) -> list[int]:

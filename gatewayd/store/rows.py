@@ -8,21 +8,32 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
+from unicodedata import category
 
 from gatewayd.errors import QuotaExceeded, StoreError
-from gatewayd.interfaces.records import Entry, Mailbox, MailboxExists, NoSuchMailbox, Quota
+from gatewayd.interfaces.records import (
+    MAX_MAILBOXES,
+    MAX_NAME,
+    BadMailbox,
+    Entry,
+    Mailbox,
+    MailboxExists,
+    NoSuchMailbox,
+    Quota,
+)
 from gatewayd.store.schema import ON_NEED, SPECIAL_USE
 
-MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed"
+MAILBOX = "mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed, changed"
 QUOTA = "used_octets, used_messages, max_octets, max_messages"
 ENTRY = "mailbox_id, uid, message_id, modseq, flags, internal_date_ms"
 ARRIVAL = ("INBOX", "\\Introductions", "\\Junk")  # what comes comes to one of these
+_CONTROLS = {"Cc", "Zl", "Zp"}  # RFC 9051 §5.1
 USUAL_NAMES = {special_use: name for name, special_use in SPECIAL_USE.items() if special_use}
 
 
 def as_mailbox(row: Sequence[Any]) -> Mailbox:
-    mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed = row
-    return Mailbox(mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, bool(subscribed))
+    mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, subscribed, changed = row
+    return Mailbox(mailbox_id, name, special_use, uidvalidity, uidnext, highest_modseq, bool(subscribed), changed)
 
 
 def mailbox(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
@@ -33,6 +44,12 @@ def mailbox(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
     if row is None:
         raise NoSuchMailbox(name)
     return as_mailbox(row)
+
+
+def mailboxes(db: sqlite3.Connection, account_id: int) -> list[Mailbox]:
+    """By name."""
+    query = f"SELECT {MAILBOX} FROM mailbox WHERE account_id=? ORDER BY name"
+    return [as_mailbox(row) for row in db.execute(query, (account_id,)).fetchall()]
 
 
 def canonical(name: str) -> str:
@@ -77,11 +94,15 @@ def next_modseq(db: sqlite3.Connection, account_id: int) -> int:
 def create_mailbox(
     db: sqlite3.Connection, account_id: int, name: str, special_use: str | None = None, *, subscribed: bool = True
 ) -> Mailbox:
-    """Superiors too (RFC 3501 §6.3.3). Raises MailboxExists."""
+    """Superiors too (RFC 3501 §6.3.3). Raises MailboxExists, BadMailbox."""
     name = canonical(name)
     levels = name.split("/")
-    if not all(levels) or name.startswith("\\"):
-        raise StoreError("a mailbox name has no empty level and begins with no backslash")
+    if not all(levels) or name.startswith("\\") or _CONTROLS.intersection(map(category, name)) or len(name) > MAX_NAME:
+        raise BadMailbox(
+            f"a mailbox name has up to {MAX_NAME} characters, none a control, no empty level, no backslash first"
+        )
+    if _count(db, account_id) >= MAX_MAILBOXES:
+        raise BadMailbox(f"an account has at most {MAX_MAILBOXES} mailboxes")
     for depth in range(1, len(levels)):
         superior = "/".join(levels[:depth])
         if not db.execute("SELECT 1 FROM mailbox WHERE account_id=? AND name=?", (account_id, superior)).fetchone():
@@ -96,11 +117,16 @@ def create_mailbox(
         (account_id,),
     ).fetchall()[0]
     db.execute(
-        "INSERT INTO mailbox (account_id, mailbox_id, name, special_use, uidvalidity, highest_modseq, subscribed)"
-        " VALUES (?,?,?,?,?,?,?)",
-        (account_id, mailbox_id, name, special_use, uidvalidity, modseq, subscribed),
+        "INSERT INTO mailbox (account_id, mailbox_id, name, special_use, uidvalidity, highest_modseq, subscribed,"
+        " changed) VALUES (?,?,?,?,?,?,?,?)",
+        (account_id, mailbox_id, name, special_use, uidvalidity, modseq, subscribed, modseq),
     )
     return mailbox(db, account_id, name)
+
+
+def _count(db: sqlite3.Connection, account_id: int) -> int:
+    query = "SELECT count(*) FROM mailbox WHERE account_id=?"
+    return int(db.execute(query, (account_id,)).fetchone()[0])
 
 
 def new_uids(db: sqlite3.Connection, account_id: int, mailbox_id: int, count: int, modseq: int) -> tuple[int, int]:

@@ -108,6 +108,12 @@ STEPS = [
         SELECT account_id, hash, message_id FROM named;
     ALTER TABLE message DROP COLUMN blobs
     """,
+    """
+    ALTER TABLE mailbox ADD COLUMN changed INTEGER NOT NULL DEFAULT 1;
+    CREATE TABLE mailbox_deleted (
+        account_id INTEGER NOT NULL, modseq INTEGER NOT NULL, name TEXT NOT NULL, uidvalidity INTEGER NOT NULL,
+        PRIMARY KEY (account_id, modseq)) WITHOUT ROWID
+    """,
 ]
 
 ON_NEED = {RECEIPTS}  # made when something first comes there, and not subscribed

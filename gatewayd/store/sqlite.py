@@ -27,6 +27,7 @@ from gatewayd.interfaces.records import (
     Changes,
     Contact,
     ContactState,
+    Counts,
     Delivery,
     Entry,
     Mailbox,
@@ -340,12 +341,13 @@ class SQLiteStore:
     # -- mailboxes --------------------------------------------------------------------------------------------------
 
     async def mailboxes(self, account_id: int) -> list[Mailbox]:
-        query = f"SELECT {rows.MAILBOX} FROM mailbox WHERE account_id=? ORDER BY name"
-        found = await self._database.read(lambda db: db.execute(query, (account_id,)).fetchall())
-        return [rows.as_mailbox(row) for row in found]
+        return await self._database.read(lambda db: rows.mailboxes(db, account_id))
 
     async def mailbox(self, account_id: int, name: str) -> Mailbox:
         return await self._database.read(lambda db: rows.mailbox(db, account_id, name))
+
+    async def counts(self, account_id: int) -> dict[int, Counts]:
+        return await self._database.read(lambda db: mailboxes.counts(db, account_id))
 
     async def create_mailbox(self, account_id: int, name: str) -> Mailbox:
         made = await self._database.write(lambda db: rows.create_mailbox(db, account_id, name))

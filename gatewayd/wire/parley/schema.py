@@ -105,6 +105,30 @@ class LookupReply(Body, frozen=True):
     state: ContactState = "none"  # to a user: what it said of the address
 
 
+class Mailbox(Body, frozen=True):
+    """One of the account; which, in whatever it is called, `uidvalidity` tells. The last three only in a list."""
+
+    name: str
+    uidvalidity: UID
+    modseq: Number
+    use: str = ""  # "\\Sent" and so on
+    subscribed: bool = False
+    gone: bool = False
+    uidnext: UID | None = None
+    messages: Number | None = None
+    unseen: Number | None = None
+
+
+class Mailboxes(Body, frozen=True):
+    action: Literal["list", "create", "rename", "delete", "subscribe", "unsubscribe"]
+    mailbox: str = ""  # but for "list"
+    to: str = ""  # for "rename"
+
+
+class MailboxesReply(Body, frozen=True):
+    mailboxes: tuple[Mailbox, ...] = ()  # all, or the one that was named
+
+
 class Sync(Body, frozen=True):
     since: Number
     limit: Annotated[int, msgspec.Meta(ge=1)] = 100
@@ -127,6 +151,7 @@ class Changes(Body, frozen=True):
     modseq: Number
     more: bool = False
     contacts: tuple[Contact, ...] = ()
+    mailboxes: tuple[Mailbox, ...] = ()
 
 
 class Fetch(Body, frozen=True):
