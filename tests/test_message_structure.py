@@ -5,7 +5,6 @@ from __future__ import annotations
 import email
 import email.header
 import email.message
-import email.utils
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatewayd.message import mime
-from gatewayd.message.structure import addresses, envelope, nstring, summarize
+from gatewayd.message.structure import envelope, nstring, summarize
 from tests.corpus import messages
 
 # -- reading what was written ---------------------------------------------------------------------------------------
@@ -209,21 +208,6 @@ def test_decoded_bodies_are_those_of_the_standard_library() -> None:
     assert seen > 100
 
 
-def test_addresses_are_those_of_the_standard_library_where_it_finds_any() -> None:
-    seen = 0
-    for mail in messages():
-        for name, value in mime.parse(mail).fields:
-            if name not in {b"from", b"to", b"cc", b"sender", b"reply-to"} or re.search(rb"[(:;]|,\s*,|^,", value):
-                continue  # comments and groups are told otherwise
-            expected = email.utils.getaddresses([re.sub(r"\r\n(?=[ \t])", "", value.decode("latin-1"))])
-            found = [(d.decode("latin-1"), b"%s@%s" % (a, b or b"")) for d, a, b in addresses(value) if a is not None]
-            sound = all("@" in address and " " not in address for _, address in expected)
-            if sound and len(expected) == len(found):  # else a second @ has split one
-                assert [(d, a.decode("latin-1")) for d, a in found] == expected
-                seen += 1
-    assert seen > 500
-
-
 def test_headers_are_decoded_as_the_standard_library_does_where_it_can() -> None:
     seen = 0
     for mail in messages():
@@ -335,30 +319,6 @@ def test_a_whole_body_structure() -> None:
         [*rfc822, 24, [None, b"single", *no_address, None, None], [*plain, 5, 0, *[None] * 4], 2, *[None] * 4],
         b"MIXED", [b"BOUNDARY", b"x"], None, None, None,
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("field", "expected"),
-    [
-        (b"a@b.test", [(b"", b"a", b"b.test")]),
-        (b'"Doe, J. \\"x\\"" <j@b.test>, c@d.test', [(b'Doe, J. "x"', b"j", b"b.test"), (b"", b"c", b"d.test")]),
-        (b'"a b"@c.test', [(b"", b"a b", b"c.test")]),
-        (b"Joe Q. Public <@relay.test,@x:j . q @ b . test>", [(b"Joe Q. Public", b"j.q", b"b.test")]),
-        (b"a@b.test (The (real) A)", [(b"The (real) A", b"a", b"b.test")]),
-        (b"=?utf-8?q?=C3=BC?= <a@[127.0.0.1]>", [(b"=?utf-8?q?=C3=BC?=", b"a", b"[127.0.0.1]")]),
-        (b"Friends: a@b.test, C <c@d.test>; e@f.test",
-         [(b"", b"Friends", None), (b"", b"a", b"b.test"), (b"C", b"c", b"d.test"), (b"", None, None),
-          (b"", b"e", b"f.test")]),
-        (b"undisclosed-recipients:;", [(b"", b"undisclosed-recipients", None), (b"", None, None)]),
-        (b"nobody", [(b"", b"nobody", b"")]),
-        (b"Mail System <>", [(b"Mail System", b"", b"")]),
-        (b", ,", []),
-        ("ü@ö.test".encode(), [(b"", "ü".encode(), "ö.test".encode())]),
-        (b'"open <a@b.test>', [(b"", b"open <a@b.test>", b"")]),
-    ],
-)  # fmt: skip
-def test_addresses(field: bytes, expected: list[Any]) -> None:
-    assert list(addresses(field)) == expected
 
 
 def test_envelope() -> None:
