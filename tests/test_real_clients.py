@@ -1,4 +1,4 @@
-"""mbsync, mutt, fetchmail, curl and swaks from Debian against a gateway; each skips where it is not installed."""
+"""mbsync, mutt, fetchmail, curl, swaks and gsasl from Debian against a gateway; each skips where it is not installed."""
 
 from __future__ import annotations
 
@@ -206,3 +206,20 @@ def test_swaks(gateway: Gateway, imap: imaplib.IMAP4_SSL, tmp_path: Path) -> Non
     assert "535 5.7.8" in swaks("submission", "--tls", *signed_in[:-1], "wrong", ok=(28,))
     imap.noop()
     assert len(imap.search(None, "ALL")[1][0].split()) == 4
+
+
+@pytest.mark.parametrize(("protocol", "service"), [("--smtp", "submission"), ("--imap", "imap")])
+def test_gsasl_binds_the_channel(gateway: Gateway, tmp_path: Path, protocol: str, service: str) -> None:
+    """SCRAM-SHA-256-PLUS with tls-exporter, as somebody else wrote it (RFC 9266)."""
+    host, port = gateway.port(service)
+    words = (
+        "gsasl", "--verbose", protocol, f"--connect={host}:{port}", f"--x509-ca-file={gateway.root / 'ca.pem'}",
+        f"--authentication-id={USER}", f"--authorization-id={USER}",
+    )  # fmt: skip
+    plus = run(*words, "--mechanism=SCRAM-SHA-256-PLUS", f"--password={PASSWORD}", home=tmp_path, text="")
+    assert "AUTH" in plus
+    assert "SCRAM-SHA-256-PLUS\n" in plus
+    assert "finished (server trusted)" in plus
+    unbound = run(*words, "--no-cb", "--mechanism=SCRAM-SHA-256", f"--password={PASSWORD}", home=tmp_path, text="")
+    assert "finished (server trusted)" in unbound
+    run(*words, "--mechanism=SCRAM-SHA-256-PLUS", "--password=wrong", home=tmp_path, text="", ok=(1,))
