@@ -15,7 +15,7 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeySetError, PublicKey, SigningKey
 from gatewayd.crypto.scram import ScramClient, ScramError, ScramServer
-from gatewayd.message import bridge, mime, object_types, structure
+from gatewayd.message import bridge, mime, object_types, structure, submission
 from gatewayd.message.model import Content, ObjectError
 from gatewayd.wire import imap, parley, smtp
 from gatewayd.wire.imap import connection as imap_connection
@@ -325,7 +325,8 @@ def mails(random: Random) -> None:
     if bridge.as_mail(content) != mail:
         raise Finding("a mail does not come back as it was")
     bridge.restore(mail)
-    bridge.completed(mail, 1e9, "1@alpha.test")
+    submission.completed(mail, 1e9, "1@alpha.test", Address("a", ALPHA))
+    submission.claimed(mail)
     bridge.without_results_of(mail, ALPHA)
 
 

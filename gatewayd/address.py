@@ -39,6 +39,8 @@ class Domain:
     @classmethod
     def parse(cls, text: str) -> Domain:
         """Read A-labels or U-labels (IDNA 2008, UTS 46 mapping). Raises AddressError."""
+        if text.startswith("["):
+            raise AddressError("a domain name is expected, not an address literal")
         text = text.removesuffix(".")
         if not text:
             raise AddressError("empty domain name")

@@ -98,6 +98,18 @@ def test_catch_all_is_for_nobody_elses_mail(house: House) -> None:
     assert house.find("postmaster") == ["admin"]
 
 
+def test_what_every_domain_has(house: House) -> None:
+    """RFC 2142: abuse and the like are the postmaster's, whatever catch-all there is, unless somebody has the name."""
+    assert house.find("abuse") == house.find("Security") == house.find("hostmaster@mx.alpha.test") == ["admin"]
+    house.alias("@", "bob")
+    house.alias("postmaster", "alice")
+    assert house.find("abuse") == house.find("NOC") == house.find("postmaster") == ["alice"]
+    house.alias("abuse", "bob")
+    assert house.find("abuse") == ["bob"]
+    assert house.find("webmaster") == ["alice"]
+    assert house.find("info") == ["bob"]
+
+
 def test_who_may_send_as_what(house: House) -> None:
     house.alias("sales", "alice", "bob")
     alice = house.one(house.store.account(Address.parse("alice@alpha.test")))

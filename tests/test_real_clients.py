@@ -1,4 +1,4 @@
-"""mbsync, mutt, fetchmail, curl, swaks and gsasl from Debian against a gateway; each skips where it is not installed."""
+"""mbsync, mutt, fetchmail, curl, swaks and gsasl from Debian against a gateway; each skips where it is missing."""
 
 from __future__ import annotations
 

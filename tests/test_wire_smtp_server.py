@@ -118,6 +118,7 @@ def test_what_is_allowed_when(state: State, verb: str) -> None:
         "MAIL": " FROM:<a@b.test>",
         "RCPT": " TO:<a@b.test>",
         "AUTH": " PLAIN",
+        "VRFY": " bob",
         "BDAT": " 0 LAST",
     }
     engine = SMTPServer(100)
@@ -134,6 +135,8 @@ def test_what_is_allowed_when(state: State, verb: str) -> None:
     [
         (b"NOOP\n", 500), (b"NO\rOP\r\n", 500), (b"NOOP\0\r\n", 500), (b"\xff\xfe\r\n", 500), (b"\r\n", 500),
         (b"EHLO\r\n", 501), (b"EHLO \xc3\xa4\r\n", 501), (b"STARTTLS now\r\n", 501), (b"QUIT now\r\n", 501),
+        (b"RSET now\r\n", 501), (b"VRFY\r\n", 501), (b"EXPN all\r\n", 502), (b"ETRN b.test\r\n", 502),
+        (b"SEND FROM:<a@b.test>\r\n", 502), (b"XYZZY\r\n", 500),
         (b"MAIL FROM:a@b.test\r\n", 501), (b"MAIL <a@b.test>\r\n", 501),
         (b"MAIL FROM:<a@b.test> SIZE=1 SIZE=2\r\n", 501),
         (b"MAIL FROM:<a@b.test> =x\r\n", 501), (b"MAIL FROM:<a@b@c.test>\r\n", 501),

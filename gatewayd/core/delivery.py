@@ -32,7 +32,7 @@ from gatewayd.interfaces.queue import Envelope, IQueue
 from gatewayd.interfaces.records import Account, Delivery, Placed
 from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
-from gatewayd.message import bridge, object_types
+from gatewayd.message import bridge, object_types, submission
 from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
 from gatewayd.outcome import (
@@ -169,8 +169,8 @@ class PostOffice:
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         behind = self._bridges.sent_by(origin.address) if submitter is None else frozenset[Domain]()
         try:
-            if submitter is not None and not await self._sends_as(mail, submitter):
-                return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
+            if submitter is not None and (wrong := await self._sends_as(mail, submitter)):
+                return dict.fromkeys(recipients, wrong)
             trusted = replace(origin, trusted=True) if behind else origin
             judged = await self._reception.judge(envelope, mail, submitter, trusted)
         except StoreError as error:
@@ -390,12 +390,15 @@ class PostOffice:
         self._contacted[domain] = now
         await self._wake_peer(domain)
 
-    async def _sends_as(self, mail: bytes, owner: Account) -> bool:
-        """Every address in From is the account's own (RFC 6409 §6.1); a missing From is not refused for that."""
-        for author in bridge.authors(mail):
-            if author is None or not await self._recipients.owns(owner, author):
-                return False
-        return True
+    async def _sends_as(self, mail: bytes, owner: Account) -> Refused | None:
+        """Every address in From and Sender is the account's own (RFC 6409 §6.1); a missing From is not refused for
+        that."""
+        for field, address in submission.claimed(mail):
+            if address is None:
+                return Refused("5.7.1", f"{field} holds no address, or something that is none")
+            if not await self._recipients.owns(owner, address):
+                return Refused("5.7.1", f"{field} names {address}, which is not an address of {owner.address}")
+        return None
 
     async def _may_name(self, account: Account, part: Part) -> bool:
         """A user's message names only blobs that they have: brought by themselves, or of a message of theirs."""

@@ -16,7 +16,7 @@ from gatewayd.core import filing
 from gatewayd.core.bridges import Bridges
 from gatewayd.core.bridging import Bridging
 from gatewayd.core.consent import INBOX, JUNK, Consent, Provenance
-from gatewayd.core.recipients import Found, Recipients
+from gatewayd.core.recipients import Found, Recipients, is_role
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
@@ -261,7 +261,7 @@ class Posting:
         return next(iter((await self.one_fate(sent_on, answers)).values()))
 
     async def _copy(self, letter: Letter, address: Address, account: Account) -> Copy:
-        """One account's. Postmaster is open to all (RFC 5321 §4.5.1)."""
+        """One account's. Postmaster and the like are open to all (RFC 5321 §4.5.1, RFC 2142 §4)."""
         trace = _return_path(letter) + letter.trace
         try:
             mailbox = letter.mailbox
@@ -269,7 +269,7 @@ class Posting:
                 state = await self._consent.state(account.account_id, letter.sender)
                 mailbox = INBOX if state == "granted" else JUNK  # the user's goes before it
             copy = await filing.place(self._store, account, letter.content, trace, mailbox)
-            open_to_all = letter.answers or address.local.lower() == "postmaster"
+            open_to_all = letter.answers or is_role(address)
             if isinstance(copy, Delivery) and copy.mailbox == INBOX and not open_to_all:
                 copy = await self._consent.sorted(copy, letter.sender, letter.provenance)
         except StoreError as error:

@@ -18,7 +18,7 @@ from gatewayd.core.greylist import Greylist
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.routes import Origin
-from gatewayd.message import bridge
+from gatewayd.message import bridge, submission
 from gatewayd.outcome import Delivered, Outcome, Refused
 
 # None: the client is not examined (it is trusted)
@@ -58,8 +58,10 @@ class Reception:
     ) -> Judged | Outcome:
         """An Outcome: it is not kept, and this is the answer for all. Raises StoreError."""
         examined = None
+        mail = bridge.without_fields(mail, FIELD.lower().encode())  # only ours is believed
         if submitter is not None:
-            mail = bridge.completed(mail, self._now(), f"{self._random(12).hex()}@{submitter.address.domain}")
+            name = f"{self._random(12).hex()}@{submitter.address.domain}"
+            mail = submission.completed(mail, self._now(), name, envelope.reverse_path or submitter.address)
         elif self._examine is not None and not origin.trusted:
             mail = bridge.without_results_of(mail, self._hostname)
             examined = await self._examine(mail, origin, envelope.reverse_path)
@@ -73,7 +75,6 @@ class Reception:
                 return early
         filtered = Filtered("take", mail)
         if self._filters is not None:
-            mail = bridge.without_field(mail, FIELD)
             filtered = await self._filters.judge(mail, envelope, origin, submitter.address if submitter else None)
         if filtered.action == "discard":  # as the filter's owner wants it; the log alone knows
             self.log.warn("discarded mail of {origin}: {why}", origin=str(origin), why=filtered.why)

@@ -2,7 +2,7 @@
 the server behind us where the domain has one.
 
 RFC 5321 §3.9.1 (aliases), RFC 5233 §2 (alice+lists@ is alice@ where it is nothing itself),
-RFC 2142 and RFC 5321 §4.5.1 (postmaster).
+RFC 5321 §4.5.1 (postmaster), RFC 2142 §4 and §5 (the roles that every mail domain has).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from gatewayd.interfaces.store import IStore
 
 MAX_TARGETS = 100  # that one address may have in the end
 SEPARATOR = "+"
+POSTMASTER = "postmaster"
+ROLES = {POSTMASTER, "abuse", "security", "noc", "hostmaster", "webmaster"}  # postmaster's, unless somebody has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Recipients:
                 return targets
             if await self._store.account(name) is not None:
                 return ()
-        if self._is_postmaster(address):
+        if self._postmaster is not None and is_role(address):
             return ()
         return await self._store.alias_targets(Address("", address.domain))
 
@@ -112,14 +114,17 @@ class Recipients:
         for name in self._names(address):
             if account := await self._store.account(name):
                 return account
-        if self._postmaster is not None and self._is_postmaster(address):
+        if self._postmaster is not None and is_role(address):
             return await self._store.account(self._postmaster)
         return None
 
     def _names(self, address: Address) -> tuple[Address, ...]:
-        """As it stands, then without its detail."""
+        """As it stands, then without its detail, then whose business it is."""
+        if is_role(address):
+            return address, Address(POSTMASTER, address.domain)
         user, separator, _ = address.local.partition(SEPARATOR)
         return (address, Address(user, address.domain)) if separator and user else (address,)
 
-    def _is_postmaster(self, address: Address) -> bool:
-        return self._postmaster is not None and address.local.lower() == "postmaster"
+
+def is_role(address: Address) -> bool:
+    return address.local.lower() in ROLES

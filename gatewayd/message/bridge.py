@@ -7,13 +7,12 @@ import binascii
 import email.utils
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.message import mime, receipts
-from gatewayd.message.dates import internet_date
 from gatewayd.message.model import MAIL, MAX_PARENTS, RFC822, Content, ObjectError, Part, Payload
 from gatewayd.message.object_types import reaction_text
 from gatewayd.message.render import OBJECT_FIELD, held, render
@@ -63,7 +62,7 @@ def bridged_payload(
     view = mime.text_of(mail, root).strip().encode("utf-8", "replace")[:MAX_VIEW].decode("utf-8", "ignore")
     if view:
         parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
-    author = _author(_authors(mime.values(root.fields, b"from")), reverse_path)
+    author = _author(_addresses(root.fields, b"from"), reverse_path)
     bridged: dict[str, Any] = {"by": by.name, "message_id": _first(root, b"message-id"), **(auth or {})}
     ext: dict[str, Any] = {"bridged": bridged}
     answered = _answered(root)
@@ -78,8 +77,7 @@ def bridged_payload(
         ext["receipts"] = [receipts.DISPLAYED]
     if answered:
         ext["references"] = answered
-    to_and_cc = mime.values(root.fields, b"to") + mime.values(root.fields, b"cc")
-    shown = _pairs(to_and_cc)[:MAX_SHOWN]
+    shown = (_pairs(root.fields, b"to") + _pairs(root.fields, b"cc"))[:MAX_SHOWN]
     payload = Payload(
         from_=str(author or NOBODY),
         to=tuple(_encodable(address) for _, address in shown if "@" in address),
@@ -118,13 +116,13 @@ def _wants_notification(root: mime.Entity, author: Address | None) -> bool:
     """The author asks to be told that it was displayed (RFC 8098 §2.1); of a list's mail nobody is told."""
     if author is None or any(root.first(name) is not None for name in (b"list-id", b"auto-submitted")):
         return False
-    asked = _authors(mime.values(root.fields, b"disposition-notification-to"))
+    asked = _addresses(root.fields, b"disposition-notification-to")
     return len(asked) == 1 and asked[0] is not None and asked[0].key == author.key
 
 
 def authors(mail: bytes) -> list[Address | None]:
     """The addresses of the From field, None for each that is none."""
-    return _authors(mime.header(mail, b"from"))
+    return addresses(mail, b"from")
 
 
 def automatic(mail: bytes) -> bool:
@@ -141,26 +139,33 @@ def _author(found: list[Address | None], reverse_path: Address | None) -> Addres
     return next((address for address in found if address is not None), reverse_path)
 
 
-def _pairs(values: list[str]) -> list[tuple[str, str]]:
-    """(display name, address) of each; one that is no address for what nobody writes: the library's time grows with the
-    square of the length, its stack with the depth of comments."""
-    if sum(map(len, values)) > MAX_ADDRESSES:
-        return [("too many", "")]
-    try:
-        return email.utils.getaddresses(values)
-    except RecursionError:
-        return [("too deep", "")]
+def addresses(mail: bytes, name: bytes) -> list[Address | None]:
+    """Those of a field of the header, None for each that is none."""
+    return _addresses(mime.fields(mail), name)
 
 
-def _authors(values: list[str]) -> list[Address | None]:
+def _addresses(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[Address | None]:
     found: list[Address | None] = []
-    for display, text in _pairs(values):
+    for display, text in _pairs(fields, name):
         try:
             found.append(Address.parse(text))
         except AddressError:
             if display or text:
                 found.append(None)
     return found
+
+
+def _pairs(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[tuple[str, str]]:
+    """(display name, address) of each, encoded words as they are: a comma in one parts nothing (RFC 2047 §5). One that
+    is no address for what nobody writes: the library's time grows with the square of the length, its stack with the
+    depth of comments."""
+    values = [mime.unfolded(value) for key, value in fields if key == name]
+    if sum(map(len, values)) > MAX_ADDRESSES:
+        return [("too many", "")]
+    try:
+        return email.utils.getaddresses(values)
+    except RecursionError:
+        return [("too deep", "")]
 
 
 def restore(mail: bytes) -> Content | None:
@@ -193,37 +198,26 @@ def restore(mail: bytes) -> Content | None:
     return None if restored.absent else restored
 
 
-def completed(mail: bytes, now: float, message_id: str) -> bytes:
-    """What a mail program submits, with the Date and Message-ID that it may have left out (RFC 6409 §8.2, §8.3)."""
-    present = {name for name, _ in mime.parse(mail).fields}
-    lines = b""
-    if b"date" not in present:
-        lines += f"Date: {internet_date(now)}\r\n".encode("ascii")
-    if b"message-id" not in present:
-        lines += f"Message-ID: <{message_id}>\r\n".encode("ascii")
-    return lines + mail
-
-
 def without_results_of(mail: bytes, hostname: Domain) -> bytes:
     """The mail without Authentication-Results that claim to be ours (RFC 8601 §5); untouched when there are none."""
-    return _without(mail, b"authentication-results", lambda value: _claims(value, hostname))
+    return _without(mail, (b"authentication-results",), lambda value: _claims(value, hostname))
 
 
-def without_field(mail: bytes, name: str) -> bytes:
-    """The mail without a field that only we set; untouched when there is none."""
-    return _without(mail, name.lower().encode("ascii"), lambda value: True)
+def without_fields(mail: bytes, *names: bytes) -> bytes:
+    """The mail without fields of these names, in lower case; untouched when there are none."""
+    return _without(mail, names, lambda value: True)
 
 
-def _without(mail: bytes, name: bytes, doomed: Callable[[bytes], bool]) -> bytes:
-    root = mime.parse(mail)
-    if not any(key == name and doomed(value) for key, value in root.fields):
+def _without(mail: bytes, names: Collection[bytes], doomed: Callable[[bytes], bool]) -> bytes:
+    if not any(key in names and doomed(value) for key, value in mime.fields(mail)):
         return mail
+    body = mime.parse(mail).body
     kept = []
-    for line in _LINES.findall(mail[: root.body]):
+    for line in _LINES.findall(mail[:body]):
         key, _, value = line.partition(b":")
-        if key.strip().lower() != name or not doomed(value):
+        if key.strip().lower() not in names or not doomed(value):
             kept.append(line)
-    return b"".join(kept) + mail[root.body :]
+    return b"".join(kept) + mail[body:]
 
 
 _LINES = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*\n)*")

@@ -91,7 +91,12 @@ def section(mail: bytes, path: tuple[int, ...], what: str, fields: Sequence[byte
 
 def header(mail: bytes, name: bytes) -> list[str]:
     """The values of a field, whose name is in lower case, of the top header, unfolded and decoded (RFC 2047)."""
-    return values(_fields(mail, 0, _header_end(mail, 0, len(mail))), name)
+    return values(fields(mail), name)
+
+
+def fields(mail: bytes) -> list[tuple[bytes, bytes]]:
+    """Of the top header: (name in lower case, raw value)."""
+    return _fields(mail, 0, _header_end(mail, 0, len(mail)))
 
 
 def block(text: bytes) -> list[tuple[bytes, bytes]]:
@@ -136,12 +141,8 @@ def decoded_text(mail: bytes, entity: Entity) -> str:
 
 
 def decoded(value: bytes) -> str:
-    """A raw field value, unfolded, with its encoded words decoded; 8-bit octets as UTF-8, else Latin-1."""
-    unfolded = (_FOLD.sub(b"", value) if b"\n" in value else value).strip()
-    try:
-        text = unfolded.decode("utf-8")
-    except UnicodeDecodeError:
-        text = unfolded.decode("latin-1")
+    """A raw field value, unfolded, with its encoded words decoded."""
+    text = unfolded(value)
     if "=?" not in text:
         return text
     out: list[str] = []
@@ -154,6 +155,15 @@ def decoded(value: bytes) -> str:
         charset, octets = begins, octets + _word_octets(found[2], found[3])
         at = found.end()
     return "".join((*out, _in_charset(octets, charset), text[at:]))
+
+
+def unfolded(value: bytes) -> str:
+    """A raw field value as text: UTF-8, else Latin-1."""
+    octets = (_FOLD.sub(b"", value) if b"\n" in value else value).strip()
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
 
 
 def parameters(value: str) -> dict[str, str]:

@@ -51,6 +51,11 @@ def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
             return reply(codes.get(outcome.code, 550), outcome.code, outcome.text)
 
 
+def _named(outcome: Outcome, trace_id: str) -> Outcome:
+    """By what both sides' operators find the message."""
+    return replace(outcome, text=f"{outcome.text}, id {trace_id}") if outcome.ok and trace_id else outcome
+
+
 class SMTPServerSession:
     """One listener's client, held to the listener's terms."""
 
@@ -217,20 +222,27 @@ class SMTPServerSession:
             return
         account, each = self._sign_in.account, self._terms.role is Role.LMTP
         protocol = self._protocol(envelope)
-        stamp = partial(
+        trace_id = ""
+        trace = partial(
             received, helo=self._hello.name, peer=self._link.peer_address, by=self._hostname, tls=self._link.tls,
             protocol=protocol, envelope=envelope, now=self._now(),
         )  # fmt: skip
+
+        def stamp(name: str) -> bytes:
+            nonlocal trace_id
+            trace_id = name
+            return trace(name)
+
         origin = Origin(self._link.peer_address, self._hello.name, protocol, trusted=each)
         accepted = self._accepted
         self._reset()
         answers = await self._acceptor.accept_mail(envelope, mail, stamp, account, origin, each=each)
         if each:  # RFC 2033 §4.2
-            self._answer_each([as_reply(answers[address]) for address in accepted])
+            self._answer_each([as_reply(_named(answers[address], trace_id)) for address in accepted])
             return
         # one reply for all: it is ours as soon as one copy is, and the core tells the sender of the others
         outcomes = sorted(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
-        self._answer(outcomes[0], None)
+        self._answer(_named(outcomes[0], trace_id), None)
 
     def _simple(self, verb: str) -> None:
         match verb:

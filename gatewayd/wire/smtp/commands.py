@@ -133,6 +133,7 @@ Event = (
 VERBS = {
     "EHLO", "HELO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "NOOP", "HELP", "RSET", "VRFY", "QUIT",
 }  # fmt: skip
+NOT_OFFERED = {"EXPN", "ETRN", "TURN", "SEND", "SOML", "SAML"}  # 502 (RFC 5321 §4.2.4)
 _PATH = re.compile(r"(?P<path><[^>]*>|<\"(?:[^\"\\]|\\.)*\"@[^>]*>)(?P<parameters>(?: +\S+)*) *\Z")
 _CHUNK = re.compile(r"(?P<size>[0-9]{1,15})(?P<last> +LAST)? *\Z", re.IGNORECASE)
 
@@ -146,6 +147,8 @@ def split(line: bytes) -> tuple[str, str] | BadCommand:
     except UnicodeDecodeError:
         return BadCommand(500, "5.5.2", "Commands are ASCII, or UTF-8 with SMTPUTF8")
     verb = verb.upper()
+    if verb in NOT_OFFERED:
+        return BadCommand(502, "5.5.1", f"{verb} is not offered here")
     return (verb, rest) if verb in VERBS else BadCommand(500, "5.5.1", "Command not recognized")
 
 
@@ -169,8 +172,10 @@ def event(verb: str, rest: str) -> Event | StartChunk:
             return StartChunk(int(found["size"]), found["last"] is not None)
         case "AUTH":
             return _auth(rest)
-        case "STARTTLS" | "QUIT" if rest.strip():
+        case "STARTTLS" | "QUIT" | "RSET" if rest.strip():
             return BadCommand(501, "5.5.4", f"{verb} takes nothing")
+        case "VRFY" if not rest.strip():
+            return BadCommand(501, "5.5.4", "VRFY needs a name")
     return Simple(verb)
 
 
