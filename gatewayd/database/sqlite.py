@@ -27,6 +27,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Post = Callable[[Callable[[], None]], None]
 
+ROWS = (64, 8, 1)  # of one INSERT: few texts, so that they stay compiled
 BUSY = 30.0  # seconds to wait for another process's transaction
 BATCH = 500  # work items in one transaction: bounds what one failed commit takes along
 READERS = 2
@@ -66,6 +67,19 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise typed(error, f"{path}: ") from error
     return connection
+
+
+def insert_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]]) -> int:
+    """`insert` is an INSERT up to its VALUES. As executemany, which gives Python's lock away and wins it back for each
+    row; here many rows are one step. Returns how many were inserted."""
+    inserted = at = 0
+    for size in ROWS:
+        while len(rows) - at >= size:
+            marks = f"({','.join('?' * len(rows[at]))})"
+            values = [value for row in rows[at : at + size] for value in row]
+            inserted += db.execute(f"{insert} VALUES {','.join([marks] * size)}", values).rowcount
+            at += size
+    return inserted
 
 
 def typed(error: sqlite3.Error, where: str = "") -> StoreError:

@@ -8,37 +8,36 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cbor2
 
-from gatewayd.database.sqlite import typed
+from gatewayd.database.sqlite import insert_rows, typed
 from gatewayd.errors import QuotaExceeded, StoreError
 from gatewayd.interfaces.records import Delivery, Placed, Quota
 from gatewayd.store import contacts, rows
 
-PLACES = """
-    SELECT account, wanted, mailbox_id, name, uidvalidity
-    FROM (SELECT value->>0 AS account, value->>1 AS wanted FROM json_each(?)) CROSS JOIN mailbox
-    WHERE account_id=account AND (name=wanted OR special_use=wanted)"""
-ACCOUNT_NUMBERS = f"""
+# Each is one step of SQLite, for however many: a step gives Python's lock away, and has to win it back.
+PLACES = f"""
+    SELECT json_group_array(json_array(account, wanted, json_array(mailbox_id, name, mailbox.uidvalidity, uidnext),
+        json_array(modseq, next_message, {rows.QUOTA})))
+    FROM (SELECT value->>0 AS account, value->>1 AS wanted FROM json_each(?)) CROSS JOIN mailbox CROSS JOIN account
+    WHERE mailbox.account_id=account AND (name=wanted OR special_use=wanted) AND account.account_id=account"""
+ACCOUNT_NUMBERS = """
     UPDATE account SET modseq=modseq+count, next_message=next_message+count,
         used_messages=used_messages+count, used_octets=used_octets+size
-    FROM (SELECT value->>0 AS account, value->>1 AS count, value->>2 AS size FROM json_each(?)) WHERE account_id=account
-    RETURNING account_id, modseq, next_message, {rows.QUOTA}"""
+    FROM (SELECT value->>0 AS account, value->>1 AS count, value->>2 AS size FROM json_each(?))
+    WHERE account_id=account"""
 UIDS = """
     UPDATE mailbox SET uidnext=uidnext+count, highest_modseq=highest
     FROM (SELECT value->>0 AS account, value->>1 AS id, value->>2 AS count, value->>3 AS highest FROM json_each(?))
-    WHERE account_id=account AND mailbox_id=id
-    RETURNING account_id, mailbox_id, uidnext"""
+    WHERE account_id=account AND mailbox_id=id"""
 MESSAGE = """
-    INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, octets)
-    VALUES (?,?,?,?,?,?,?,?,?)"""
-BLOB = "INSERT INTO message_blob VALUES (?,?,?)"
-ENTRY = "INSERT INTO entry VALUES (?,?,?,?,?,?,?)"
-SEEN = "INSERT OR IGNORE INTO seen VALUES (?,?,?,?,?,?,?)"
+    INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, octets)"""
+BLOB = "INSERT INTO message_blob"
+ENTRY = "INSERT INTO entry"
+SEEN = "INSERT OR IGNORE INTO seen"
 ARRIVED = 0  # where a message came to that is looked for by no mailbox's id, but everywhere where messages come
 WAS_SEEN = "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox_id=?"
 
@@ -70,58 +69,81 @@ def _of_known(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
     return placed
 
 
+@dataclass(slots=True)
+class _Numbers:
+    """An account's, as they are given out."""
+
+    modseq: int
+    next_message: int
+    octets: int
+    messages: int
+    max_octets: int | None
+    max_messages: int | None
+    new_octets: int = 0
+    new_messages: int = 0
+
+
+@dataclass(slots=True)
+class _Box:
+    """A mailbox's numbers, as they are given out."""
+
+    account_id: int
+    mailbox_id: int
+    name: str
+    uidvalidity: int
+    uidnext: int
+    highest: int = 0
+    new: int = 0
+
+
 def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: int) -> list[Placed]:
-    wanted = [(d.account_id, rows.canonical(d.mailbox)) for d in deliveries]
-    places = {row[:2]: row[2:] for row in db.execute(PLACES, (json.dumps(list(set(wanted))),)).fetchall()}
-    if not all(place in places for place in wanted):
-        raise _Unusual
-    counts, sizes = Counter[int](), Counter[int]()
-    for delivery in deliveries:
-        counts[delivery.account_id] += 1
-        sizes[delivery.account_id] += _octets(delivery)
-    taken = json.dumps([(account_id, count, sizes[account_id]) for account_id, count in counts.items()])
-    numbers: dict[int, tuple[int, int]] = {}
-    for account_id, modseq, message_id, *used in db.execute(ACCOUNT_NUMBERS, (taken,)).fetchall():
-        numbers[account_id] = modseq - counts[account_id], message_id - counts[account_id]
-        try:
-            rows.check_quota(Quota(*used), 0)
-        except QuotaExceeded:
-            raise _Unusual from None
-    given: list[tuple[int, int]] = []  # modseq and message id of each
-    uses: dict[tuple[int, int], list[int]] = {}  # (account, mailbox) -> how many, the highest modseq
-    for delivery, place in zip(deliveries, wanted, strict=True):
-        modseq, message_id = numbers[delivery.account_id]
-        modseq += 1
-        numbers[delivery.account_id] = modseq, message_id + 1
-        given.append((modseq, message_id))
-        use = uses.setdefault((delivery.account_id, places[place][0]), [0, 0])
-        use[0] += 1
-        use[1] = modseq
-    uids = {
-        (account_id, mailbox_id): uidnext - uses[account_id, mailbox_id][0]
-        for account_id, mailbox_id, uidnext in db.execute(
-            UIDS, (json.dumps([(*box, *use) for box, use in uses.items()]),)
-        )
-    }
+    """Numbers are read, given out and written back: the transaction is ours alone."""
+    wanted = [(delivery.account_id, rows.canonical(delivery.mailbox)) for delivery in deliveries]
+    accounts: dict[int, _Numbers] = {}
+    boxes: dict[tuple[int, int], _Box] = {}
+    places: dict[tuple[int, str], _Box] = {}
+    found = db.execute(PLACES, (json.dumps(list(set(wanted))),)).fetchone()[0]
+    for account_id, name, mailbox, numbers in json.loads(found):
+        if account_id not in accounts:
+            accounts[account_id] = _Numbers(*numbers)
+        places[account_id, name] = boxes.setdefault((account_id, mailbox[0]), _Box(account_id, *mailbox))
     kept: dict[int, bytes] = {}  # by content: most come for two, the sender and the recipient
     placed, messages, blobs, entries, seen = [], [], [], [], []
-    for delivery, place, (modseq, message_id) in zip(deliveries, wanted, given, strict=True):
-        account_id, content = delivery.account_id, delivery.content
-        mailbox_id, name, uidvalidity = places[place]
-        uid = uids[account_id, mailbox_id]
-        uids[account_id, mailbox_id] = uid + 1
+    for delivery, place in zip(deliveries, wanted, strict=True):
+        box = places.get(place)
+        if box is None:
+            raise _Unusual
+        account, content = accounts[box.account_id], delivery.content
+        uid, message_id = box.uidnext, account.next_message
+        account.modseq += 1
+        account.next_message += 1
+        account.new_messages += 1
+        account.new_octets += _octets(delivery)
+        box.uidnext += 1
+        box.new += 1
+        box.highest = modseq = account.modseq
         bodies = kept.get(id(content)) or kept.setdefault(id(content), cbor2.dumps(content.inline))
         messages.append(_message(delivery, message_id, bodies))
         blobs += _blobs(delivery, message_id)
-        entries.append(_entry(delivery, mailbox_id, uid, message_id, modseq, now_ms))
+        entries.append(_entry(delivery, box.mailbox_id, uid, message_id, modseq, now_ms))
         if delivery.once:
-            seen.append((account_id, content.id, _repeated_in(place[1], mailbox_id), uidvalidity, uid, modseq, now_ms))
-        placed.append(Placed(uidvalidity, uid, modseq, False, name))
-    if seen and db.executemany(SEEN, seen).rowcount != len(seen):
+            repeated_in = _repeated_in(place[1], box.mailbox_id)
+            seen.append((box.account_id, content.id, repeated_in, box.uidvalidity, uid, modseq, now_ms))
+        placed.append(Placed(box.uidvalidity, uid, modseq, False, box.name))
+    for account in accounts.values():
+        used = account.octets + account.new_octets, account.messages + account.new_messages
+        try:
+            rows.check_quota(Quota(*used, account.max_octets, account.max_messages), 0)
+        except QuotaExceeded:
+            raise _Unusual from None
+    if insert_rows(db, SEEN, seen) != len(seen):
         raise _Unusual
-    db.executemany(MESSAGE, messages)
-    db.executemany(BLOB, blobs)
-    db.executemany(ENTRY, entries)
+    numbers = [(account_id, a.new_messages, a.new_octets) for account_id, a in accounts.items()]
+    db.execute(ACCOUNT_NUMBERS, (json.dumps(numbers),))
+    db.execute(UIDS, (json.dumps([(b.account_id, b.mailbox_id, b.new, b.highest) for b in boxes.values()]),))
+    insert_rows(db, MESSAGE, messages)
+    insert_rows(db, BLOB, blobs)
+    insert_rows(db, ENTRY, entries)
     return placed
 
 
@@ -171,11 +193,11 @@ def _placed(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
         (octets, account_id),
     ).fetchall()[0]
     rows.check_quota(Quota(*used), octets)
-    db.execute(MESSAGE, _message(delivery, message_id, cbor2.dumps(content.inline)))
-    db.executemany(BLOB, _blobs(delivery, message_id))
-    db.execute(ENTRY, _entry(delivery, target.mailbox_id, uid, message_id, modseq, now_ms))
+    insert_rows(db, MESSAGE, [_message(delivery, message_id, cbor2.dumps(content.inline))])
+    insert_rows(db, BLOB, _blobs(delivery, message_id))
+    insert_rows(db, ENTRY, [_entry(delivery, target.mailbox_id, uid, message_id, modseq, now_ms)])
     if delivery.once:
-        db.execute(SEEN, (account_id, content.id, repeated_in, uidvalidity, uid, modseq, now_ms))
+        insert_rows(db, SEEN, [(account_id, content.id, repeated_in, uidvalidity, uid, modseq, now_ms)])
     return Placed(uidvalidity, uid, modseq, False, target.name)
 
 

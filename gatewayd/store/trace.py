@@ -13,7 +13,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from gatewayd.database.sqlite import Database
+from gatewayd.database.sqlite import Database, insert_rows
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.story import Event
 
@@ -61,9 +61,9 @@ class TraceLog:
         if not events:
             return
         rows = [(e.trace_id, e.at, e.address, e.text[:MAX_TEXT]) for e in events]
-        insert = "INSERT INTO trace (trace_id, at, address, text) VALUES (?,?,?,?)"
+        insert = "INSERT INTO trace (trace_id, at, address, text)"
         try:
-            await self._database.write(lambda db: db.executemany(insert, rows))
+            await self._database.write(lambda db: insert_rows(db, insert, rows))
         except StoreError as error:
             self.log.error("{count} steps of messages are not recorded yet: {error}", count=len(rows), error=error)
             self._waiting = events + self._waiting
