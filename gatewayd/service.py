@@ -29,6 +29,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.config import DAY, Config, ConfigError, load
 from gatewayd.core.admission import Admission, Rates
 from gatewayd.core.authentication import Authenticator
+from gatewayd.core.batch import Gathered
 from gatewayd.core.consent import Consent, Policy
 from gatewayd.core.contacts import Contacts
 from gatewayd.core.delivery import PostOffice
@@ -200,6 +201,7 @@ class Gateway(Service):
             bridges=out.bridges,
             srs=out.srs,
         )
+        self._submit = Gathered(self.post_office.submit, reactor)
         recipients = Recipients(self.store, hostname, config.postmaster, out.bridges, out.srs)
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
         self.signer = signer
@@ -288,8 +290,8 @@ class Gateway(Service):
         self.metrics.session("parley")
         engine = ParleyConnection()
         return engine, ParleyServerSession(
-            self.config.hostname, engine, self.post_office, self.authenticator, self.store, self.keys, self.signer,
-            self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
+            self.config.hostname, engine, self._submit, self.post_office, self.authenticator, self.store, self.keys,
+            self.signer, self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
             quota=self.config.limits.brought,
         )  # fmt: skip
 

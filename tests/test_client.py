@@ -417,13 +417,7 @@ def test_a_request_is_asked_again_on_a_new_connection(alpha: House, monkeypatch:
     """The server did it and was gone before the answer: it arrives once."""
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     (session,) = (s for s in alpha.sessions if s._log is not None and s._log.account.address == ALICE)
-    answer = session._answer
-
-    async def not_heard(request: Any) -> None:
-        monkeypatch.setattr(session, "_send", lambda event: session._link.abort())
-        await answer(request)
-
-    monkeypatch.setattr(session, "_answer", not_heard)
+    monkeypatch.setattr(session, "_reply", lambda request, reply: session._link.abort())
     assert alpha.wait(alice.send([str(BOB)], "once"))[0].code == "2.0.0"
     assert [message.text for message in inbox(alpha, bob)] == ["once"]
     assert len(alpha.sessions) == 3

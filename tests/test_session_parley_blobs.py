@@ -196,9 +196,9 @@ def test_a_disk_without_room(alpha: House, monkeypatch: pytest.MonkeyPatch) -> N
 def test_more_than_a_message_may_carry(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     session = alpha.user(ALICE)
     put_all(alpha, session)
-    monkeypatch.setattr(alpha.office, "_largest", len(BODY) - 1)
+    monkeypatch.setattr(alpha.office._submitting, "_largest", len(BODY) - 1)
     assert send(alpha, session, naming()) == ["5.3.4"]
-    monkeypatch.setattr(alpha.office, "_largest", len(BODY))
+    monkeypatch.setattr(alpha.office._submitting, "_largest", len(BODY))
     assert send(alpha, session, naming()) == ["2.0.0"]
 
 

@@ -19,6 +19,7 @@ from twisted.internet.threads import blockingCallFromThread
 from gatewayd.address import Address, Domain
 from gatewayd.cli.gatewayctl import credentials
 from gatewayd.core.authentication import Authenticator
+from gatewayd.core.batch import Gathered
 from gatewayd.core.consent import Consent
 from gatewayd.core.contacts import Contacts
 from gatewayd.core.delivery import PostOffice
@@ -147,6 +148,7 @@ class House:
         self.office = PostOffice(
             self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes, consent=consent
         )
+        self._submit = Gathered(self.office.submit, reactor)
         recipients = Recipients(self.store, self.hostname, None)
         self.contacts = Contacts(self.store, consent, recipients, Routes(route), ParleyPeers(self.courier), now)
         self.presence = Presence(self.store, route, self.courier, now)
@@ -155,8 +157,8 @@ class House:
     def _make(self) -> tuple[CountingEngine, ParleyServerSession]:
         engine = CountingEngine()
         session = ParleyServerSession(
-            self.hostname, engine, self.office, self.authenticator, self.store, self.keys, self.signer, self.directory,
-            self.reactor.seconds, secrets.token_hex, self.presence, self.contacts,
+            self.hostname, engine, self._submit, self.office, self.authenticator, self.store, self.keys, self.signer,
+            self.directory, self.reactor.seconds, secrets.token_hex, self.presence, self.contacts,
         )  # fmt: skip
         self.engines.append(engine)
         self.sessions.append(session)
@@ -1113,7 +1115,7 @@ def test_a_fault_of_ours_ends_that_connection_only(alpha: House, monkeypatch: py
     async def broken(*_: Any) -> Any:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(alpha.office, "submit_object", broken)
+    monkeypatch.setattr(alpha.office._submitting, "submit", broken)
     with pytest.raises(ConnectionGone, match="internal error"):
         alpha.ask(session, "send", of_user(message(str(ALICE))))
     assert alpha.ask(other, "sync", Sync(0))["changes"] == []

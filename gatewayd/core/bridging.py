@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -15,6 +15,9 @@ from gatewayd.message.model import MAIL, Content
 class Signer(Protocol):
     async def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
         """(protected header, signature) by the domain's current key. Raises KeyError: no key."""
+
+    async def sign_all(self, payloads: Sequence[tuple[Domain, bytes]]) -> Sequence[tuple[bytes, bytes] | None]:
+        """As `sign`, for many at once; None for no key."""
 
     async def verify(self, content: Content) -> Domain:
         """Who signed. Raises ValueError when the signature does not hold, LookupError when keys cannot be had."""

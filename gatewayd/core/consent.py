@@ -6,7 +6,7 @@ cannot be told to wait: a stranger's is only sorted, by whether the DNS vouches 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -19,6 +19,7 @@ from gatewayd.errors import StoreError
 from gatewayd.interfaces.records import (
     Account,
     Allowance,
+    Contact,
     ContactState,
     Delivery,
     Introduction,
@@ -69,11 +70,14 @@ def place(state: ContactState, provenance: Provenance, mail: str) -> str:
     return INTRODUCTIONS if provenance is Provenance.UNAUTHENTICATED and mail != "off" else INBOX
 
 
+def state_of(contact: Contact | None) -> ContactState:
+    return contact.state if contact is not None else "none"
+
+
 async def knows(store: IStore, account_id: int, other: Address) -> bool:
     """Whether the account has granted the other; or has not revoked one of this gateway, where nobody is a stranger.
     Raises StoreError."""
-    contact = await store.contact(account_id, other)
-    state = contact.state if contact is not None else "none"
+    state = state_of(await store.contact(account_id, other))
     return state == "granted" or (state != "revoked" and other.domain in await store.domains())
 
 
@@ -100,23 +104,34 @@ class Consent:
         self._rate = Rate(now, DAY)
 
     async def state(self, account_id: int, sender: Address) -> ContactState:
-        contact = await self._store.contact(account_id, sender)
-        return contact.state if contact is not None else "none"
+        return state_of(await self._store.contact(account_id, sender))
 
-    async def written(self, account: Account, recipients: Sequence[Address]) -> None:
+    async def states(self, pairs: Collection[tuple[int, Address]]) -> dict[tuple[int, Address], ContactState]:
+        """What each account has said of the address beside it."""
+        return {pair: state_of(contact) for pair, contact in (await self._store.contacts_among(pairs)).items()}
+
+    async def written(self, letters: Sequence[tuple[Account, Sequence[Address]]]) -> None:
         """Writing to somebody grants them the answer, unless they were revoked."""
-
-        others = [address for address in recipients if address.key != account.address.key]
-        strangers = [a for a in others if await self.state(account.account_id, a) in ("none", "requested")]
-        granting = [self._store.set_contact(account.account_id, address, "granted") for address in strangers]
+        pairs = dict.fromkeys(
+            (account.account_id, address)
+            for account, recipients in letters
+            for address in recipients
+            if address.key != account.address.key
+        )
+        states = await self.states(pairs)
+        strangers = [pair for pair in pairs if states[pair] in ("none", "requested")]
+        granting = [self._store.set_contact(account_id, address, "granted") for account_id, address in strangers]
         try:
             await defer.gatherResults(map(defer.Deferred.fromCoroutine, granting), consumeErrors=True)
         except defer.FirstError as failed:
             failed.subFailure.raiseException()
 
-    async def sorted(self, delivery: Delivery, sender: Address, provenance: Provenance) -> Delivery | Refused:
-        """The delivery, to the mailbox where it belongs. Of one with an introduction `answer` must be asked."""
-        where = place(await self.state(delivery.account_id, sender), provenance, self.policy.mail)
+    def sorted(
+        self, delivery: Delivery, sender: Address, state: ContactState, provenance: Provenance
+    ) -> Delivery | Refused:
+        """The delivery, to the mailbox where it belongs; the sender is in that `state` there. Of one with an
+        introduction `answer` must be asked."""
+        where = place(state, provenance, self.policy.mail)
         if where == INBOX:
             return delivery
         if provenance is not Provenance.NATIVE:

@@ -6,27 +6,28 @@ others queued. No protocol's reply codes are known here; outcomes are those of o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from twisted.internet import defer
 from twisted.logger import Logger
 
-from gatewayd.address import Address, AddressError, Domain
+from gatewayd.address import Address, Domain
 from gatewayd.core.admission import Admission
 from gatewayd.core.bridges import Bridges, authors_domain
 from gatewayd.core.bridging import Bridging, Signer
 from gatewayd.core.consent import Consent, Provenance
 from gatewayd.core.dmarc import aligned
-from gatewayd.core.posting import MAX_HEAD, Letter, Posting
-from gatewayd.core.pulling import QUOTA, Puller, Source, blobs_of_user
+from gatewayd.core.posting import MAX_HEAD, Answers, Letter, Posting
+from gatewayd.core.pulling import QUOTA, Puller, Source
 from gatewayd.core.receipts import Receipts
 from gatewayd.core.reception import Judged, Reception
 from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
+from gatewayd.core.submitting import Submission, Submitting, too_big
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import Envelope, IQueue
 from gatewayd.interfaces.records import Account, Delivery, Placed
@@ -34,7 +35,7 @@ from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge, object_types, submission
 from gatewayd.message.dates import internet_date
-from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
+from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import (
     ALIAS_LOOP,
     MAILBOX_FULL,
@@ -109,6 +110,10 @@ class PostOffice:
             store, queue, self._recipients, self._consent, self._bridge, Reporter(hostname, now, random), self._story,
             self._receipts.stored, note or (lambda line: self.log.info("{line}", line=line)), now,
             self._bridges, srs,
+        )  # fmt: skip
+        self._submitting = Submitting(
+            store, signer, self._recipients, self._consent, self._receipts, admission, self._posting, self._story,
+            largest,
         )  # fmt: skip
         self._largest = largest
         self._largest_mail = largest_mail
@@ -212,47 +217,13 @@ class PostOffice:
         if envelope.not_before > self._now():
             return await self._posting.hold(letter)
         answers: dict[Address, Outcome] = dict.fromkeys(judged.refused, NOT_FILTERED)
-        answers.update(await self._posting.post(letter, [to for to in recipients if to not in judged.refused]))
+        taken = replace(letter, envelope=letter.to([to for to in recipients if to not in judged.refused]))
+        answers.update(await self._posting.post(taken))
         return answers if each else await self._posting.one_fate(letter, answers)
 
-    async def submit_object(
-        self, account: Account, payload: bytes, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]:
-        """A signed-in Parley user's message: checked, signed by the domain, filed under Sent, sent."""
-        unsigned = Content(b"", payload, b"", bodies)
-        try:
-            unsigned.check_bodies()
-            object_types.check(unsigned)
-            sender = Address.parse(unsigned.fields.from_)
-        except (ObjectError, AddressError) as error:
-            return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
-        if sender.key != account.address.key or unsigned.fields.type == MAIL:
-            return dict.fromkeys(recipients, NOT_YOUR_ADDRESS)
-        if unsigned.fields.type == RECEIPT:
-            return dict.fromkeys(recipients, Refused("5.7.1", "Receipts are made by the server that has the message"))
-        if self._too_big(unsigned):
-            return dict.fromkeys(recipients, TOO_BIG)
-        try:
-            for part in unsigned.absent:
-                if not await self._may_name(account, part):
-                    return dict.fromkeys(recipients, Refused("5.6.0", f"Put the blob {part.hash.hex()} first"))
-        except StoreError as error:
-            return dict.fromkeys(recipients, self._posting.failed(error))
-        try:
-            protected, signature = await self._signer.sign(account.address.domain, payload)
-        except KeyError:
-            self.log.error("no signing key for {domain}", domain=account.address.domain)
-            return dict.fromkeys(recipients, STORE_FAILED)
-        content = unsigned.sealed(protected, signature)
-        if not await self._writes(account, content, recipients):
-            return dict.fromkeys(recipients, STORE_FAILED)
-        if self._admission is not None and self._admission.counts_accounts:  # else nobody need be looked up
-            held = self._many(account, sum([not await self._recipients.is_ours(to) for to in recipients]))
-            if held is not None:
-                return dict.fromkeys(recipients, held)
-        self._story.submitted(content, account)
-        letter = Letter(content, Envelope(account.address, tuple(recipients)), b"")
-        return await self._posting.post(letter, recipients, [await self._posting.sent(account, content)])
+    async def submit(self, submissions: Sequence[Submission]) -> list[Answers]:
+        """Objects of signed-in Parley users, of however many at once: an outcome for each recipient of each."""
+        return await self._submitting.submit(submissions)
 
     async def accept_object(
         self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address],
@@ -287,7 +258,7 @@ class PostOffice:
         except StoreError as error:
             return dict.fromkeys(recipients, self._posting.failed(error))
         letter = Letter(content, Envelope(reverse_path, tuple(ours)), trace, provenance)
-        answers.update(await self._posting.post(letter, ours))
+        answers.update(await self._posting.post(letter))
         return answers
 
     async def _fetch(
@@ -356,7 +327,7 @@ class PostOffice:
 
     async def deliver_local(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
         """Queued mail whose domain is ours: it has become so, or the mail was held."""
-        return await self._posting.post(Letter(content, envelope, trace), envelope.recipients)
+        return await self._posting.post(Letter(content, envelope, trace))
 
     async def acknowledge(self, account: Account, contents: Collection[Content], status: str) -> None:
         """This became of messages that the user has: "delivered", "displayed". Raises nothing."""
@@ -400,16 +371,8 @@ class PostOffice:
                 return Refused("5.7.1", f"{field} names {address}, which is not an address of {owner.address}")
         return None
 
-    async def _may_name(self, account: Account, part: Part) -> bool:
-        """A user's message names only blobs that they have: brought by themselves, or of a message of theirs."""
-        if await self._store.blobs.claim(blobs_of_user(account), part):
-            return True
-        return await self._store.names_blob(account.account_id, part.hash)
-
     def _too_big(self, content: Content) -> bool:
-        most = self._largest_mail if content.fields.type == MAIL else self._largest  # a mail is rendered whole
-        blobs = sum(part.size for part in content.blobs.values())
-        return len(content.payload) > MAX_PAYLOAD or blobs > most
+        return too_big(content, self._largest_mail if content.fields.type == MAIL else self._largest)  # rendered whole
 
     async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
         domains = await self._store.domains()
@@ -421,7 +384,7 @@ class PostOffice:
         """Who is written to may answer, and the receipts that the message asks for will be known when they come."""
         try:
             if by_hand:
-                await self._consent.written(account, recipients)
+                await self._consent.written([(account, recipients)])
             await self._receipts.expect(account, content, recipients)
         except StoreError as error:
             self.log.error("the store could not: {error}", error=error)
@@ -430,7 +393,7 @@ class PostOffice:
 
     async def _post_receipt(self, content: Content, author: Address) -> Outcome:
         """With a null reverse-path: nobody is told when it does not arrive."""
-        return (await self._posting.post(Letter(content, Envelope(None, (author,)), b""), [author]))[author]
+        return (await self._posting.post(Letter(content, Envelope(None, (author,)), b"")))[author]
 
 
 async def _no_probe(route: Bridged, address: Address) -> Outcome:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from twisted.internet import defer
 from twisted.logger import Logger
@@ -22,7 +23,7 @@ from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces.queue import Envelope, IQueue
-from gatewayd.interfaces.records import Account, Delivery, Placed
+from gatewayd.interfaces.records import Account, ContactState, Delivery, Placed
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge
 from gatewayd.message.model import MAIL, Content
@@ -43,7 +44,7 @@ from gatewayd.outcome import (
 MAX_HEAD = 64 * 1024  # octets within which a loop is looked for
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Letter:
     """One accepted message on its way to its recipients."""
 
@@ -52,10 +53,11 @@ class Letter:
     trace: bytes
     provenance: Provenance = Provenance.HERE
     mailbox: str = INBOX
+    author: Account | None = None  # a user of ours, who files a copy under Sent: without it nothing counts as done
     told: set[Address] = field(default_factory=set)  # whose outcome the log and the story have
     sorted: dict[Address, str] = field(default_factory=dict)  # the mailboxes of those for whom it was not that
 
-    @property
+    @cached_property
     def sender(self) -> Address:
         return Address.parse(self.content.fields.from_)
 
@@ -73,6 +75,19 @@ class Letter:
         return replace(self.envelope, recipients=tuple(recipients))
 
 
+@dataclass(slots=True)
+class _Work:
+    """A letter whose recipients are sorted by what has to be done for them."""
+
+    letter: Letter
+    answers: Answers = field(default_factory=dict)
+    remote: list[Address] = field(default_factory=list)
+    local: dict[Address, Account] = field(default_factory=dict)
+    aliases: dict[Address, Found] = field(default_factory=dict)
+    sent: Outcome | None = None  # what became of its author's copy
+
+
+Answers = dict[Address, Outcome]
 Copy = tuple[Account, Delivery | Outcome]  # one account's of a message, or why there is none
 Stored = Callable[[Account, Content], Awaitable[None]]  # a local copy stands, of a message that asks for receipts
 
@@ -98,13 +113,15 @@ class Posting:
         self._bridges = bridges
         self._srs = srs
 
-    async def post(
-        self, letter: Letter, recipients: Sequence[Address], sent: Sequence[Copy] = ()
-    ) -> dict[Address, Outcome]:
-        """Local copies and the queue, side by side; both are idempotent, so a crash between them costs nothing. Without
-        the copy that its sender files, if any, nothing counts as done."""
-        answers = await self._post_quietly(letter, recipients, sent)
-        self._tell(letter, answers)
+    async def post(self, letter: Letter) -> Answers:
+        return (await self.post_all([letter]))[0]
+
+    async def post_all(self, letters: Sequence[Letter]) -> list[Answers]:
+        """Local copies and the queue, side by side, for the recipients of each envelope; both are idempotent, so a
+        crash between them costs nothing."""
+        answers = await self._post_quietly(letters)
+        for letter, each in zip(letters, answers, strict=True):
+            self._tell(letter, each)
         return answers
 
     async def one_fate(self, letter: Letter, answers: dict[Address, Outcome]) -> dict[Address, Outcome]:
@@ -135,13 +152,6 @@ class Posting:
             self._story.posted(letter.content, address, answer, letter.mailbox)
         return answers
 
-    async def sent(self, account: Account, content: Content) -> Copy:
-        """What its sender keeps."""
-        try:
-            return account, await filing.place(self._store, account, content, mailbox="\\Sent", seen=True)
-        except StoreError as error:
-            return account, self.failed(error)
-
     async def report(self, fate: Fate) -> None:
         """Tell the sender what became of recipients' copies, as far as that is wanted. Raises StoreError when it cannot
         be told now."""
@@ -163,7 +173,7 @@ class Posting:
         author = recipient.domain if recipient.domain in domains else min(domains, key=str)
         letter = Letter(await self._bridge.bridged(mail, author, None), Envelope(None, (recipient,)), b"")
         self._story.made_here(letter.content)
-        return (await self.post(letter, [recipient]))[recipient]
+        return (await self.post(letter))[recipient]
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -175,53 +185,74 @@ class Posting:
             said = f"from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
             self._note(f"{letter.content.trace_id}: {said}")
 
-    async def _post_quietly(
-        self, letter: Letter, recipients: Sequence[Address], sent: Sequence[Copy]
-    ) -> dict[Address, Outcome]:
-        answers: dict[Address, Outcome] = {}
+    async def _post_quietly(self, letters: Sequence[Letter]) -> list[Answers]:
         try:
-            remote: list[Address] = []
-            local: dict[Address, Account] = {}
-            aliases: dict[Address, Found] = {}
-            for address in recipients:
-                if not await self._recipients.is_ours(address):
-                    remote.append(address)
-                    continue
-                found = await self._recipients.find(address)
-                if found.behind:
-                    known = await self._bridges.verify(address)
-                    if known.ok:
-                        remote.append(address)
-                    else:
-                        answers[address] = known
-                elif len(found.accounts) == 1 and not found.elsewhere:
-                    local[address] = found.accounts[0]
-                elif found:
-                    aliases[address] = found
-                else:
-                    answers[address] = ALIAS_LOOP if found.circular else self.no_such_user(letter.peer)
-            if remote or local or aliases:
-                letter = replace(letter, content=await self._store.blobs.keep(letter.content))
+            found = await self._recipients.find_all({to for letter in letters for to in letter.envelope.recipients})
+            sorted_out = [await self._sorted_out(letter, found) for letter in letters]
+            copies = await self._copies(sorted_out)
         except StoreError as error:
-            return {a: answers.get(a, self.failed(error)) for a in recipients}
-        copies = [await self._copy(letter, address, account) for address, account in local.items()]
-        queueing = defer.Deferred.fromCoroutine(self._enqueue(letter, remote, tell=True)) if remote else None
-        filed = await self._file([*sent, *copies])
-        if queueing is not None:
-            answers.update(await queueing)
-        answers.update(zip(local, filed[len(sent) :], strict=True))
-        for answer in filed[: len(sent)]:
-            if not answer.ok:
-                return dict.fromkeys(recipients, answer)
-        for alias, found in aliases.items():
-            answers[alias] = await self._post_alias(letter, alias, found)
-        if local and letter.envelope.asked:
-            await self._report_delivered(letter, {address: answers[address] for address in local})
-        return answers
+            if len(letters) > 1:  # one of them may have been the reason
+                return [(await self._post_quietly([letter]))[0] for letter in letters]
+            return [dict.fromkeys(letter.envelope.recipients, self.failed(error)) for letter in letters]
+        queueing = [
+            (work, defer.Deferred.fromCoroutine(self._enqueue(work.letter, work.remote, tell=True)))
+            for work in sorted_out
+            if work.remote
+        ]
+        filed = iter(await self._file(copies))
+        for work in sorted_out:
+            work.sent = next(filed) if work.letter.author is not None else None
+            work.answers.update({address: next(filed) for address in work.local})
+        for work, queued in queueing:
+            work.answers.update(await queued)
+        for work in sorted_out:
+            if work.sent is not None and not work.sent.ok:
+                work.answers = dict.fromkeys(work.letter.envelope.recipients, work.sent)
+                continue
+            for alias, targets in work.aliases.items():
+                work.answers[alias] = await self._post_alias(work.letter, alias, targets)
+            if work.local and work.letter.envelope.asked:
+                await self._report_delivered(work.letter, {address: work.answers[address] for address in work.local})
+        return [work.answers for work in sorted_out]
 
-    async def _enqueue(
-        self, letter: Letter, recipients: Sequence[Address], *, tell: bool = False
-    ) -> dict[Address, Outcome]:
+    async def _sorted_out(self, letter: Letter, found: Mapping[Address, Found | None]) -> _Work:
+        """Raises StoreError."""
+        work = _Work(letter)
+        for address in letter.envelope.recipients:
+            them = found[address]
+            if them is None:
+                work.remote.append(address)
+            elif them.behind:
+                known = await self._bridges.verify(address)
+                if known.ok:
+                    work.remote.append(address)
+                else:
+                    work.answers[address] = known
+            elif len(them.accounts) == 1 and not them.elsewhere:
+                work.local[address] = them.accounts[0]
+            elif them:
+                work.aliases[address] = them
+            else:
+                work.answers[address] = ALIAS_LOOP if them.circular else self.no_such_user(letter.peer)
+        if letter.content.blobs and (work.remote or work.local or work.aliases):
+            work.letter = replace(letter, content=await self._store.blobs.keep(letter.content))
+        return work
+
+    async def _copies(self, works: Sequence[_Work]) -> list[Copy]:
+        """Of each letter its author's, if it has one, then those of its local recipients. Raises StoreError."""
+        pairs = {(account.account_id, work.letter.sender) for work in works for account in work.local.values()}
+        states = await self._consent.states(pairs)
+        copies: list[Copy] = []
+        for work in works:
+            letter = work.letter
+            if letter.author is not None:
+                place = filing.place(self._store, letter.author, letter.content, mailbox="\\Sent", seen=True)
+                copies.append((letter.author, await place))
+            for address, account in work.local.items():
+                copies.append(await self._copy(letter, address, account, states[account.account_id, letter.sender]))
+        return copies
+
+    async def _enqueue(self, letter: Letter, recipients: Sequence[Address], *, tell: bool = False) -> Answers:
         try:
             answers = await self._queue.enqueue(letter.content, letter.trace, letter.to(recipients))
         except StoreError as error:
@@ -254,26 +285,27 @@ class Posting:
             envelope = replace(envelope, reverse_path=self._srs.forward(sender, alias.domain))  # SPF holds for us
         sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
         answers: dict[Address, Outcome] = {}
-        filed = await self._file([await self._copy(letter, alias, account) for account in found.accounts])
+        states = await self._consent.states({(account.account_id, letter.sender) for account in found.accounts})
+        copies = [
+            await self._copy(letter, alias, account, states[account.account_id, letter.sender])
+            for account in found.accounts
+        ]
+        filed = await self._file(copies)
         answers.update(zip((account.address for account in found.accounts), filed, strict=True))
         if found.elsewhere:
             answers.update(await self._enqueue(sent_on, found.elsewhere))
         return next(iter((await self.one_fate(sent_on, answers)).values()))
 
-    async def _copy(self, letter: Letter, address: Address, account: Account) -> Copy:
-        """One account's. Postmaster and the like are open to all (RFC 5321 §4.5.1, RFC 2142 §4)."""
-        trace = _return_path(letter) + letter.trace
-        try:
-            mailbox = letter.mailbox
-            if mailbox == JUNK and letter.provenance is Provenance.AUTHENTICATED:  # then it is a filter's word alone
-                state = await self._consent.state(account.account_id, letter.sender)
-                mailbox = INBOX if state == "granted" else JUNK  # the user's goes before it
-            copy = await filing.place(self._store, account, letter.content, trace, mailbox)
-            open_to_all = letter.answers or is_role(address)
-            if isinstance(copy, Delivery) and copy.mailbox == INBOX and not open_to_all:
-                copy = await self._consent.sorted(copy, letter.sender, letter.provenance)
-        except StoreError as error:
-            return account, self.failed(error)
+    async def _copy(self, letter: Letter, address: Address, account: Account, state: ContactState) -> Copy:
+        """One account's, whose owner has said that of the sender. Postmaster and the like are open to all (RFC
+        5321 §4.5.1, RFC 2142 §4). Raises StoreError."""
+        mailbox = letter.mailbox
+        if mailbox == JUNK and letter.provenance is Provenance.AUTHENTICATED:  # then it is a filter's word alone
+            mailbox = INBOX if state == "granted" else JUNK  # the user's goes before it
+        copy = await filing.place(self._store, account, letter.content, _return_path(letter) + letter.trace, mailbox)
+        open_to_all = letter.answers or is_role(address)
+        if isinstance(copy, Delivery) and copy.mailbox == INBOX and not open_to_all:
+            copy = self._consent.sorted(copy, letter.sender, state, letter.provenance)
         if isinstance(copy, Delivery):
             letter.sorted[address] = copy.mailbox
         return account, copy

@@ -7,7 +7,7 @@ RFC 5321 §4.5.1 (postmaster), RFC 2142 §4 and §5 (the roles that every mail d
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
@@ -64,6 +64,11 @@ class Recipients:
             if not account.limited or not (await self._store.quota(account.account_id)).full:
                 return False
         return True
+
+    async def find_all(self, addresses: Collection[Address]) -> dict[Address, Found | None]:
+        """None for those that are not ours."""
+        domains = await self._store.domains() | {self._hostname}
+        return {address: await self.find(address) if address.domain in domains else None for address in addresses}
 
     async def find(self, address: Address) -> Found:
         """Of an address of ours. An alias goes before an account of its name, and may name that account."""

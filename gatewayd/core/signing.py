@@ -6,7 +6,7 @@ Both in a thread, for all that comes in one turn of the reactor: one signature c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -16,6 +16,9 @@ from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeyStore, SigningKey
 from gatewayd.interfaces.store import IStore
 from gatewayd.message.model import Content
+
+R = TypeVar("R")
+Signed = tuple[bytes, bytes]  # the protected header and the signature
 
 
 class Directory(Protocol):
@@ -42,24 +45,46 @@ class DomainSigner:
         self._sign = Batched(_sign, cose.MAX_BATCH, clock, in_thread)
         self._verify = Batched(_verify, cose.MAX_BATCH, clock, in_thread)
 
-    async def sign(self, domain: Domain, payload: bytes) -> tuple[bytes, bytes]:
-        """(protected header, signature). Raises KeyError when the domain has no key."""
-        return await self._sign((self._keys.signing_key(domain), payload))
+    async def sign(self, domain: Domain, payload: bytes) -> Signed:
+        """Raises KeyError when the domain has no key."""
+        return _answer(await self._sign([(self._keys.signing_key(domain), payload)]))
+
+    async def sign_all(self, payloads: Sequence[tuple[Domain, bytes]]) -> list[Signed | None]:
+        """One signature for all of a domain. None where the domain has no key."""
+        keys = {domain: self._key(domain) for domain, _ in payloads}
+        items = [(key, payload) for domain, payload in payloads if (key := keys[domain]) is not None]
+        signed = iter(await self._sign(items) if items else [])
+        return [None if keys[domain] is None else _answer([next(signed)]) for domain, _ in payloads]
+
+    def _key(self, domain: Domain) -> SigningKey | None:
+        try:
+            return self._keys.signing_key(domain)
+        except KeyError:
+            return None
 
     async def verify(self, content: Content) -> Domain:
         """The domain whose key signed. Raises SignatureError (a ValueError), or LookupError without its keys."""
         domain, kid = cose.signer(content.protected)
         ours = domain in await self._store.domains()
         key_set = self._keys.key_set(domain) if ours else await self._directory.key_set(domain, kid)
-        return await self._verify(_Claim(content, key_set, self._clock.seconds()))
+        return _answer(await self._verify([_Claim(content, key_set, self._clock.seconds())]))
 
 
-def _sign(items: Sequence[tuple[SigningKey, bytes]]) -> list[tuple[bytes, bytes]]:
+def _answer(answers: Sequence[R | Exception]) -> R:
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _sign(items: Sequence[tuple[SigningKey, bytes]]) -> list[Signed]:
     """A batch for each domain."""
-    signed: dict[int, tuple[bytes, bytes]] = {}
+    signed: dict[int, Signed] = {}
     for key in {item[0].kid: item[0] for item in items}.values():
         numbers = [number for number, item in enumerate(items) if item[0].kid == key.kid]
-        signed.update(zip(numbers, cose.sign_batch([items[n][1] for n in numbers], key), strict=True))
+        for begin in range(0, len(numbers), cose.MAX_BATCH):
+            some = numbers[begin : begin + cose.MAX_BATCH]
+            signed.update(zip(some, cose.sign_batch([items[n][1] for n in some], key), strict=True))
     return [signed[number] for number in range(len(items))]
 
 

@@ -150,6 +150,9 @@ class IStore(Interface):
     async def contact(account_id: int, address: Address) -> Contact | None:
         """None for a stranger. Addresses are compared by their `key`."""
 
+    async def contacts_among(pairs: Collection[tuple[int, Address]]) -> dict[tuple[int, Address], Contact | None]:
+        """As `contact`, of many accounts and addresses."""
+
     async def contacts(account_id: int) -> list[Contact]:
         """By domain and local part."""
 

@@ -124,7 +124,7 @@ class LinkProtocol(Protocol):
             return
         if self._upgrading:
             self._upgrading = False
-            self._guard(self.session.tls_started)
+            self.guard(self.session.tls_started)
         elif not self._opened:
             self.set_timeout(None)
             self._open()
@@ -148,7 +148,7 @@ class LinkProtocol(Protocol):
             ready.errback(ConnectionError(str(self._reason) or type(self._reason).__name__))
         self.resumeProducing()
         for hear in self._when_gone:
-            self._guard(partial(hear, self._reason))
+            self.guard(partial(hear, self._reason))
         self._end()
 
     # -- Twisted's side: the transport's buffer is full, or has room again --------------------------------------------
@@ -172,7 +172,7 @@ class LinkProtocol(Protocol):
             return
         self._ended = True
         if self._opened:
-            self._guard(lambda: self.session.closed(self._reason))
+            self.guard(lambda: self.session.closed(self._reason))
         if self._place is not None:
             self._place.leave()
         self.session, self.engine = _OVER  # the three hold each other, and what has come: not until the next collection
@@ -226,7 +226,7 @@ class LinkProtocol(Protocol):
         """The service cannot keep this connection, nor what it has sent."""
         self.log.warn("{peer} is sent away: {why}", peer=self.peer_address, why=why)
         if self._opened and not self._gone:
-            self._guard(lambda: self.session.failed(why))
+            self.guard(lambda: self.session.failed(why))
             self.close()
             self._clock.callLater(1.0, self.abort)
         else:
@@ -264,7 +264,7 @@ class LinkProtocol(Protocol):
         self._opened = True
         if self._place is not None:
             self._place.opened()
-        self._guard(lambda: self.session.opened(self))
+        self.guard(lambda: self.session.opened(self))
         self._flush()
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -347,7 +347,7 @@ class LinkProtocol(Protocol):
     def _timed_out(self) -> None:
         self._timer = None
         if self._opened and not self._upgrading:
-            self._guard(self.session.timed_out)
+            self.guard(self.session.timed_out)
             self._flush()
         else:
             self.abort()
@@ -356,7 +356,7 @@ class LinkProtocol(Protocol):
         """A protocol error is the peer's and gets the session's goodbye; anything else is ours, and is logged."""
         if type(error).__name__ == "RemoteProtocolError":
             self.log.info("{peer}: {error}", peer=self.peer_address, error=error)
-            self._guard(lambda: self.session.protocol_error(error))
+            self.guard(lambda: self.session.protocol_error(error))
             self.close()
         else:
             self._unexpected(Failure(error))
@@ -372,7 +372,7 @@ class LinkProtocol(Protocol):
                 self.log.failure("the session could not say goodbye to {peer}", peer=self.peer_address)
         self.close()
 
-    def _guard(self, call: Callable[[], None]) -> None:
+    def guard(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception:

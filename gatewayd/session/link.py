@@ -60,6 +60,9 @@ class Link(Protocol):
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run beside handle(); an unexpected exception ends this link only, and is logged once."""
 
+    def guard(self, call: Callable[[], None]) -> None:
+        """As `spawn`, for what does not wait."""
+
     def guessed(self) -> None:
         """The client failed to sign in: from who does so often no connection is taken for a while."""
 

@@ -15,11 +15,11 @@ from gatewayd.errors import StoreError
 from gatewayd.interfaces.store import IBlobs
 from gatewayd.session.link import Link
 from gatewayd.session.parley_blobs import OfferedBlobs
-from gatewayd.session.parley_failed import Failed
+from gatewayd.session.parley_failed import Failed, failure
 from gatewayd.session.parley_requests import ConnectionGone, RequestFailed, Requests
 from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.connection import MAX_REPLY, Bye, Event, ParleyConnection, Push, Request, Response
-from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Error, Hello, Keys, KeysReply, Signalled, read
+from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Hello, Keys, KeysReply, Signalled, read
 
 __all__ = ["ConnectionGone", "ParleyClientSession", "RequestFailed"]
 
@@ -158,12 +158,8 @@ class ParleyClientSession:
             body: Body
             try:
                 body = await self.offered.answer(request)
-            except Failed as failed:
-                body = Error(failed.error, str(failed))
-            except RemoteProtocolError as error:
-                body = Error(error.code, error.text)
-            except StoreError as error:
-                body = Error("unavailable", str(error))
+            except (Failed, RemoteProtocolError, StoreError) as error:
+                body = failure(error)
             if self.usable:
                 self._link.send(Response(request.stream, request.method, body))
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.records import BadMailbox, MailboxExists, NoSuchMailbox
+from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.schema import Error
 
 
@@ -15,12 +16,19 @@ class Failed(Exception):
         self.error = error
 
 
-def failure(error: StoreError) -> Error:
+def failure(error: Exception) -> Error:
+    """What is the peer's fault or the store's, by its name in the registry; anything else is raised."""
     match error:
+        case Failed():
+            return Error(error.error, str(error))
+        case RemoteProtocolError():
+            return Error(error.code, error.text)
         case NoSuchMailbox():
             return Error("not-found", f"no mailbox {error}")
         case MailboxExists():
             return Error("exists", f"there is a mailbox {error}")
         case BadMailbox():
             return Error("bad-request", str(error))
-    return Error("unavailable", str(error))
+        case StoreError():
+            return Error("unavailable", str(error))
+    raise error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Protocol
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.posting import Answers
 from gatewayd.core.pulling import Source
+from gatewayd.core.submitting import Submission
 from gatewayd.interfaces.records import Account
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import BAD_ADDRESS, Deferred, Outcome, Refused
@@ -17,11 +19,10 @@ from gatewayd.wire.parley.schema import Result, Send, SendReply
 MAX_RECIPIENTS = 1000
 
 
-class ParleyAcceptor(Protocol):
-    async def submit_object(
-        self, account: Account, payload: bytes, bodies: Mapping[bytes, bytes], recipients: Sequence[Address]
-    ) -> dict[Address, Outcome]: ...
+Submit = Callable[[Submission, Callable[[Answers | Exception], None]], None]
 
+
+class ParleyAcceptor(Protocol):
     async def accept_object(
         self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address],
         source: Source,
@@ -37,15 +38,20 @@ class Verifier(Protocol):
 
 
 class Sending:
-    def __init__(self, acceptor: ParleyAcceptor, verifier: Verifier) -> None:
+    def __init__(self, submit: Submit, acceptor: ParleyAcceptor, verifier: Verifier) -> None:
+        self._submit = submit
         self._acceptor = acceptor
         self._verifier = verifier
 
-    async def from_user(self, account: Account, body: Send) -> SendReply:
-        addresses, bodies = _recipients(body), _bodies(body)
-        recipients = list(dict.fromkeys(addresses.values()))
-        outcomes = await self._acceptor.submit_object(account, body.payload, bodies, recipients)
-        return _reply(body, addresses, outcomes)
+    def from_user(self, account: Account, body: Send, done: Callable[[SendReply | Exception], None]) -> None:
+        """`done` is told when it is durable. Raises Failed."""
+        addresses = _recipients(body)
+        recipients = tuple(dict.fromkeys(addresses.values()))
+
+        def answered(answers: Answers | Exception) -> None:
+            done(answers if isinstance(answers, Exception) else _reply(body, addresses, answers))
+
+        self._submit(Submission(account, body.payload, _bodies(body), recipients), answered)
 
     async def from_peer(self, peer: Domain, body: Send, source: Source) -> SendReply:
         addresses, bodies = _recipients(body), _bodies(body)

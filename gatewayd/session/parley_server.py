@@ -13,6 +13,7 @@ from gatewayd.core.pulling import QUOTA
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.authentication import IAuthenticator
+from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.store import IStore
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
@@ -22,7 +23,7 @@ from gatewayd.session.parley_failed import Failed, failure
 from gatewayd.session.parley_fetch import Objects
 from gatewayd.session.parley_mailboxes import Folders
 from gatewayd.session.parley_requests import ConnectionGone, Requests
-from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Verifier
+from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Submit, Verifier
 from gatewayd.session.parley_signal import Signals
 from gatewayd.session.parley_sync import Log, room
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
@@ -33,7 +34,6 @@ from gatewayd.wire.parley.schema import (
     Body,
     Changes,
     Consent,
-    Error,
     Fetch,
     Get,
     Hello,
@@ -43,6 +43,7 @@ from gatewayd.wire.parley.schema import (
     Mark,
     Put,
     Send,
+    SendReply,
     Signal,
     Sync,
     read,
@@ -59,9 +60,9 @@ MAX_AUTH_FAILURES = 3
 
 class ParleyServerSession:
     def __init__(
-        self, hostname: Domain, engine: ParleyConnection, acceptor: ParleyAcceptor, authenticator: IAuthenticator,
-        store: IStore, keys: KeyStore, verifier: Verifier, directory: Directory, now: Callable[[], float],
-        nonce: Callable[[], str], presence: Presence, contacts: Contacts, quota: int = QUOTA,
+        self, hostname: Domain, engine: ParleyConnection, submit: Submit, acceptor: ParleyAcceptor,
+        authenticator: IAuthenticator, store: IStore, keys: KeyStore, verifier: Verifier, directory: Directory,
+        now: Callable[[], float], nonce: Callable[[], str], presence: Presence, contacts: Contacts, quota: int = QUOTA,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._engine = engine
@@ -70,7 +71,7 @@ class ParleyServerSession:
         self._store = store
         self._quota = quota
         self._dialler = Dialler(authenticator, store, keys, directory, now, nonce)
-        self._sending = Sending(acceptor, verifier)
+        self._sending = Sending(submit, acceptor, verifier)
         self._consenting = Consenting(contacts)
         self._requests = Requests(engine, ANSWER, IDLE)
         self._log: Log | None = None
@@ -121,35 +122,65 @@ class ParleyServerSession:
                     self._ended = Deferred()
                     await self._ended
                 self._working += 1
-                self._link.spawn(self._answer_and_release(event))
+                if event.method == "send" and self._log is not None:
+                    self._submit(event, self._log.account)
+                else:
+                    self._link.spawn(self._answer_and_release(event))
             case Response():
                 self._requests.answered(self._link, event)
             case _:
                 pass  # HELLO says nothing more that we need; nothing is pushed to a listener
 
+    def _submit(self, request: Request, account: Account) -> None:
+        """The most frequent request has no coroutine of its own."""
+
+        def done(reply: SendReply | Exception) -> None:
+            self._link.guard(lambda: self._submitted(request, reply))
+
+        try:
+            self._sending.from_user(account, read(Send, request.body), done)
+        except (Failed, RemoteProtocolError) as error:
+            self._submitted(request, error)
+
+    def _submitted(self, request: Request, reply: SendReply | Exception) -> None:
+        if isinstance(reply, Exception):
+            self._release()
+            self._reply(request, failure(reply))
+        elif self._link.full:  # who does not read the answers is asked for no more questions
+            self._reply(request, reply)
+            self._link.spawn(self._release_when_read())
+        else:
+            self._release()
+            self._reply(request, reply)
+
     async def _answer_and_release(self, request: Request) -> None:
         try:
             await self._answer(request)
         finally:
-            self._working -= 1
-            if self._ended is not None:
-                ended, self._ended = self._ended, None
-                ended.callback(None)
+            self._release()
+
+    async def _release_when_read(self) -> None:
+        try:
+            await self._link.drained()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._working -= 1
+        if self._ended is not None:
+            ended, self._ended = self._ended, None
+            ended.callback(None)
 
     async def _answer(self, request: Request) -> None:
         body: Body
         try:
             body = await self._do(request)
-        except Failed as failed:
-            body = Error(failed.error, str(failed))
-            if failed.error == "auth-failed":
+        except (Failed, RemoteProtocolError, StoreError) as error:
+            body = failure(error)
+            if isinstance(error, Failed) and error.error == "auth-failed":
                 self._auth_failures += 1
                 self._link.guessed()
-        except RemoteProtocolError as error:
-            body = Error(error.code, error.text)
-        except StoreError as error:
-            body = failure(error)
-        self._send(Response(request.stream, request.method, body))
+        self._reply(request, body)
         if self._auth_failures >= MAX_AUTH_FAILURES:
             self._bye("auth-failed", "too many failed attempts")
         await self._link.drained()
@@ -188,8 +219,6 @@ class ParleyServerSession:
 
     async def _for_user(self, request: Request, log: Log) -> Body:
         match request.method:
-            case "send":
-                return await self._sending.from_user(log.account, read(Send, request.body))
             case "sync":
                 body = read(Sync, request.body)
                 if body.live:
@@ -226,6 +255,9 @@ class ParleyServerSession:
         raise _unknown(request)
 
     # -- what is said -----------------------------------------------------------------------------------------------
+
+    def _reply(self, request: Request, body: Body) -> None:
+        self._send(Response(request.stream, request.method, body))
 
     def _push(self, changes: Changes) -> None:
         self._send(Push("changes", changes))

@@ -369,18 +369,27 @@ class SQLiteStore:
     # -- contacts ---------------------------------------------------------------------------------------------------
 
     async def contact(self, account_id: int, address: Address) -> Contact | None:
+        return (await self.contacts_among([(account_id, address)]))[account_id, address]
+
+    async def contacts_among(self, pairs: Collection[tuple[int, Address]]) -> dict[tuple[int, Address], Contact | None]:
         self._forget()
-        key = (account_id, address.key)
-        if key not in self._known_contacts:
-            if len(self._known_contacts) >= MAX_KNOWN_CONTACTS:
-                self._known_contacts.clear()
+        found: dict[tuple[int, Address], Contact | None] = {}
+        unknown: list[tuple[int, Address]] = []
+        for pair in pairs:
+            key = pair[0], pair[1].key
+            if key in self._known_contacts:
+                found[pair] = self._known_contacts[key]
+            else:
+                unknown.append(pair)
+        if unknown:
             written = self._contacts_written, self._generation
-            known = await self._database.read(lambda db: contacts.contact(db, account_id, address))
-            if written != (self._contacts_written, self._generation):  # what was read may be old already
-                return known
-            self._known_contacts[key] = known
-            return known
-        return self._known_contacts[key]
+            known = await self._database.read(lambda db: [contacts.contact(db, *pair) for pair in unknown])
+            if written == (self._contacts_written, self._generation):  # else what was read may be old already
+                if len(self._known_contacts) + len(unknown) > MAX_KNOWN_CONTACTS:
+                    self._known_contacts.clear()
+                self._known_contacts.update(((i, a.key), c) for (i, a), c in zip(unknown, known, strict=True))
+            found.update(zip(unknown, known, strict=True))
+        return found
 
     async def contacts(self, account_id: int) -> list[Contact]:
         return await self._database.read(lambda db: contacts.contacts(db, account_id))

@@ -1,0 +1,165 @@
+"""What Parley users of ours send: checked, signed by their domain, filed under Sent, posted (docs/parley.rst §7.3).
+
+Many at once, from many connections: each step is taken for all of them, so that one look-up, one signature, one commit
+serve them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from twisted.logger import Logger
+
+from gatewayd.address import Address, AddressError
+from gatewayd.core.admission import Admission
+from gatewayd.core.bridging import Signer
+from gatewayd.core.consent import Consent
+from gatewayd.core.posting import Answers, Letter, Posting
+from gatewayd.core.pulling import blobs_of_user
+from gatewayd.core.receipts import Receipts
+from gatewayd.core.recipients import Recipients
+from gatewayd.core.story import Story
+from gatewayd.errors import StoreError
+from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.records import Account
+from gatewayd.interfaces.store import IStore
+from gatewayd.message import object_types
+from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
+from gatewayd.outcome import NOT_YOUR_ADDRESS, STORE_FAILED, TOO_BIG, Outcome, Refused
+
+NO_RECEIPT = Refused("5.7.1", "Receipts are made by the server that has the message")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A signed-in user's object, which nobody has signed yet."""
+
+    account: Account
+    payload: bytes
+    bodies: Mapping[bytes, bytes]
+    recipients: Sequence[Address]  # each once
+
+
+class Submitting:
+    log = Logger()
+
+    def __init__(
+        self, store: IStore, signer: Signer, recipients: Recipients, consent: Consent, receipts: Receipts,
+        admission: Admission | None, posting: Posting, story: Story, largest: int,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._signer = signer
+        self._recipients = recipients
+        self._consent = consent
+        self._receipts = receipts
+        self._admission = admission
+        self._posting = posting
+        self._story = story
+        self._largest = largest  # octets of an object's blobs
+
+    async def submit(self, submissions: Sequence[Submission]) -> list[Answers]:
+        """An outcome for each recipient of each, when it is durable."""
+        refused: dict[int, Outcome] = {}
+        unsigned: dict[int, Content] = {}
+        for number, submission in enumerate(submissions):
+            content = Content(b"", submission.payload, b"", submission.bodies)
+            fault = await self._fault(submission.account, content)
+            if fault is None:
+                unsigned[number] = content
+            else:
+                refused[number] = fault
+        letters: dict[int, Letter] = {}
+        contents = await self._signed({n: (submissions[n].account, content) for n, content in unsigned.items()})
+        for number, signed in contents.items():
+            submission = submissions[number]
+            held = STORE_FAILED if signed is None else await self._held(submission)
+            if signed is None or held is not None:
+                refused[number] = held or STORE_FAILED
+                continue
+            envelope = Envelope(submission.account.address, tuple(submission.recipients))
+            letters[number] = Letter(signed, envelope, b"", author=submission.account)
+        for number in await self._unwritten(letters):
+            refused[number] = STORE_FAILED
+            del letters[number]
+        for letter in letters.values():
+            assert letter.author is not None
+            self._story.submitted(letter.content, letter.author)
+        posted = dict(zip(letters, await self._posting.post_all(list(letters.values())), strict=True))
+        return [
+            posted[number] if number in posted else dict.fromkeys(submission.recipients, refused[number])
+            for number, submission in enumerate(submissions)
+        ]
+
+    async def _fault(self, account: Account, content: Content) -> Outcome | None:
+        """Why it is not taken from this user."""
+        try:
+            content.check_bodies()
+            object_types.check(content)
+            sender = Address.parse(content.fields.from_)
+        except (ObjectError, AddressError) as error:
+            return Refused("5.6.0", str(error))
+        if sender.key != account.address.key or content.fields.type == MAIL:
+            return NOT_YOUR_ADDRESS
+        if content.fields.type == RECEIPT:
+            return NO_RECEIPT
+        if too_big(content, self._largest):
+            return TOO_BIG
+        try:
+            for part in content.absent:
+                if not await self._may_name(account, part):
+                    return Refused("5.6.0", f"Put the blob {part.hash.hex()} first")
+        except StoreError as error:
+            return self._posting.failed(error)
+        return None
+
+    async def _may_name(self, account: Account, part: Part) -> bool:
+        """A user's message names only blobs that they have: brought by themselves, or of a message of theirs."""
+        if await self._store.blobs.claim(blobs_of_user(account), part):
+            return True
+        return await self._store.names_blob(account.account_id, part.hash)
+
+    async def _signed(self, unsigned: Mapping[int, tuple[Account, Content]]) -> dict[int, Content | None]:
+        """None where the domain has no key."""
+        payloads = [(account.address.domain, content.payload) for account, content in unsigned.values()]
+        signed: dict[int, Content | None] = {}
+        for (number, (account, content)), made in zip(
+            unsigned.items(), await self._signer.sign_all(payloads), strict=True
+        ):
+            if made is None:
+                self.log.error("no signing key for {domain}", domain=account.address.domain)
+            signed[number] = None if made is None else content.sealed(*made)
+        return signed
+
+    async def _held(self, submission: Submission) -> Outcome | None:
+        """The user writes to too many elsewhere."""
+        if self._admission is None or not self._admission.counts_accounts:
+            return None
+        try:
+            elsewhere = sum([not await self._recipients.is_ours(to) for to in submission.recipients])
+        except StoreError as error:
+            return self._posting.failed(error)
+        return self._admission.account(str(submission.account.address), elsewhere)
+
+    async def _unwritten(self, letters: Mapping[int, Letter]) -> list[int]:
+        """Who is written to may answer, and the receipts that a message asks for will be known when they come; the
+        numbers of those for which that could not be noted."""
+        written = {n: (letter.author, letter.envelope.recipients) for n, letter in letters.items() if letter.author}
+        try:
+            await self._consent.written(list(written.values()))
+        except StoreError as error:
+            self.log.error("the store could not: {error}", error=error)
+            return list(letters)
+        failed = []
+        for number, (account, recipients) in written.items():
+            try:
+                await self._receipts.expect(account, letters[number].content, recipients)
+            except StoreError as error:
+                self.log.error("the store could not: {error}", error=error)
+                failed.append(number)
+        return failed
+
+
+def too_big(content: Content, most: int) -> bool:
+    """More octets of blobs than that, or a payload that fits into no frame."""
+    return len(content.payload) > MAX_PAYLOAD or sum(part.size for part in content.blobs.values()) > most
