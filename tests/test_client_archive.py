@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,7 @@ def archive(tmp_path: Path, loop: Loop) -> Iterator[Archive]:
 def change(
     modseq: int, text: str = "", *, sender: str = "alice@alpha.test", to: tuple[str, ...] = (BOB,), date: int = 0,
     mailbox: str = "INBOX", uid: int = 0, flags: tuple[str, ...] = (), files: dict[str, bytes] | None = None,
+    **fields: Any,
 ) -> Change:  # fmt: skip
     bodies = [text.encode(), *(files or {}).values()]
     names = [None, *(files or {})]
@@ -49,7 +51,8 @@ def change(
         Part(sha256(body).digest(), kind, len(body), name)
         for body, kind, name in zip(bodies, types, names, strict=True)
     )
-    payload = Payload(sender, to, date or modseq, sha256(text.encode()).digest()[:16], parts=parts).encode()
+    nonce = sha256(text.encode()).digest()[:16]
+    payload = Payload(sender, to, date or modseq, nonce, parts=parts, **fields).encode()
     protected, signature = cose.sign(payload, KEY)
     content = Content(protected, payload, signature, {})
     return Change(mailbox, uid or modseq, modseq, False, flags, content.id, content.signed, tuple(bodies))
@@ -164,12 +167,18 @@ def test_any_pages_of_any_log(steps: list[tuple[str, int, str | None]], sizes: l
 
 
 def test_what_is_gone_leaves_nothing_behind(archive: Archive, loop: Loop, tmp_path: Path) -> None:
-    take(loop, archive, change(1, "same"), change(2, "other"), change(3, "same", date=1, uid=7, mailbox="Archive"))
+    take(
+        loop,
+        archive,
+        change(1, "same"),
+        change(2, "other", parents=(bytes(32),)),
+        change(3, "same", date=1, uid=7, mailbox="Archive"),
+    )
     take(loop, archive, gone(4, 1), gone(5, 2), gone(6, 99))
     db = sqlite3.connect(tmp_path / "data" / "bob.sqlite")
     assert db.execute("SELECT octets FROM body").fetchall() == [(b"same",)]  # it stands in Archive still
     take(loop, archive, gone(7, 7, "Archive"))
-    for table in ("entry", "object", "part", "body"):
+    for table in ("entry", "object", "part", "body", "link", "words"):
         assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
     db.close()
 
@@ -209,6 +218,73 @@ def test_conversations(archive: Archive, loop: Loop) -> None:
 def test_one_message_in_two_mailboxes_is_said_once(archive: Archive, loop: Loop) -> None:
     take(loop, archive, change(1, "to me", sender=BOB, date=1), change(2, "to me", sender=BOB, date=1, mailbox="Sent"))
     assert texts(loop.all(archive.conversation(BOB))[0]) == ["to me"]
+
+
+def test_searching(archive: Archive, loop: Loop) -> None:
+    """All the words, in any case and any script, in what is said, subject, addresses or names of files; the newest
+    first, wherever it is said."""
+    first = change(1, "Lunch at NOON, Stra\N{LATIN SMALL LETTER SHARP S}e 7")
+    take(
+        loop, archive,
+        first,
+        change(2, "no", subject="Lunch"),
+        change(3, "see there", files={"lunch.pdf": b"%PDF lunch noon"}),
+        change(4, "lunch", mailbox="Junk"),
+        change(5, "\N{CJK UNIFIED IDEOGRAPH-663C}\N{CJK UNIFIED IDEOGRAPH-98DF}", sender="carol@beta.test"),
+        change(6, "Dinner at noon", type="edit", replaces=first.id),
+    )  # fmt: skip
+
+    def found(text: str, most: int = 9) -> list[int]:
+        return [message.uid for _, message in loop.one(archive.search(text, most))]
+
+    assert found("lunch") == [3, 2]  # the first one says so no more
+    assert found("LUNCH", 1) == [3]
+    assert found("noon dinner") == [6]
+    assert found("lunch alice") == [3, 2]
+    assert found("\N{CJK UNIFIED IDEOGRAPH-98DF}") == [5]
+    assert found("%") == found("") == found("pdf noon") == []
+    assert loop.one(archive.search("carol", 9))[0][0] == "carol@beta.test"
+    take(loop, archive, change(7, "", type="retract", replaces=change(2, "no", subject="Lunch").id))
+    assert found("lunch") == [3]
+
+
+def test_a_thread(archive: Archive, loop: Loop) -> None:
+    """What a message answers and what answers it, through several, in its own conversation only."""
+    root = change(1, "root")
+    answer = change(2, "answer", parents=(root.id,))
+    deeper = change(3, "deeper", parents=(answer.id,))
+    beside = change(4, "beside", parents=(root.id,))
+    alone = change(5, "alone")
+    elsewhere = change(6, "elsewhere", parents=(root.id,), sender="carol@beta.test")
+    loose = change(7, "loose", parents=(bytes(32),))
+    take(loop, archive, root, answer, deeper, beside, alone, elsewhere, loose)
+    for one in (root, answer, deeper, beside):
+        assert texts(loop.one(archive.thread("alice@alpha.test", one.id))) == ["root", "answer", "deeper", "beside"]
+    for one in (alone, loose):
+        assert len(loop.one(archive.thread("alice@alpha.test", one.id))) == 1
+
+
+def test_a_place_in_the_past(archive: Archive, loop: Loop) -> None:
+    changes = [change(n, f"number {n}") for n in range(1, 8)]
+    take(loop, archive, *changes)
+    place = loop.one(archive.place_after(changes[2].id, 2))
+    assert place == (5, changes[4].id)
+    assert texts(loop.one(archive.conversation("alice@alpha.test", 3, place))) == [f"number {n}" for n in (3, 4, 5)]
+    assert loop.one(archive.place_after(changes[5].id, 2)) is None  # there are not so many
+
+
+def test_what_is_needed_to_show_a_few(archive: Archive, loop: Loop) -> None:
+    """What they answer and react to, and what was made of it and of them, though it stands far away."""
+    first, other = change(1, "first"), change(2, "other")
+    edit = change(3, "first, better", type="edit", replaces=first.id)
+    answer = change(4, "answer", parents=(first.id,))
+    later = change(5, "answer, better", type="edit", replaces=answer.id)
+    unrelated = change(6, "also an answer", parents=(answer.id,))
+    take(loop, archive, first, other, edit, answer, later, unrelated)
+    shown = loop.one(archive.conversation("alice@alpha.test", 1, (4, answer.id)))
+    assert texts(shown) == ["answer"]
+    assert texts(loop.one(archive.beside(shown))) == ["first", "first, better", "answer, better"]
+    assert loop.one(archive.beside([])) == []
 
 
 def test_who_talks() -> None:

@@ -52,6 +52,16 @@ def test_taken_back() -> None:
     assert shown(back) == []
 
 
+def test_what_a_message_answers() -> None:
+    """As it is now, wherever it stands, unless nobody has it."""
+    original = said("one")
+    edit = said("better", type="edit", replaces=original.id, date=2)
+    answer = said("yes", BOB, parents=(original.id,))
+    loose = said("no", BOB, parents=(bytes(32),))
+    found = laid_together([answer, loose], [original, edit])
+    assert [(one.text, one.answers.text if one.answers else None) for one in found] == [("yes", "better"), ("no", None)]
+
+
 @pytest.mark.parametrize(
     "forged",
     [

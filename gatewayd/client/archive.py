@@ -51,10 +51,29 @@ STEPS = [
     CREATE TABLE undelivered (
         id BLOB NOT NULL, recipient TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (id, recipient)) WITHOUT ROWID;
     CREATE TABLE key_set (domain TEXT PRIMARY KEY, octets BLOB NOT NULL, fetched REAL NOT NULL) WITHOUT ROWID
+    """,
+    # What an object is about, and what is searched of it. What is here has neither: the log is asked for all anew.
     """
+    CREATE TABLE link (
+        about BLOB NOT NULL, id BLOB NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (about, id)) WITHOUT ROWID;
+    CREATE INDEX link_id ON link (id);
+    CREATE TABLE words (id BLOB PRIMARY KEY, folded TEXT NOT NULL);
+    DELETE FROM object; DELETE FROM part; DELETE FROM body; DELETE FROM entry; DELETE FROM receipt; DELETE FROM contact;
+    UPDATE log SET modseq=0
+    """,
 ]
+ANSWERS, REPLACES, REACTS = "answers", "replaces", "reacts"  # kinds of links
 ENTRY = "e.mailbox, e.uid, e.modseq, e.flags, o.signed, o.id"
 IN_CONVERSATIONS = f"e.mailbox NOT IN ({', '.join(repr(name) for name in APART)})"
+ONE = (  # of an object `o` that may stand in several mailboxes
+    "JOIN entry e ON (e.mailbox, e.uid)="
+    f"(SELECT e.mailbox, e.uid FROM entry e WHERE e.id=o.id AND {IN_CONVERSATIONS} ORDER BY e.mailbox LIMIT 1)"
+)
+SAID = f"EXISTS (SELECT 1 FROM entry e WHERE e.id=o.id AND {IN_CONVERSATIONS})"
+LATEST = "ORDER BY o.date DESC, o.id DESC"
+
+
+Place = tuple[int, bytes]  # in a conversation: date and id
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,7 @@ class Archive:
         """All but the outbox and what became of it: the server's log is another one now."""
 
         def work(db: sqlite3.Connection) -> None:
-            for table in ("object", "part", "body", "entry", "receipt", "contact"):
+            for table in ("object", "part", "body", "entry", "receipt", "contact", "link", "words"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("UPDATE log SET modseq=0")
 
@@ -148,6 +167,15 @@ class Archive:
         db.execute("INSERT OR IGNORE INTO object VALUES (?,?,?,?)", row)
         for part in fields.parts:
             db.execute("INSERT OR IGNORE INTO part VALUES (?,?,?)", (content.id, part.hash, part.type))
+        if fields.replaces:
+            db.execute("INSERT OR IGNORE INTO link VALUES (?,?,?)", (fields.replaces, content.id, REPLACES))
+        kind = ANSWERS if message.reaction is None else REACTS
+        db.executemany(
+            "INSERT OR IGNORE INTO link VALUES (?,?,?)", [(parent, content.id, kind) for parent in fields.parents]
+        )
+        files = (part.name or "" for part in message.files)
+        words = "\n".join((message.text[:SHOWN], fields.subject, fields.from_, *fields.to, *files)).casefold()
+        db.execute("INSERT OR IGNORE INTO words VALUES (?,?)", (content.id, words))
         receipt = message.receipt
         if receipt is not None:
             said = (receipt.of, receipt.by, receipt.status, receipt.at, receipt.signed)
@@ -161,6 +189,8 @@ class Archive:
         for (id,) in found:
             if db.execute("SELECT 1 FROM entry WHERE id=?", (id,)).fetchone() is None:
                 db.execute("DELETE FROM object WHERE id=?", (id,))
+                db.execute("DELETE FROM link WHERE id=?", (id,))
+                db.execute("DELETE FROM words WHERE id=?", (id,))
                 for (digest,) in db.execute("DELETE FROM part WHERE id=? RETURNING hash", (id,)).fetchall():
                     db.execute(
                         "DELETE FROM body WHERE hash=?1 AND NOT EXISTS (SELECT 1 FROM part WHERE hash=?1)", (digest,)
@@ -173,13 +203,61 @@ class Archive:
         query = f"SELECT {ENTRY} FROM entry e JOIN object o USING (id) WHERE e.mailbox=? ORDER BY e.uid DESC LIMIT ?"
         return await self._messages(query, (name, last))
 
-    async def conversation(self, name: str, last: int = -1) -> list[Message]:
-        """Its `last` messages, by their dates; one that stands in several mailboxes comes once."""
+    async def conversation(self, name: str, last: int = -1, until: Place | None = None) -> list[Message]:
+        """Its `last` messages (up to that place), by their dates; one that stands in several mailboxes comes once."""
+        bound = "(o.date, o.id) <= (?, ?)" if until else "1"
+        query = f"SELECT {ENTRY} FROM object o {ONE} WHERE o.conversation=? AND {bound} {LATEST} LIMIT ?"
+        return await self._messages(query, (name, *(until or ()), last))
+
+    async def place_after(self, id: bytes, later: int) -> Place | None:
+        """Of the message that many further on in its conversation; None when there are not so many."""
         query = (
-            f"SELECT {ENTRY} FROM object o JOIN entry e USING (id) WHERE o.conversation=? AND {IN_CONVERSATIONS}"
-            " GROUP BY o.id ORDER BY o.date DESC, o.id DESC LIMIT ?"
+            "SELECT o.date, o.id FROM object o JOIN object h ON o.conversation=h.conversation"
+            " WHERE h.id=? AND (o.date, o.id) > (h.date, h.id)"
+            f" AND {SAID} ORDER BY o.date, o.id LIMIT 1 OFFSET ?"
         )
-        return await self._messages(query, (name, last))
+        found: Place | None = await self.database.read(lambda db: db.execute(query, (id, later - 1)).fetchone())
+        return found
+
+    async def thread(self, name: str, id: bytes) -> list[Message]:
+        """What that message answers, what answers it, and so on, within its conversation."""
+        query = (
+            "WITH RECURSIVE up(id) AS (SELECT ?1 UNION SELECT l.about FROM link l JOIN up USING (id)),"
+            " thread(id) AS (SELECT id FROM up UNION SELECT l.id FROM link l JOIN thread t ON l.about=t.id)"
+            f" SELECT {ENTRY} FROM thread CROSS JOIN object o USING (id) {ONE} WHERE o.conversation=?2 {LATEST}"
+        )
+        return await self._messages(query, (id, name))
+
+    async def beside(self, messages: Sequence[Message]) -> list[Message]:
+        """What has to be known to show these: what they answer or react to, and what edits, takes back or reacts to
+        any of it."""
+        here = {message.id for message in messages}
+        fields = [message.content.fields for message in messages]
+        about = {id for one in fields for id in (*one.parents[:1], one.replaces) if id} - here
+        all_, about_, here_ = (",".join("?" * many) for many in (len(about) + len(here), len(about), len(here)))
+        query = (
+            f"WITH wanted(id) AS (SELECT id FROM link WHERE kind!='{ANSWERS}' AND about IN ({all_})"
+            f" UNION SELECT id FROM object WHERE id IN ({about_}) EXCEPT SELECT id FROM object WHERE id IN ({here_}))"
+            f" SELECT {ENTRY} FROM wanted CROSS JOIN object o USING (id) {ONE} {LATEST} LIMIT 1000"
+        )
+        return await self._messages(query, (*about, *here, *about, *here))
+
+    async def search(self, text: str, most: int) -> list[tuple[str, Message]]:
+        """Conversations and messages with all the words, wherever they stand: in what is said, subject, addresses or
+        names of files. The newest first; not what was edited since, or taken back."""
+        words = text.casefold().split()
+        query = (
+            "WITH hit(id) AS (SELECT o.id FROM words CROSS JOIN object o USING (id)"
+            f" WHERE {' AND '.join(['instr(folded, ?)'] * len(words)) or '0'} AND {SAID} {LATEST} LIMIT ?)"
+            f" SELECT {ENTRY} FROM hit CROSS JOIN object o USING (id) {ONE} {LATEST}"
+        )
+        found = (await self._messages(query, (*words, most)))[::-1]
+        replacing = [one for one in await self.beside(found) + found if one.content.fields.replaces]
+        return [
+            (conversation_of(self.user, message.content.fields), message)
+            for message in found
+            if not any(one.replaces(message) for one in replacing)
+        ]
 
     async def conversations(self) -> list[Conversation]:
         """The last one first."""
@@ -191,10 +269,12 @@ class Archive:
                     f" WHERE instr(e.flags, '\\Seen') = 0 AND {IN_CONVERSATIONS} GROUP BY o.conversation"
                 ).fetchall()
             )
-            found = db.execute(
-                "SELECT o.conversation, max(o.date) FROM object o WHERE EXISTS"
-                f" (SELECT 1 FROM entry e WHERE e.id=o.id AND {IN_CONVERSATIONS})"
-                " GROUP BY o.conversation ORDER BY max(o.date) DESC"
+            found = db.execute(  # from one to the next by the index: their messages are not looked at
+                "WITH RECURSIVE known(name) AS (SELECT min(conversation) FROM object UNION ALL"
+                " SELECT (SELECT min(conversation) FROM object WHERE conversation > name) FROM known"
+                " WHERE name IS NOT NULL), dated(name, last) AS (SELECT name, (SELECT o.date FROM object o WHERE"
+                f" o.conversation=name AND {SAID} ORDER BY o.date DESC LIMIT 1) FROM known)"
+                " SELECT name, last FROM dated WHERE last IS NOT NULL ORDER BY last DESC"
             )
             return [Conversation(name, last, unread.get(name, 0)) for name, last in found.fetchall()]
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from gatewayd.client.message import Draft, Message, Receipt
@@ -30,18 +30,21 @@ class Said:
     )  # recipient -> the most that is known: "stored", "delivered", "displayed"
     waiting: str | None = None  # not None: it is in the outbox still, perhaps with the reason
     undelivered: Mapping[str, str] = field(default_factory=dict)  # recipient -> why he will not get it
+    answers: Said | None = None  # which other message, where it is known
 
 
-def laid_together(messages: Sequence[Message]) -> list[Said]:
-    """In the order of `messages`, which are of one conversation. What belongs to a message that is not among them is
-    left out, but for an edit, which tells enough by itself."""
-    by_id = {message.id: message for message in messages}
-    replaced = [(message, by_id.get(message.content.fields.replaces or b"")) for message in messages]
+def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -> list[Said]:
+    """In the order of `messages`, which are of one conversation; `beside` are others of it that are not to be shown,
+    but may be what these are about, or the other way. What belongs to a message that is in neither is left out, but for
+    an edit, which tells enough by itself."""
+    known = [*messages, *beside]
+    by_id = {message.id: message for message in known}
+    replaced = [(message, by_id.get(message.content.fields.replaces or b"")) for message in known]
     retracted = {original.id for message, original in replaced if original and _takes_back(message, original)}
     edits: dict[bytes, Message] = {}
     reactions: dict[bytes, list[tuple[str, str]]] = {}
     apart: set[bytes] = set()  # shown with another message
-    for message in messages:
+    for message in known:
         fields = message.content.fields
         if message.type == RETRACT or message.receipt is not None:
             apart.add(message.id)
@@ -49,18 +52,26 @@ def laid_together(messages: Sequence[Message]) -> list[Said]:
             apart.add(message.id)
             original = by_id[fields.replaces]
             if message.replaces(original) and message.id not in retracted:
-                known = edits.get(original.id)
-                if known is None or _later(message, known):
+                before = edits.get(original.id)
+                if before is None or _later(message, before):
                     edits[original.id] = message
         elif (reaction := message.reaction) is not None and fields.parents and fields.parents[0] in by_id:
             apart.add(message.id)
             if message.id not in retracted:
                 reactions.setdefault(fields.parents[0], []).append((message.sender, reaction))
-    return [
-        _said(message, edits.get(message.id), message.id in retracted, reactions.get(message.id, ()))
-        for message in messages
+    said = {
+        message.id: _said(message, edits.get(message.id), message.id in retracted, reactions.get(message.id, ()))
+        for message in known
         if message.id not in apart
+    }
+    return [
+        replace(said[message.id], answers=said.get(_answered(message))) for message in messages if message.id in said
     ]
+
+
+def _answered(message: Message) -> bytes:
+    parents = message.content.fields.parents
+    return parents[0] if parents else b""
 
 
 def unsent(draft: Draft, trouble: str) -> Said:

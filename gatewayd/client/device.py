@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
 
-from gatewayd.client.archive import INTRODUCTIONS, Archive, Conversation, conversation_of
+from gatewayd.client.archive import INTRODUCTIONS, Archive, Conversation, Place, conversation_of
 from gatewayd.client.connection import ParleyClient
 from gatewayd.client.conversation import Said, laid_together, most_known, unsent
 from gatewayd.client.message import Draft, Message
@@ -139,26 +139,43 @@ class Device:
         """Its author may write from now on, or may not (docs/parley.rst §8.4). Raises OSError, RequestFailed."""
         await self.parley.mark(INTRODUCTIONS, [introduction.uid], move="INBOX" if accept else "Junk")
 
-    async def conversation(self, name: str, last: int) -> list[Said]:
-        """Its `last` messages as they are to be shown, and then what waits in the outbox."""
+    async def conversation(self, name: str, last: int, until: Place | None = None) -> list[Said]:
+        """Its `last` messages as they are to be shown, and then what waits in the outbox; with `until`, those up to
+        there."""
         if name == INTRODUCTIONS:
             return laid_together(await self.archive.mailbox(INTRODUCTIONS, last))
-        messages = await self.archive.conversation(name, last)
+        shown = await self._shown(await self.archive.conversation(name, last, until))
+        return shown if until else shown + await self._waiting(name, shown)
+
+    async def thread(self, name: str, id: bytes) -> list[Said]:
+        """Of a conversation what answers that message and what that answers, and then what waits in the outbox."""
+        shown = await self._shown(await self.archive.thread(name, id))
+        return shown + [said for said in await self._waiting(name, shown) if said.answers]
+
+    async def _shown(self, messages: list[Message]) -> list[Said]:
         receipts = await self.archive.receipts([m.id for m in messages if m.sender == self.parley.user])
         undelivered: dict[bytes, dict[str, str]] = {}
         for failed in await self.outbox.undelivered():
             undelivered.setdefault(failed.id, {})[failed.recipient] = failed.reason
-        here = {message.id for message in messages}
-        waiting = [unsent(w.draft, w.trouble) for w in await self.outbox.waiting() if w.draft.id not in here]
-        ours = [said for said in waiting if conversation_of(self.parley.user, said.message.content.fields) == name]
         return [
             replace(
                 said,
                 receipts=most_known(receipts.get(said.message.id, ())),
                 undelivered=undelivered.get(said.message.id, {}),
             )
-            for said in laid_together(messages) + ours
+            for said in laid_together(messages, await self.archive.beside(messages))
         ]
+
+    async def _waiting(self, name: str, shown: Sequence[Said]) -> list[Said]:
+        """What the log has is not waiting any more, even if its answer has not come."""
+        here = {said.message.id: said for said in shown}
+        found = []
+        for waiting in await self.outbox.waiting():
+            said = unsent(waiting.draft, waiting.trouble)
+            fields = said.message.content.fields
+            if said.message.id not in here and conversation_of(self.parley.user, fields) == name:
+                found.append(replace(said, answers=next((here[id] for id in fields.parents if id in here), None)))
+        return found
 
     async def _flush_if_online(self) -> None:
         if self.parley.is_online:
