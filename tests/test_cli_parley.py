@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import smtplib
 import subprocess
 import sys
@@ -184,6 +185,39 @@ class Ring(KeyringBackend):
         del self.kept[service, username]
 
 
+def test_a_password_is_asked_on_a_terminal_only(gateway: Gateway, tmp_path: Path, reactor: Any) -> None:
+    home = Home(tmp_path, gateway, reactor)
+    said = home.run(*home.options(), "login", "alice@alpha.test", ok=1).stderr
+    assert said.startswith("parley: the password of alice@alpha.test is not known: ")
+    assert said.count("\n") == 1
+
+
+def test_who_and_where_stand_before_or_behind_the_command(gateway: Gateway, tmp_path: Path, reactor: Any) -> None:
+    home = Home(tmp_path, gateway, reactor)
+    home.run("login", *home.options(), "alice@alpha.test", PARLEY_PASSWORD=PASSWORD)
+    home.run("--user", "bob@alpha.test", *home.options(), "sync", PARLEY_PASSWORD=PASSWORD)
+    (account,) = map(json.loads, home.run("accounts", "--json").stdout.splitlines())
+    assert (account["address"], account["server"]) == ("alice@alpha.test", home.options()[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "usage: parley"),
+        (["sned"], "invalid choice: 'sned' (choose from 'login', "),
+        (["send", "bob", "x"], "'bob' is no address"),
+        (["send", "bob@alpha.test,@", "x"], "'@' is no address"),
+        (["grant", "nobody"], "'nobody' is no address"),
+        (["inbox", "--last", "-3"], "a number, got '-3'"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parley.parsed(words)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
 # -- sending and reading --------------------------------------------------------------------------------------------
 
 
@@ -210,6 +244,77 @@ def test_send_and_inbox(gateway: Gateway, alice: Home, bob: Home) -> None:
     assert bob.run("save", str(found[-3]["id"])[:10], "--into", "nowhere", ok=1).stderr.startswith("parley: [Errno 2]")
     assert bob.inbox("--mailbox", "Sent") == []
     assert alice.inbox("--mailbox", "Sent")[-1]["text"] == "Hello"
+
+
+def test_answers_and_searching(gateway: Gateway, alice: Home, bob: Home) -> None:
+    sent = json.loads(alice.run("send", "--json", "bob@alpha.test", "Tea or coffee, Bob?").stdout)
+    assert (sent["waiting"], sent["results"]) == (
+        False, [{"to": "bob@alpha.test", "code": "2.0.0", "text": "Delivered"}],
+    )  # fmt: skip
+    (found,) = map(json.loads, bob.run("search", "coffee", "TEA", "--json", ok=1).stdout.splitlines() or ["{}"])
+    assert found == {}  # it is not on this device yet
+    bob.run("sync")
+    (found,) = map(json.loads, bob.run("search", "coffee", "TEA", "--json").stdout.splitlines())
+    assert found["id"] == sent["id"]
+    assert bob.run("search", "nowhere to be found", ok=1) == Done("", "")
+    bob.run("send", "--answers", sent["id"][:16], "alice@alpha.test", "tea")
+    assert alice.inbox()[-1]["answers"] == sent["id"]
+    assert bob.run("send", "--answers", "99999", "alice@alpha.test", "x", ok=1).stderr.startswith("parley: no message")
+    assert bob.inbox("--unread")[-1]["id"] == sent["id"]
+    assert f"{found['uid']}*  " in bob.run("inbox").stdout
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\udcff not UTF-8"])
+def test_nothing_that_can_be_sent(text: str, gateway: Gateway, alice: Home) -> None:
+    said = alice.run("send", "bob@alpha.test", text=text, ok=1)
+    assert said.stderr.startswith("parley: ")
+    assert alice.run("outbox").stdout == ""
+
+
+def test_who_reads_has_enough(gateway: Gateway, alice: Home, bob: Home) -> None:
+    """As `head` does: no complaint."""
+    alice.run("send", "bob@alpha.test", "\n".join("line" * 30 for _ in range(2000)))
+    process = subprocess.Popen(
+        [BIN / "parley", "inbox"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=bob.environment, cwd=bob.root
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    process.stderr.close()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [BIN / "parley", "accounts"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=bob.environment,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"parley: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_ctrl_c(moment: str, gateway: Gateway, alice: Home, bob: Home) -> None:
+    """While it begins, and while it waits: it ends, and says nothing."""
+    process = subprocess.Popen(
+        [BIN / "parley", "watch", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=bob.environment
+    )
+    assert process.stdout is not None
+    if moment == "later":
+        while not bob.root.joinpath(".local/share/parley").exists() or not bob.inbox("--offline"):
+            alice.run("send", "bob@alpha.test", "come on")
+        alice.run("send", "bob@alpha.test", "live")
+        while b"live" not in process.stdout.readline():
+            pass
+    else:
+        while "msgspec" not in Path(f"/proc/{process.pid}/maps").read_text():  # it imports what it needs
+            time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert (process.returncode, complaint) == (128 + signal.SIGINT, b"")
 
 
 def test_what_a_message_says_does_not_command_the_terminal(gateway: Gateway, alice: Home, bob: Home) -> None:

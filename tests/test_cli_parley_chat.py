@@ -13,11 +13,13 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from gatewayd.cli.parley.chat.app import ChatApp
+from gatewayd.cli.parley.chat.history import LATER, History
 from gatewayd.cli.parley.chat.people import People
+from gatewayd.cli.parley.chat.searching import Search
 from gatewayd.cli.parley.chat.signals import Heard
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.client import ConnectionGone, ParleyClient, connection
-from gatewayd.client.archive import INTRODUCTIONS, Archive
+from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces.records import Delivery
@@ -38,7 +40,9 @@ def alpha(reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     made.stop()
 
 
-def play(alpha: House, tmp_path: Path, scene: Play, *, first: str = "", tell: bool = False) -> None:
+def play(
+    alpha: House, tmp_path: Path, scene: Play, *, first: str = "", tell: bool = False, size: tuple[int, int] = (110, 40)
+) -> None:  # fmt: skip
     """alice at her screen."""
 
     def make() -> Device:
@@ -50,7 +54,7 @@ def play(alpha: House, tmp_path: Path, scene: Play, *, first: str = "", tell: bo
     app = ChatApp(alpha.reactor, device, first, downloads=tmp_path, tell=tell)
 
     async def run() -> None:
-        async with app.run_test(size=(110, 40), notifications=True) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             await scene(pilot, app)
 
     try:
@@ -85,6 +89,15 @@ async def shows(pilot: Pilot[None], app: ChatApp, text: str) -> None:
     await until(pilot, lambda: text in said(app), lambda: said(app))
 
 
+async def choose(pilot: Pilot[None], app: ChatApp, text: str, *keys: str) -> None:
+    """Highlights the last message that says so, and presses keys."""
+    history = app.query_one(History)
+    history.focus()
+    history.highlighted = max(i for i, shown in enumerate(options(app, "said")) if text in shown)
+    await pilot.pause()
+    await pilot.press(*keys)
+
+
 async def write(pilot: Pilot[None], app: ChatApp, text: str) -> None:
     app.query_one(Writing).focus()
     app.query_one(Writing).text = text
@@ -102,8 +115,7 @@ def test_a_conversation(alpha: House, tmp_path: Path) -> None:
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "before")
-        assert "Old" in said(app)
-        assert "bob@alpha.test  signed by alpha.test" in said(app)
+        assert "bob@alpha.test\nOld\nbefore" in said(app)
         await until(pilot, lambda: "online" in status(app))
         await on_reactor(alpha, lambda: bob.send([str(ALICE)], "live"))
         await shows(pilot, app, "live")
@@ -202,7 +214,7 @@ def test_files_both_ways(alpha: House, tmp_path: Path) -> None:
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "[picture.png, 8 octets]")
-        await pilot.press("f2")
+        await choose(pilot, app, "picture.png", "s")
         await until(pilot, (tmp_path / "picture-1.png").exists)
         await pilot.press("ctrl+o")
         await pilot.press(*str(tmp_path / "answer.txt"), "enter")
@@ -224,26 +236,35 @@ def test_edits_reactions_and_taking_back(alpha: House, tmp_path: Path) -> None:
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "mist")
-        await pilot.press("f4")  # not ours
+        await choose(pilot, app, "mist", "e")  # not ours
         assert app.query_one(Writing).text == ""
-        await pilot.press("f5")
+        await choose(pilot, app, "mist", "plus")
         await pilot.press(*"+1", "enter")
         await shows(pilot, app, "+1 alice@alpha.test")
+        await choose(pilot, app, "mist", "plus")
+        await pilot.press("1", "enter")
+        await shows(pilot, app, "\N{THUMBS UP SIGN} alice@alpha.test")
         await write(pilot, app, "my mistale")
         await shows(pilot, app, "you  on the server\nmy mistale")
-        await pilot.press("f4")
+        await choose(pilot, app, "mistale", "e")
         await until(pilot, lambda: app.query_one(Writing).text == "my mistale")
+        await pilot.press("escape")  # not after all
+        assert (app.query_one(Writing).text, app.query_one(Writing).about) == ("", None)
+        await choose(pilot, app, "mistale", "e")
+        await until(pilot, lambda: app.query_one(Writing).text == "my mistale")
+        assert "edits alice@alpha.test: my mistale" in str(app.query_one(Writing).border_title)
         await write(pilot, app, "my mistake")
         await shows(pilot, app, "edited\nmy mistake")
         assert "mistale" not in said(app)
-        await pilot.press("f8")
+        await choose(pilot, app, "my mistake", "d", "escape")
+        await choose(pilot, app, "my mistake", "d", "enter")
         await shows(pilot, app, "taken back by its author")
         assert "mistake" not in said(app)
         await on_reactor(alpha, lambda: bob.edit(original, "missed"))
         await shows(pilot, app, "edited\nmissed")
 
     play(alpha, tmp_path, scene)
-    assert [m.type for m in inbox(alpha, sign_in(alpha, BOB))] == ["reaction", "message", "edit", "retract"]
+    assert [m.type for m in inbox(alpha, sign_in(alpha, BOB))] == ["reaction", "reaction", "message", "edit", "retract"]
 
 
 def test_strangers_wait_and_are_decided_upon(alpha: House, tmp_path: Path) -> None:
@@ -263,16 +284,19 @@ def test_strangers_wait_and_are_decided_upon(alpha: House, tmp_path: Path) -> No
         await until(pilot, lambda: "Introductions (2)" in options(app, "conversations"))
         await shows(pilot, app, "I am nice")
         assert app.query_one(Writing).disabled
-        assert not app.check_action("send_file", ())
+        history = app.query_one(History)
+        assert [history.check_action("deed", (deed,)) for deed in ("answer", "accept", "details")] == [
+            False,
+            True,
+            True,
+        ]
         await until(pilot, lambda: app._device.parley.is_online)
-        for name, key in (("nice", "f6"), ("nasty", "f7")):
-            shown = app.query_one("#said", OptionList)
-            shown.highlighted = next(i for i, text in enumerate(options(app, "said")) if f"I am {name}" in text)
-            await pilot.press(key)
-            await until(pilot, lambda name=name: f"I am {name}" not in said(app) or app._open != INTRODUCTIONS)  # type: ignore[misc]
+        for name, key in (("nice", "a"), ("nasty", "x")):
+            await choose(pilot, app, f"I am {name}", key)
+            await until(pilot, lambda name=name: f"I am {name}" not in said(app) or not app._view.strangers)  # type: ignore[misc]
         await until(pilot, lambda: options(app, "conversations") == ["nice@beta.test"])
         assert not app.query_one(Writing).disabled
-        assert not app.check_action("decide", (True,))
+        assert not history.check_action("deed", ("accept",))
 
     play(alpha, tmp_path, scene)
     alice = sign_in(alpha, ALICE)
@@ -293,14 +317,14 @@ def test_who_may_write(alpha: House, tmp_path: Path) -> None:
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await until(pilot, lambda: app._device.parley.is_online)
-        while len(await app._ask(app._device.archive.contacts)) < 2:
+        while len(await app._talk.contacts()) < 2:
             await pilot.pause(0.02)
-        await pilot.press("f9")
+        await pilot.press("ctrl+p")
         await until(pilot, lambda: isinstance(app.screen, People))
         people = app.screen
         assert isinstance(people, People)
         assert [contact.address for contact in people._contacts] == [str(CAROL), str(BOB)]
-        for key, state in (("f6", "granted"), ("f7", "revoked")):
+        for key, state in (("a", "granted"), ("x", "revoked")):
             await pilot.press(key)
             await until(pilot, lambda state=state: people._contacts[0].state == state)  # type: ignore[misc]
         await pilot.press("escape")
@@ -385,7 +409,7 @@ def test_what_a_message_says_does_not_command_the_terminal(alpha: House, tmp_pat
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "\ufffd[2J\ufffdevil [bold]markup[/bold]")
-        await pilot.press("f3")
+        await choose(pilot, app, "evil", "i")
         await pilot.pause()
         assert not set(said(app)) & set("\x1b\x07\u202e")
 
@@ -393,20 +417,171 @@ def test_what_a_message_says_does_not_command_the_terminal(alpha: House, tmp_pat
 
 
 def test_more_history_when_asked_for(alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatewayd.cli.parley.chat.app.HISTORY", 5)
+    monkeypatch.setattr("gatewayd.cli.parley.chat.talk.HISTORY", 5)
     bob = sign_in(alpha, BOB)
     for number in range(12):
         alpha.wait(bob.send([str(ALICE)], f"number {number}."))
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "number 11.")
-        await until(pilot, lambda: len(options(app, "said")) == 6, lambda: said(app))
-        shown = app.query_one("#said", OptionList)
-        for there in (11, 12):
-            shown.focus()
-            shown.highlighted = 0
-            await pilot.press("enter")
-            await until(pilot, lambda there=there: len(options(app, "said")) == there)  # type: ignore[misc]
+        history = app.query_one(History)
+        await until(pilot, lambda: len(history.said) == 5, lambda: said(app))
+        for there in (10, 12):
+            first = history.said[0].message.id
+            history.focus()
+            history.highlighted = 0
+            await until(pilot, lambda there=there: len(history.said) == there)  # type: ignore[misc]
+            assert history.chosen is not None
+            assert history.chosen.message.id == first
         assert "number 0." in said(app)
 
     play(alpha, tmp_path, scene)
+
+
+def test_an_answer_and_its_thread(alpha: House, tmp_path: Path) -> None:
+    """It says what it answers, unless that stands right above; its thread is shown alone; who answers in it answers the
+    last message of it."""
+    bob = sign_in(alpha, BOB)
+    for text in ("tea or coffee?", "something else"):
+        alpha.wait(bob.send([str(ALICE)], text))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "something else")
+        await choose(pilot, app, "tea or coffee?", "r")
+        assert "answers bob@alpha.test: tea or coffee?" in str(app.query_one(Writing).border_title)
+        await write(pilot, app, "tea")
+        await shows(pilot, app, "bob@alpha.test: tea or coffee?\ntea")
+        (answer,) = await asyncio.to_thread(inbox, alpha, bob)
+        await on_reactor(alpha, lambda: bob.send([str(ALICE)], "with milk?", answers=answer))
+        await shows(pilot, app, "with milk?")
+        assert "you: tea" not in said(app)  # it stands right above
+        await choose(pilot, app, "with milk?", "t")
+        await until(pilot, lambda: "something else" not in said(app) and "tea or coffee?" in said(app))
+        await write(pilot, app, "yes")
+        await shows(pilot, app, "yes")
+        await pilot.press("escape")
+        await shows(pilot, app, "something else")
+        await choose(pilot, app, "tea", "o")
+
+    play(alpha, tmp_path, scene)
+    first, _ = inbox(alpha, sign_in(alpha, ALICE))[:2]
+    tea, yes = inbox(alpha, bob)
+    assert tea.content.fields.parents == (first.id,)
+    assert [tea.id, first.id] == [yes.content.fields.parents[1], yes.content.fields.parents[2]]
+
+
+def test_searching_and_going_there(alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of another conversation, into the past, and back to the newest."""
+    monkeypatch.setattr("gatewayd.cli.parley.chat.talk.AROUND", 3)
+    bob, alice = sign_in(alpha, BOB), sign_in(alpha, ALICE)
+    for number in range(12):
+        alpha.wait(bob.send([str(ALICE)], f"number {number}."))
+    alpha.wait(alice.send([str(ALICE)], "a note"))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "a note")
+        await pilot.press("ctrl+f", *"BER bob 4.")
+        await until(pilot, lambda: isinstance(app.screen, Search) and len(app.screen._found) == 1)
+        await pilot.press("enter")
+        await shows(pilot, app, "number 7.")
+        history = app.query_one(History)
+        assert history.chosen is not None
+        assert history.chosen.text == "number 4."
+        assert "number 8." not in said(app)
+        assert history.options[-1].id == LATER
+        await pilot.press("end")
+        await shows(pilot, app, "number 11.")
+        await pilot.press("ctrl+f", *"nowhere", "enter", "escape")
+
+    play(alpha, tmp_path, scene, first=str(ALICE))
+
+
+def test_what_was_begun_stays_with_its_conversation(alpha: House, tmp_path: Path) -> None:
+    """So that nothing is said to the wrong one."""
+    bob, alice = sign_in(alpha, BOB), sign_in(alpha, ALICE)
+    alpha.wait(alice.send([str(ALICE)], "a note"))
+    alpha.wait(bob.send([str(ALICE)], "hello"))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "a note")
+        writing = app.query_one(Writing)
+        await pilot.press(*"to me")
+        await pilot.press("alt+a")  # somebody else has written
+        await shows(pilot, app, "hello")
+        await until(pilot, lambda: writing.text == "")
+        await pilot.press(*"to bob", "ctrl+j", *"!")
+        names = [one.name for one in app._conversations]
+        await pilot.press("alt+up" if names.index(str(ALICE)) < names.index(str(BOB)) else "alt+down")
+        await until(pilot, lambda: writing.text == "to me")
+        await pilot.press("ctrl+t")
+        app.query_one("#conversations", OptionList).highlighted = names.index(str(BOB))
+        await pilot.press("enter")
+        await until(pilot, lambda: writing.text == "to bob\n!")
+
+    play(alpha, tmp_path, scene, first=str(ALICE))
+
+
+def test_a_small_terminal(alpha: House, tmp_path: Path) -> None:
+    """One part at a time; every line of what is said is in sight when scrolled to."""
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], " ".join(f"word{number}" for number in range(40)) + " end"))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "end")
+        conversations, history = app.query_one("#conversations", OptionList), app.query_one(History)
+        await until(pilot, lambda: not conversations.display and history.region.width == 40)
+        await pilot.pause()
+        drawn = "".join(history.render_line(y).text for y in range(history.size.height))
+        assert "end" in drawn
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: conversations.display and conversations.region.width == 40)
+        await pilot.press("enter")
+        await until(pilot, lambda: not conversations.display)
+        await pilot.press("pageup")
+        await until(pilot, lambda: "word0" in "".join(history.render_line(y).text for y in range(history.size.height)))
+
+    play(alpha, tmp_path, scene, size=(40, 12))
+
+
+def test_what_waits_is_not_sent_after_all(alpha: House, tmp_path: Path) -> None:
+    alpha.hush()
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: app._view.name == str(BOB) and not app.query_one(Writing).disabled)
+        await write(pilot, app, "in anger")
+        await until(pilot, lambda: "1 to be sent" in status(app), lambda: status(app))
+        await choose(pilot, app, "in anger", "x")
+        await until(pilot, lambda: "in anger" not in said(app) and "to be sent" not in status(app))
+
+    play(alpha, tmp_path, scene, first=str(BOB))
+    alpha.listen()
+
+
+def test_a_large_file_shows_how_far_it_is_and_can_be_stopped(
+    alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.bin").write_bytes(bytes(1024 * 1024))
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "look", files=[tmp_path / "large.bin"]))
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "[large.bin, 1.0 MB]")
+        seen: list[str] = []
+        shown = app._show_status
+
+        def show() -> None:
+            shown()
+            seen.append(status(app))
+
+        monkeypatch.setattr(app, "_show_status", show)
+        await choose(pilot, app, "large.bin", "s")
+        await until(pilot, lambda: any("saved as" in note.message for note in app._notifications))
+        assert any("\N{DOWNWARDS ARROW} large.bin" in text for text in seen), seen
+        seen.clear()
+        await pilot.press("ctrl+o", *str(tmp_path / "large.bin"), "enter")
+        await until(pilot, lambda: "you  on the server\n[large.bin" in said(app), lambda: said(app))
+        assert any("\N{UPWARDS ARROW} large.bin" in text for text in seen), seen
+        assert "%" not in status(app)
+
+    play(alpha, tmp_path, scene)
+    assert (tmp_path / "large-1.bin").stat().st_size == 1024 * 1024

@@ -21,7 +21,7 @@ def test_who_may_write(
     where = ["--user", str(BOB), "--ca", str(alpha.authorities), "--server", f"127.0.0.1:{alpha.port}"]
 
     def typed(*words: str) -> str:
-        options = parley._parser().parse_args([*where, *words])
+        options = parley.parsed([*where, *words])
         alpha.wait(parley.run(reactor, options))
         return capsys.readouterr().out
 
@@ -31,7 +31,7 @@ def test_who_may_write(
         assert bob is not None
         alpha.wait(alpha.store.set_contact(bob.account_id, CAROL, "requested"))
         assert typed("contacts").startswith("carol@beta.test waits for your answer since 20")
-        alpha.wait(parley.run(reactor, parley._parser().parse_args([*where, "inbox"])))
+        alpha.wait(parley.run(reactor, parley.parsed([*where, "inbox"])))
         assert capsys.readouterr().err == "ask to write to you (parley grant, parley revoke): carol@beta.test\n"
         assert typed("grant", str(CAROL)).startswith("carol@beta.test may write since 20")
         assert typed("revoke", "eve@gamma.test").startswith("eve@gamma.test may not write since 20")
@@ -47,7 +47,5 @@ def test_who_may_write(
         assert typed("lookup", "nobody@alpha.test").startswith("nobody@alpha.test cannot be reached\n")
         with pytest.raises(SystemExit, match="parley: unavailable: no DNS"):
             typed("request", str(CAROL))
-        with pytest.raises(SystemExit, match="parley: bad-request: address: an address needs an @"):
-            typed("grant", "carol")
     finally:
         alpha.stop()

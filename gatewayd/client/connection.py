@@ -19,7 +19,6 @@ from gatewayd.address import Address, Domain
 from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.client.tail import Tail
 from gatewayd.client.transfer import Progress, download, ignored, upload
-from gatewayd.dns.resolver import Resolver
 from gatewayd.interfaces.dns import Endpoint, ResolutionFailed
 from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT, Part
@@ -61,6 +60,8 @@ _random = SystemRandom()
 
 async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
     """Where the domain's server listens: SRV `_parley._tcp`. Raises OSError when there is none, or no answer."""
+    from gatewayd.dns.resolver import Resolver  # slow to import, and not needed where the server is told
+
     resolver = Resolver(reactor)
     resolver.start()
     try:

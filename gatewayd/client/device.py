@@ -20,12 +20,17 @@ from gatewayd.client.message import Draft, Message
 from gatewayd.client.outbox import Outbox, Waiting
 from gatewayd.client.transfer import Progress, ignored
 from gatewayd.errors import StoreError
+from gatewayd.message.model import Part
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.session.parley_transfer import TransferFailed
 from gatewayd.wire.parley.schema import Result
 
 RETRY = 60.0  # seconds until a recipient who could not be reached is tried again
 HOPELESS = {"bad-request", "too-big", "quota", "wrong-octets"}  # answers that a draft would get again
+
+
+class Cancelled(Exception):
+    """Raised by a transfer's progress, to end it."""
 
 
 class Device:
@@ -38,6 +43,7 @@ class Device:
         self.on_changed: Callable[[list[Message]], None] = lambda new: None
         self.progress: Progress = ignored  # of large files on their way to the server
         self._reactor = reactor
+        self._cancelled: set[bytes] = set()  # drafts that are not to be sent after all
         self._lanes = {False: DeferredLock(), True: DeferredLock()}  # for messages, and for those with large files
 
     async def __aenter__(self) -> Device:
@@ -82,6 +88,13 @@ class Device:
         self.on_changed([])
         return (await self.flush()).get(draft.id, ())
 
+    async def cancel(self, id: bytes) -> None:
+        """Does not send what waits, nor the rest of a large file that is on its way. What the server was already asked
+        to take it may take all the same. Raises StoreError."""
+        self._cancelled.add(id)
+        await self.outbox.cancel(id)
+        self.on_changed([])
+
     async def flush(self) -> dict[bytes, tuple[Result, ...]]:
         """Tries all that waits, the oldest first, but no large file keeps a message waiting. Returns the answers.
         Raises OSError, RequestFailed, StoreError."""
@@ -93,7 +106,7 @@ class Device:
         await lane.acquire()
         try:
             for waiting in await self.outbox.waiting():
-                if bool(waiting.draft.blobs) is large:
+                if bool(waiting.draft.blobs) is large and waiting.draft.id not in self._cancelled:
                     results = await self._answers(waiting)
                     await self.outbox.settle(waiting, results)
                     answers[waiting.draft.id] = results
@@ -104,6 +117,12 @@ class Device:
 
     async def _answers(self, waiting: Waiting) -> tuple[Result, ...]:
         """What no server would take, or is not there any more to be sent, is refused here."""
+
+        def told(part: Part, octets: int) -> None:
+            if waiting.draft.id in self._cancelled:
+                raise Cancelled
+            self.progress(part, octets)
+
         why: Exception
         try:
             for _, source in waiting.draft.blobs:
@@ -113,7 +132,9 @@ class Device:
             why = error
         else:
             try:
-                return await self.parley.send_draft(waiting.to, waiting.draft, self.progress)
+                return await self.parley.send_draft(waiting.to, waiting.draft, told)
+            except Cancelled:
+                return ()
             except TransferFailed as failed:
                 why = failed
             except RequestFailed as failed:

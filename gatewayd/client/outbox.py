@@ -60,6 +60,10 @@ class Outbox:
             for payload, kept, to, trouble in found
         ]
 
+    async def count(self) -> int:
+        found: int = await self._database.read(lambda db: db.execute("SELECT count(*) FROM outbox").fetchone()[0])
+        return found
+
     async def settle(self, waiting: Waiting, results: Sequence[Result]) -> None:
         """Who is to be tried again (RFC 3463: class 4) stays; who will never get it is remembered."""
         again = [result for result in results if result.code.startswith("4")]

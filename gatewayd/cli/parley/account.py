@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keyring
-import keyring.errors
 import msgspec
 
-from gatewayd.address import Address, Domain
-from gatewayd.cli.parley.trace import engine
+from gatewayd.address import Address, AddressError, Domain
 from gatewayd.client import ParleyClient
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
 from gatewayd.config import endpoint
+from gatewayd.wire.parley.connection import ParleyConnection
 
 KEYRING = "parley"  # the service's name there
 
@@ -93,7 +93,7 @@ class Identity:
         self.where: dict[str, Any] = {
             "server": endpoint(server) if server else None,
             "authorities": authorities,
-            "engine": engine(options.trace),
+            "engine": _engine(options.trace),
         }
         self.path = _home("XDG_DATA_HOME", ".local/share") / f"{self.user.replace('/', '_')}.sqlite"
 
@@ -104,7 +104,7 @@ class Identity:
     def password(self) -> str:
         """The environment's, the kept one, else it is asked for."""
         kept = os.environ.get("PARLEY_PASSWORD") or self.account.password or _from_keyring(self.user)
-        return kept or getpass.getpass(f"Password of {self.user}: ")
+        return kept or asked_password(self.user)
 
     def client(self, reactor: Any) -> ParleyClient:
         """Not dialled yet."""
@@ -132,7 +132,7 @@ async def signed_in(reactor: Any, options: argparse.Namespace) -> ParleyClient:
 async def login(reactor: Any, options: argparse.Namespace) -> None:
     options.user = options.address or options.user or _asked("Address: ")
     who = Identity(options)
-    password = os.environ.get("PARLEY_PASSWORD") or getpass.getpass(f"Password of {who.user}: ")
+    password = os.environ.get("PARLEY_PASSWORD") or asked_password(who.user)
     async with ParleyClient(reactor, who.user, password, **who.where) as parley:
         await parley.online()
     kept = Accounts.load()
@@ -147,7 +147,36 @@ async def login(reactor: Any, options: argparse.Namespace) -> None:
 
 
 def _asked(prompt: str) -> str:
-    return input(prompt).strip() if sys.stdin.isatty() else ""
+    try:
+        return input(prompt).strip() if sys.stdin.isatty() else ""
+    except EOFError:
+        return ""
+
+
+def asked_password(user: str) -> str:
+    """On the terminal only. Raises Failed."""
+    try:
+        if sys.stdin.isatty():
+            return getpass.getpass(f"Password of {user}: ")
+    except EOFError:
+        pass
+    raise Failed(f"the password of {user} is not known: parley login on a terminal, or PARLEY_PASSWORD")
+
+
+def address(text: str) -> str:
+    """The type of an argument."""
+    try:
+        return str(Address.parse(text.strip()))
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: {error}") from None
+
+
+def _engine(trace: bool) -> Callable[[], ParleyConnection]:
+    if not trace:
+        return ParleyConnection
+    from gatewayd.cli.parley.trace import Traced
+
+    return Traced
 
 
 async def logout(reactor: Any, options: argparse.Namespace) -> None:
@@ -170,13 +199,16 @@ async def logout(reactor: Any, options: argparse.Namespace) -> None:
 async def accounts(reactor: Any, options: argparse.Namespace) -> None:
     kept = Accounts.load()
     if options.address:
-        who = str(Address.parse(options.address))
+        who = options.address
         if who not in kept.accounts:
             raise Failed(f"{who} is not signed in")
         kept.default = who
         kept.save()
-    for user in kept.accounts:
-        print(user + (" (default)" if user == kept.default else ""))
+    for user, account in kept.accounts.items():
+        if options.json:
+            print(json.dumps({"address": user, "default": user == kept.default, "server": account.server}))
+        else:
+            print(user + (" (default)" if user == kept.default else ""))
 
 
 def add_commands(commands: Any) -> None:
@@ -186,9 +218,11 @@ def add_commands(commands: Any) -> None:
         (accounts, "list those that are signed in; with an address, make it the default"),
     ):
         parser = commands.add_parser(run.__name__, help=text)
-        parser.add_argument("address", nargs="?", help="name@domain")
+        parser.add_argument("address", nargs="?", type=address, help="name@domain")
         if run is logout:
             parser.add_argument("--forget", action="store_true", help="delete the messages kept here, too")
+        if run is accounts:
+            parser.add_argument("--json", action="store_true", help="a line of JSON for each")
         parser.set_defaults(run=run)
 
 
@@ -196,6 +230,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _from_keyring(user: str) -> str:
+    import keyring.errors  # only where it is needed: it looks for what the system has
+
     try:
         return keyring.get_password(KEYRING, user) or ""
     except keyring.errors.KeyringError:  # none, or it is locked
@@ -204,6 +240,8 @@ def _from_keyring(user: str) -> str:
 
 def _to_keyring(user: str, password: str) -> bool:
     """Whether there is one that keeps it."""
+    import keyring.errors
+
     try:
         keyring.set_password(KEYRING, user, password)
         return keyring.get_password(KEYRING, user) == password  # the null keyring takes all and keeps nothing
@@ -212,6 +250,8 @@ def _to_keyring(user: str, password: str) -> bool:
 
 
 def _out_of_keyring(user: str) -> None:
+    import keyring.errors
+
     try:
         keyring.delete_password(KEYRING, user)
     except keyring.errors.KeyringError:

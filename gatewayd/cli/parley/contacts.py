@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from gatewayd.cli.parley.account import signed_in
+from gatewayd.cli.parley.account import address, signed_in
 from gatewayd.cli.parley.terminal import plain
 from gatewayd.wire.parley.schema import Contact
 
@@ -77,6 +77,6 @@ def add_commands(commands: Any) -> None:
     looking = commands.add_parser("lookup", help="how somebody is reached, and whether you may write anything to them")
     looking.set_defaults(run=lookup)
     for parser in (*found[1:], looking):
-        parser.add_argument("address")
+        parser.add_argument("address", type=address)
     for parser in (*found, looking):
         parser.add_argument("--json", action="store_true", help="a line of JSON for each")

@@ -1,19 +1,17 @@
-"""`parley inbox`, `watch` and `save`: what is there, what comes, and the files of a message."""
+"""`parley inbox`, `watch`, `search`, `save`: what is there, what comes, who said that, and the files of a message."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from gatewayd.cli.parley.account import Failed, Identity
-from gatewayd.cli.parley.progress import Bars
-from gatewayd.cli.parley.terminal import how, plain
+from gatewayd.cli.parley.terminal import BOLD, NORMAL, how, plain, words
 from gatewayd.client import Message, ParleyClient
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
@@ -28,10 +26,12 @@ async def inbox(reactor: Any, options: argparse.Namespace) -> None:
     try:
         if not options.offline:
             await _brought_up_to_date(Device(reactor, who.client(reactor), archive))
-        found = await archive.mailbox(options.mailbox, options.last or -1)
+        found = await archive.mailbox(options.mailbox, -1 if options.unread else options.last or -1)
         asking = [contact.address for contact in await archive.contacts() if contact.state == "requested"]
     finally:
         archive.close()
+    if options.unread:
+        found = [message for message in found if "\\Seen" not in message.flags][-options.last :]
     for message in found:
         show(message, options)
     if asking:
@@ -62,6 +62,19 @@ async def watch(reactor: Any, options: argparse.Namespace) -> None:
                 show(message, options)
 
 
+async def search(reactor: Any, options: argparse.Namespace) -> None:
+    """On this device; exit status 1 if there is none, as `grep` does."""
+    archive = Identity(options).archive(reactor)
+    try:
+        found = await archive.search(" ".join(options.text), options.last or -1)
+    finally:
+        archive.close()
+    for _, message in reversed(found):
+        show(message, options, where=message.mailbox != "INBOX")
+    if not found:
+        raise SystemExit(1)
+
+
 async def save(reactor: Any, options: argparse.Namespace) -> None:
     """A large file is not on this device: it is fetched."""
     who = Identity(options)
@@ -75,6 +88,8 @@ async def save(reactor: Any, options: argparse.Namespace) -> None:
     parley: ParleyClient | None = None
 
     async def download(part: Part, path: Path) -> None:
+        from gatewayd.cli.parley.progress import Bars  # slow to import, and mostly not needed
+
         nonlocal parley
         parley = parley or who.client(reactor)
         with Bars() as bars:
@@ -104,7 +119,8 @@ async def find(archive: Archive, text: str, mailbox: str) -> Message:
     return message
 
 
-def show(message: Message, options: argparse.Namespace) -> None:
+def show(message: Message, options: argparse.Namespace, *, where: bool = False) -> None:
+    """What was not read yet has a star."""
     fields = message.content.fields
     when = datetime.fromtimestamp(fields.date / 1000).astimezone()
     if options.json:
@@ -113,28 +129,45 @@ def show(message: Message, options: argparse.Namespace) -> None:
             "type": message.type, "from": fields.from_, "to": fields.to, "date": when.isoformat(),
             "subject": fields.subject, "text": message.text, "flags": message.flags,
             "signed_by": str(message.signer), "bridged": message.bridged, "results": message.results,
-            "files": [part.name for part in message.files],
+            "files": [part.name for part in message.files], "answers": _hex(fields.parents[:1]),
+            "replaces": _hex([fields.replaces] if fields.replaces else []),
         }  # fmt: skip
         print(json.dumps(line, ensure_ascii=False), flush=True)
         return
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    head = f"{message.uid}  {when:%Y-%m-%d %H:%M}  {fields.from_}  ({how(message)})  {fields.subject}".rstrip()
-    console.print(plain(head), style="bold")
-    for text in message.text.rstrip().splitlines():
-        console.print("  " + plain(text))
-    for part in message.files:
-        console.print(plain(f"  [{part.name}, {part.size} octets]"))
+    number = f"{message.mailbox} {message.uid}" if where else str(message.uid)
+    unread = "" if "\\Seen" in message.flags else "*"
+    head = f"{number}{unread}  {when:%Y-%m-%d %H:%M}  {fields.from_}  ({how(message)})  {fields.subject}".rstrip()
+    lines = [plain(head), *("  " + words(text) for text in message.text.rstrip().splitlines())]
+    lines += [plain(f"  [{part.name}, {part.size} octets]") for part in message.files]
+    if sys.stdout.isatty():
+        lines[0] = f"{BOLD}{lines[0]}{NORMAL}"
+    print("\n".join(lines), flush=True)
+
+
+def _hex(ids: Sequence[bytes]) -> str | None:
+    return ids[0].hex() if ids else None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number, got {text!r}")
+    return int(text)
 
 
 def add_commands(commands: Any) -> None:
     parser = commands.add_parser("inbox", help="show the messages that are there")
-    parser.add_argument("--last", type=int, default=20, help="how many; 0 for all")
+    parser.add_argument("--last", type=_count, default=20, help="how many; 0 for all")
     parser.add_argument("--offline", action="store_true", help="only what is on this device")
     parser.set_defaults(run=inbox)
+    parser.add_argument("--unread", action="store_true", help="only those that were not read yet")
+    finding = commands.add_parser("search", help="show the messages on this device that have all the words")
+    finding.add_argument("text", nargs="+", metavar="WORD")
+    finding.add_argument("--last", type=_count, default=20, help="how many; 0 for all")
+    finding.set_defaults(run=search)
     tail = commands.add_parser("watch", help="show messages as they come")
     tail.add_argument("--since", type=int, help="from this modseq on, instead of from now on")
     tail.set_defaults(run=watch)
-    for reading in (parser, tail):
+    for reading in (parser, tail, finding):
         reading.add_argument("--json", action="store_true", help="a line of JSON for each message")
     files = commands.add_parser("save", help="save the files of a message")
     files.add_argument("message", help="its UID, or how its id begins")

@@ -3,47 +3,86 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from gatewayd.cli.parley.account import Failed, Identity
-from gatewayd.cli.parley.progress import Bars
+from gatewayd.cli.parley.account import Failed, Identity, address
+from gatewayd.cli.parley.reading import find
 from gatewayd.cli.parley.terminal import plain
-from gatewayd.client import compose
+from gatewayd.client import Draft, compose
 from gatewayd.client.device import Device
 from gatewayd.client.outbox import Outbox
 
 
 async def send(reactor: Any, options: argparse.Namespace) -> None:
     who = Identity(options)
-    text = " ".join(options.text) if options.text else "" if options.file else sys.stdin.read()
-    draft = compose(who.user, options.to, text, now=time.time(), subject=options.subject, files=options.file)
-    if options.later:
-        archive = who.archive(reactor)
-        await Outbox(archive).put(options.to, draft)
+    text = " ".join(options.text) if options.text else "" if options.file else _standard_input()
+    if not (text.strip() or options.file or options.subject):
+        raise Failed("there is nothing to send: no text, no file and no subject")
+    archive = who.archive(reactor)
+    try:
+        answers = await find(archive, options.answers, options.mailbox) if options.answers else None
+        draft = compose(
+            who.user, options.to, text, now=time.time(), subject=options.subject, files=options.file, answers=answers
+        )
+        if options.later:
+            await Outbox(archive).put(options.to, draft)
+            if options.json:
+                print(json.dumps({"id": draft.id.hex(), "waiting": True, "results": []}))
+            return
+        await _send(Device(reactor, who.client(reactor), archive), draft, options)
+    finally:
         archive.close()
-        return
-    async with Device(reactor, who.client(reactor), who.archive(reactor)) as device:
+
+
+def _standard_input() -> str:
+    try:
+        text = sys.stdin.read()
+        text.encode()
+        return text
+    except UnicodeError:
+        raise Failed("what came on standard input is no text in UTF-8; --file sends it as it is") from None
+
+
+async def _send(device: Device, draft: Draft, options: argparse.Namespace) -> None:
+    from gatewayd.cli.parley.progress import Bars  # slow to import, and mostly not needed
+
+    said: dict[str, Any] = {"id": draft.id.hex(), "waiting": False, "results": []}
+    try:
         try:
             with Bars() as device.progress:
                 results = await device.send(options.to, draft)
         except OSError as error:
             print(f"parley: it waits in the outbox: {error}", file=sys.stderr)
-            return
+            results = ()
+    finally:
+        device.parley.close()
     for result in results:
         print(plain(f"{result.to}: {result.code} {result.text}"), file=sys.stderr)
+    if options.json:
+        said["waiting"] = not results or any(result.code.startswith("4") for result in results)
+        said["results"] = [{"to": one.to, "code": one.code, "text": one.text} for one in results]
+        print(json.dumps(said))
     refused = [result for result in results if result.code.startswith("5")]
     if refused:
         raise Failed(f"{len(refused)} of {len(results)} recipients did not take it")
 
 
+def _addresses(text: str) -> list[str]:
+    return [address(one) for one in text.split(",") if one.strip()]
+
+
 def add_commands(commands: Any) -> None:
     parser = commands.add_parser("send", help="send a message; without text, from standard input")
-    parser.add_argument("to", type=lambda text: text.split(","), help="one or more addresses, with commas between")
+    parser.add_argument("to", type=_addresses, help="one or more addresses, with commas between")
     parser.add_argument("text", nargs="*")
     parser.add_argument("--subject", default="")
     parser.add_argument("--file", type=Path, action="append", default=[], help="a file to send; may be repeated")
+    parser.add_argument("--answers", metavar="MESSAGE", help="the one that is answered: its UID, or how its id begins")
+    parser.add_argument("--mailbox", default="INBOX", help="where that one stands")
+    parser.add_argument("--json", action="store_true", help="a line of JSON: the id, and a result for each recipient")
     parser.add_argument("--later", action="store_true", help="only put it into the outbox; `sync` sends it")
     parser.set_defaults(run=send)

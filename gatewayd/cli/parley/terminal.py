@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from gatewayd.client.message import Message
 
+BOLD, NORMAL = "\x1b[1m", "\x1b[0m"
+JOINERS = "\u200c\u200d"  # of Persian, Indic scripts, and emoji; never in an address or a name of a file
+UNSEEN = "\u00ad\u200b\u200e\u200f\u2060\ufeff"  # soft hyphen, spaces of no width, marks of direction
+
 
 def plain(text: str) -> str:
     """Without control characters, and without those that turn the direction of what stands beside."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def words(text: str) -> str:
+    """What somebody says, in any script: also with what joins letters and emoji, and without marks that nobody sees."""
+    return "".join(c if c in JOINERS else plain(c) for c in text if c not in UNSEEN)
 
 
 def how(message: Message) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import cbor2
@@ -15,10 +15,6 @@ from gatewayd.wire.parley.schema import Body, Hello, plain
 
 SHORT = 32  # octets that are shown of a byte string
 ENCODED = {"payload", "keys"}  # octets that are CBOR themselves (RFC 8949 §8: <<>>)
-
-
-def engine(trace: bool) -> Callable[[], ParleyConnection]:
-    return Traced if trace else ParleyConnection
 
 
 class Traced(ParleyConnection):

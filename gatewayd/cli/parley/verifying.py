@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -30,8 +31,12 @@ async def verify_message(reactor: Any, options: argparse.Namespace) -> None:
     finally:
         archive.close()
     verdict = verify(message, key_set, time.time())
-    for line in verdict.said:
-        print(plain(line))
+    if options.json:
+        found: dict[str, Any] = {"id": message.id.hex(), "holds": verdict.holds, "signed_by": str(message.signer)}
+        found |= {"bridged": message.bridged, "results": message.results, "said": verdict.said}
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print("\n".join(map(plain, verdict.said)))
     if not verdict.holds:
         raise SystemExit(DOES_NOT_HOLD if verdict.holds is False else CANNOT_BE_TOLD)
 
@@ -62,6 +67,10 @@ async def keys(reactor: Any, options: argparse.Namespace) -> None:
     if options.out:
         options.out.write_bytes(octets)
     for key in key_set.keys:
+        if options.json:
+            line = {"kid": key.kid.hex(), "key": key.key.hex()}
+            print(json.dumps(line | {"not_before": key.not_before, "not_after": key.not_after}))
+            continue
         begin, end = (time.strftime("%Y-%m-%d", time.gmtime(t)) for t in (key.not_before, key.not_after))
         print(f"{key.kid.hex()}  {key.key.hex()}  {begin} to {end}")
 
@@ -73,8 +82,10 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("message", help="its UID, or how its id begins")
     parser.add_argument("--mailbox", default="INBOX")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="the signing domain's key set, from `parley keys`")
+    parser.add_argument("--json", action="store_true", help="a line of JSON")
     parser.set_defaults(run=verify_message)
     parser = commands.add_parser("keys", help="the keys that a domain shows")
     parser.add_argument("domain")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the key set, as it came")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each")
     parser.set_defaults(run=keys)

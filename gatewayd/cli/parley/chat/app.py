@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,25 +20,24 @@ from twisted.python.failure import Failure
 
 from gatewayd.address import Address
 from gatewayd.cli.parley.chat import lines, look
-from gatewayd.cli.parley.chat.bridge import Bridge
-from gatewayd.cli.parley.chat.dialogs import Ask, Tell
-from gatewayd.cli.parley.chat.news import Changed, SignalCame, State
+from gatewayd.cli.parley.chat.dialogs import Ask, Paths, Sure, Tell
+from gatewayd.cli.parley.chat.history import EARLIER, History
+from gatewayd.cli.parley.chat.news import Changed, Moved, SignalCame, State
 from gatewayd.cli.parley.chat.people import People
-from gatewayd.cli.parley.chat.signals import PRESENCE_EVERY, TYPING_EVERY, Heard, say
+from gatewayd.cli.parley.chat.searching import Search
+from gatewayd.cli.parley.chat.signals import PRESENCE_EVERY, TYPING_EVERY, Heard
+from gatewayd.cli.parley.chat.talk import NotNow, Seen, Talk, View
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.cli.parley.terminal import plain
-from gatewayd.client import ConnectionGone, Draft, RequestFailed, TransferFailed, compose
-from gatewayd.client.archive import INTRODUCTIONS, Conversation
+from gatewayd.client import ConnectionGone
+from gatewayd.client.archive import Conversation
 from gatewayd.client.conversation import Said
 from gatewayd.client.device import Device
-from gatewayd.client.files import save
-from gatewayd.errors import StoreError
-from gatewayd.message.model import EDIT, REACTION, RETRACT
+from gatewayd.message.model import EDIT, REACTION, RETRACT, Part
 
-HISTORY = 100  # messages shown at first, and more each time that earlier ones are asked for
-EARLIER = "earlier"
-CONVERSING = {"send_file", "edit", "react", "take_back"}  # actions that answer
-ASKED = ("delivered", "displayed")  # the receipts that we ask for
+REACTIONS = ("\N{THUMBS UP SIGN}", "\N{HEAVY BLACK HEART}\ufe0f", "\N{FACE WITH TEARS OF JOY}",
+    "\N{FACE WITH OPEN MOUTH}", "\N{CRYING FACE}", "\N{PERSON WITH FOLDED HANDS}")  # fmt: skip
+BELL_EVERY = 5.0  # seconds
 
 
 class ChatApp(App[None]):
@@ -49,6 +48,8 @@ class ChatApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = look.CSS
     BINDINGS: ClassVar[list[BindingType]] = look.KEYS
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (look.NARROW, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (look.SHORT, "-tall")]
 
     def __init__(
         self, reactor: Any, device: Device, first: str, *, downloads: Path, tell: bool, signal: bool = True
@@ -56,30 +57,30 @@ class ChatApp(App[None]):
         super().__init__()
         self._reactor = reactor
         self._device = device
-        self._ask = Bridge(reactor).ask
-        self._user = device.parley.user
-        self._open = first  # a conversation's name
-        self._last = HISTORY
-        self._downloads = downloads
-        self._tell = tell
-        self._signal = signal
+        self._talk = Talk(reactor, device, downloads, tell=tell, signal=signal)
+        self._user = self._talk.user
+        self._view = View(first)
         self._heard = Heard()
         self._status = Static(markup=False, id="status")
         self._list = OptionList(markup=False, id="conversations")
         self._title = Static(markup=False, id="title")
-        self._shown = OptionList(markup=False, id="said")
-        self._writing = Writing(id="writing")
+        self._shown = History(self._user)
+        self._writing = Writing()
+        self._state = State("opening", False)
+        self._waiting = 0  # messages in the outbox
+        self._moving: dict[bytes, Moved] = {}  # files on their way
+        self._go_to = b""  # a message that is to be highlighted when it is there
+        self._new = b""  # the first one that was not read when it came in sight
         self._greeted = ("", 0)  # whom we last told that we are there, and on which connection
         self._typed = 0.0  # when we last said that we are writing
+        self._rang = 0.0
         self._conversations: list[Conversation] = []
-        self._said: list[Said] = []
-        self._editing: Said | None = None
 
     def compose(self) -> ComposeResult:
         yield self._status
         with Horizontal():
             yield self._list
-            with Vertical():
+            with Vertical(id="talk"):
                 yield self._title
                 yield self._shown
                 yield self._writing
@@ -88,7 +89,7 @@ class ChatApp(App[None]):
     # -- the other thread ---------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        self._show_state("opening", False)
+        self._show_status()
         self._writing.focus()
         self._refresh()
         device = self._device
@@ -97,6 +98,7 @@ class ChatApp(App[None]):
             device.on_changed = lambda new: self._tell_screen(Changed([m.sender for m in new]))
             device.parley.on_state = self._connection_changed
             device.parley.on_signal = lambda signal: self._tell_screen(SignalCame(signal))
+            device.progress = lambda part, octets: self._tell_screen(Moved(part, octets, up=True))
             Deferred.fromCoroutine(device.run()).addErrback(self._device_stopped)
 
         self._reactor.callFromThread(begin)
@@ -121,53 +123,69 @@ class ChatApp(App[None]):
     def on_changed(self, event: Changed) -> None:
         for sender in event.senders:
             self._heard.said_something(sender)
+        if any(sender != self._user and (not self.app_focus or sender != self._view.name) for sender in event.senders):
+            self._ring()
         self._refresh()
 
+    def _ring(self) -> None:
+        if time.monotonic() > self._rang + BELL_EVERY:
+            self._rang = time.monotonic()
+            self.bell()
+
     def on_state(self, event: State) -> None:
-        self._show_state(event.text, event.online)
+        self._state = event
         self._refresh()
 
     def on_signal_came(self, event: SignalCame) -> None:
         self._heard.hear(event.signal, time.monotonic())
         self._show_title()
 
-    def _show_state(self, text: str, online: bool) -> None:
-        self._status.update(plain(f"{self._user}  {text}"))
-        self._status.set_class(not online, "offline")
+    def on_moved(self, event: Moved) -> None:
+        if event.octets < event.part.size:
+            self._moving[event.part.hash] = event
+        else:
+            self._moving.pop(event.part.hash, None)
+        self._show_status()
+
+    def on_app_focus(self) -> None:
+        self._refresh()  # now it is read
+
+    def _show_status(self) -> None:
+        moving = [
+            lines.progress(one.part.name or "", one.octets, one.part.size, up=one.up) for one in self._moving.values()
+        ]
+        waiting = [f"{self._waiting} to be sent"] if self._waiting else []
+        unread = sum(one.unread for one in self._conversations if one.name != self._view.name)
+        others = [f"{unread} unread"] if unread else []
+        self._status.update(plain("  ".join((self._user, *others, *waiting, *moving, self._state.text))))
+        self._status.set_class(not self._state.online, "offline")
 
     @work(exclusive=True, group="refresh")
     async def _refresh(self) -> None:
         """Newer news end this one and begin again: so a burst of them is shown once."""
-        device, open_, last = self._device, self._open, self._last
+        view = self._view
         try:
-            conversations = await self._ask(device.conversations)
-            if self._gone(open_, conversations):
-                open_ = self._open = conversations[0].name if conversations else ""
-            said = await self._ask(lambda: device.conversation(open_, last)) if open_ else []
-        except StoreError as error:
-            self.notify(plain(str(error)), severity="error")
+            seen = await self._talk.look(view)
+        except NotNow as error:
+            self._complain(error)
             return
-        if not self.is_running:
-            return  # the user left meanwhile
-        if open_ and all(known.name != open_ for known in conversations):
-            conversations.insert(0, Conversation(open_, 0, 0))
-        self._show_conversations(conversations)
-        self._show_said(said)
-        if self._greeted != (open_, device.parley.connections):
-            self._greeted = open_, device.parley.connections
+        if not self.is_running or view != self._view:
+            return  # the user left, or wants to see something else meanwhile
+        self._view = seen.view
+        self._waiting = seen.waiting
+        self._show_conversations(seen.conversations)
+        self._show_said(seen)
+        self._show_status()
+        if self._greeted != (self._view.name, self._device.parley.connections):
+            self._greeted = self._view.name, self._device.parley.connections
             self._say_present()
-        unread = any(one.unread for one in conversations if one.name == open_)
-        if unread and open_ != INTRODUCTIONS and device.parley.is_online:
-            await self._mark_read(open_)
-
-    @staticmethod
-    def _gone(name: str, conversations: list[Conversation]) -> bool:
-        """There is none yet, or the last stranger was decided upon."""
-        return not name or (name == INTRODUCTIONS and all(one.name != name for one in conversations))
+        unread = any(one.unread for one in seen.conversations if one.name == self._view.name)
+        if unread and self.app_focus and not self._view.strangers and self._device.parley.is_online:
+            await self._talk.read(self._view.name)
 
     def _show_conversations(self, conversations: list[Conversation]) -> None:
         shown = self._list
-        marked = self._open
+        marked = self._view.name
         if shown.has_focus and shown.highlighted is not None:  # the user is about to choose
             marked = self._conversations[shown.highlighted].name
         if conversations != self._conversations:
@@ -177,212 +195,256 @@ class ChatApp(App[None]):
         names = [one.name for one in conversations]
         if marked in names:
             shown.highlighted = names.index(marked)
-        self._writing.disabled = self._open == INTRODUCTIONS
+        self._writing.turn_to(self._view.name)
+        self._writing.disabled = self._view.strangers
+        if self.focused is None:  # there were strangers, or too narrow a screen
+            self._writing.focus()
         self.refresh_bindings()
         self._show_title()
 
     def _show_title(self) -> None:
-        people = self._open.splitlines()
-        known = self._heard.of(people, time.monotonic())
-        self._title.update(plain(", ".join(people) + (f"   {known}" if known else "")))
+        known = self._heard.of(self._view.people, time.monotonic())
+        which = "a thread (Esc: all)" if self._view.thread else "the past (Esc: the newest)" if self._view.until else ""
+        self._title.update(plain("   ".join(filter(None, (lines.names(self._view.name), which, known)))))
 
-    def _show_said(self, said: list[Said]) -> None:
-        shown = self._shown
-        today = datetime.now().astimezone().date()
-        chosen = self._highlighted()
-        at_end = chosen is None or shown.highlighted == shown.option_count - 1
-        self._said = said
-        shown.clear_options()
-        if len(said) >= self._last:
-            shown.add_option(Option("(earlier messages: Enter)", id=EARLIER))
-        shown.add_options([Option(lines.message(one, self._user, today), one.message.id.hex()) for one in said])
-        ids = [shown.get_option_at_index(index).id for index in range(shown.option_count)]
-        if at_end and ids:
-            shown.highlighted = len(ids) - 1
-            shown.scroll_end(animate=False)
-        elif ids:  # what was earlier than all is now the first
-            shown.highlighted = ids.index(chosen) if chosen in ids else 0
+    def _show_said(self, seen: Seen) -> None:
+        view, said = seen.view, seen.said
+        unread = next((one for one in said if self._is_unread(one)), None)
+        if unread and (not self._new or not self.app_focus):
+            self._new = unread.message.id
+        go_to, self._go_to = self._go_to, b""
+        full = (
+            not view.thread and len(said) > view.last // 2
+        )  # reactions and edits were among those that were asked for
+        none = "Nothing was said yet." if view.name else "Nobody to talk with yet: Ctrl+N begins, F1 shows the keys."
+        self._shown.fill(
+            said, new=self._new, go_to=go_to, earlier=full, later=view.until is not None, strangers=view.strangers,
+            none=none,
+        )  # fmt: skip
 
-    def _highlighted(self) -> str | None:
-        shown = self._shown
-        return None if shown.highlighted is None else shown.get_option_at_index(shown.highlighted).id
+    def _is_unread(self, said: Said) -> bool:
+        message = said.message
+        return message.sender != self._user and "\\Seen" not in message.flags and not self._view.strangers
 
-    def _chosen(self) -> Said | None:
-        """The message that is highlighted."""
-        id = self._highlighted()
-        return next((one for one in self._said if one.message.id.hex() == id), None)
+    def _complain(self, error: Exception | str) -> None:
+        self.notify(plain(str(error)), severity="error", markup=False)
 
-    async def _mark_read(self, conversation: str) -> None:
-        try:
-            await self._ask(lambda: self._device.read(conversation, displayed=self._tell))
-        except (OSError, RequestFailed, StoreError):
-            return  # they stay unread until it can be said
+    # -- where to look ------------------------------------------------------------------------------------------------
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        if event.option_list.id == "conversations":
-            self._turn_to(self._conversations[event.option_index].name)
-        elif event.option_id == EARLIER:
-            self._last += HISTORY
+        if event.option_list is self._list:
+            self._turn_to(View(self._conversations[event.option_index].name))
+
+    def _turn_to(self, view: View, go_to: bytes = b"") -> None:
+        if view.name != self._view.name:
+            self._new = b""
+        self._view, self._go_to = view, go_to
+        self.screen.remove_class("-choosing")
+        self._shown.fill([])
+        (self._shown if go_to or view.strangers else self._writing).focus()
+        self._refresh()
+
+    def on_history_more(self, event: History.More) -> None:
+        if event.which == EARLIER:
+            self._view = replace(self._view, pages=self._view.pages + 1)
             self._refresh()
         else:
-            self.action_details()
+            self._turn_to(View(self._view.name))
 
-    def _turn_to(self, name: str) -> None:
-        self._open, self._last, self._editing = name, HISTORY, None
-        self._said = []
-        self._shown.clear_options()
+    def on_history_back(self) -> None:
         self._writing.focus()
-        self._refresh()
+
+    def on_writing_up(self) -> None:
+        self._shown.focus()
+
+    def on_writing_left(self) -> None:
+        if self._view.thread or self._view.until:
+            self._turn_to(View(self._view.name))
+
+    def action_scroll_history(self, pages: int) -> None:
+        if pages < 0:
+            self._shown.scroll_page_up(animate=False)
+        else:
+            self._shown.scroll_page_down(animate=False)
+
+    def action_conversations(self) -> None:
+        self.screen.add_class("-choosing")
+        self._list.focus()
+
+    def action_turn(self, by: int) -> None:
+        names = [one.name for one in self._conversations]
+        if self._view.name in names:
+            at = names.index(self._view.name) + by
+            if 0 <= at < len(names):
+                self._turn_to(View(names[at]))
+
+    def action_unread(self) -> None:
+        unread = [one.name for one in self._conversations if one.unread and one.name != self._view.name]
+        if unread:
+            self._turn_to(View(unread[-1]))  # who waits longest
+
+    def action_search(self) -> None:
+        self._do(self._search)
+
+    async def _search(self) -> None:
+        found = await self.push_screen_wait(Search(self._talk.search))
+        if found:
+            await self._go(found[0], found[1].id)
+
+    async def _go(self, conversation: str, id: bytes) -> None:
+        self._turn_to(await self._talk.around(conversation, id), id)
 
     # -- that we are here --------------------------------------------------------------------------------------------
 
     def on_text_area_changed(self, event: TextArea.Changed) -> None:
         now = time.monotonic()
-        if event.text_area.text and len(self._open.splitlines()) == 1 and now > self._typed + TYPING_EVERY:
+        if event.text_area.text and len(self._view.people) == 1 and now > self._typed + TYPING_EVERY:
             self._typed = now
-            self._say("typing")
+            self._do(lambda: self._talk.say(self._view, "typing"))
 
     def _say_present(self) -> None:
-        self._say("presence")
-
-    @work(group="signal")
-    async def _say(self, kind: str) -> None:
-        people = self._open.splitlines()
-        if self._signal and self._open != INTRODUCTIONS:
-            await self._ask(lambda: say(self._device.parley, people, kind))
+        if self.app_focus:
+            self._do(lambda: self._talk.say(self._view, "presence"))
 
     # -- what the user does -------------------------------------------------------------------------------------------
 
+    def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Beside what else happens."""
+
+        async def run() -> None:
+            try:
+                await work()
+            except NotNow as error:
+                self._complain(error)
+
+        self.run_worker(run())
+
     def on_writing_done(self, event: Writing.Done) -> None:
-        text = event.text.strip("\n")
-        if not text.strip() or not self._open or self._open == INTRODUCTIONS:
+        view, about = self._view, event.about
+        if not view.name or view.strangers:
             return
-        self._typed = 0.0
-        self._writing.clear()
-        if self._editing is not None:
-            edited, self._editing = self._editing.message, None
-            self._send(edited.content.fields.to, text, type=EDIT, replaces=edited.id, subject=edited.subject)
-        else:
-            self._send(self._open.splitlines(), text, receipts=ASKED)
+        self._typed, self._new = 0.0, b""
+        self._writing.begin(None, text="")
+        if event.editing and about is not None:
+            original = about.message
+            what = {"type": EDIT, "replaces": original.id, "subject": original.subject}
+            self._send(original.content.fields.to, event.text, **what)
+            return
+        if about is None and view.thread and self._shown.said:
+            about = self._shown.said[-1]
+        self._send(view.people, event.text, answers=about.message if about else None)
+        if view.until:
+            self._turn_to(View(view.name))
 
-    def _send(self, to: Any, text: str = "", **what: Any) -> None:
-        draft = compose(self._user, to, text, now=time.time(), **what)
-        self._put(list(to), draft)
+    def _send(self, to: Sequence[str], text: str = "", **what: Any) -> None:
+        self._do(lambda: self._talk.send(to, text, **what))
 
-    @work(group="send")
-    async def _put(self, to: list[str], draft: Draft) -> None:
-        """Into the outbox first; what follows may fail, and is tried again."""
-        try:
-            await self._ask(lambda: self._device.send(to, draft))
-        except OSError:
-            pass  # offline, as the screen says
-        except (RequestFailed, StoreError) as error:
-            self.notify(plain(str(error)), severity="error")
+    def action_begin(self) -> None:
+        self._do(self._begin)
 
-    @work
-    async def action_begin(self) -> None:
+    async def _begin(self) -> None:
         text = await self.push_screen_wait(Ask("Write to (addresses, with commas between)"))
         if text:
             try:
                 others = {str(Address.parse(one.strip())) for one in text.split(",")} - {self._user}
             except ValueError as error:
-                self.notify(plain(str(error)), severity="error")
-                return
-            self._turn_to("\n".join(sorted(others)) or self._user)
+                raise NotNow(str(error)) from None
+            self._turn_to(View("\n".join(sorted(others)) or self._user))
 
-    @work
-    async def action_send_file(self) -> None:
-        if not self._open:
-            return
-        text = await self.push_screen_wait(Ask("Send the file"))
+    def action_send_file(self) -> None:
+        if self._view.name and not self._view.strangers:
+            self._do(self._send_file)
+
+    async def _send_file(self) -> None:
+        people = self._view.people
+        text = await self.push_screen_wait(Ask(f"Send the file (Right: completes) to {', '.join(people)}", Paths()))
         if text:
-            to = self._open.splitlines()
-            try:
-                draft = await asyncio.to_thread(self._with_file, to, text)
-            except OSError as error:
-                self.notify(plain(str(error)), severity="error")
-            else:
-                self._put(to, draft)
+            await self._talk.send(people, files=[_path(text)])
 
-    def _with_file(self, to: list[str], name: str) -> Draft:
-        """In a thread: to read a large one takes a while."""
-        return compose(self._user, to, files=[Path(name).expanduser()], now=time.time(), receipts=ASKED)
+    def action_people(self) -> None:
+        self._do(self._people)
 
-    @work
-    async def action_save_files(self) -> None:
-        chosen = self._chosen()
-        if chosen is None or not chosen.message.files:
-            self.notify("the message has no files")
-            return
-        try:
-            for path in await self._ask(lambda: self._saved(chosen.message.id)):
-                self.notify(plain(f"saved as {path}"))
-        except (OSError, RequestFailed, TransferFailed, StoreError) as error:
-            self.notify(plain(str(error)), severity="error")
+    async def _people(self) -> None:
+        self.push_screen(People(await self._talk.contacts(), self._talk.consent))
 
-    async def _saved(self, id: bytes) -> list[Path]:
-        """On the reactor's thread."""
-        message = await self._device.archive.message(id)
-        files = message.files if message else ()
-        download = self._device.parley.download
-        return [await save(message, part, self._downloads, download) for part in files if message]
+    def action_keys(self) -> None:
+        self.push_screen(Tell(look.HELP))
 
-    def action_details(self) -> None:
-        chosen = self._chosen()
-        if chosen is not None:
-            self.push_screen(Tell(lines.details(chosen)))
+    # -- about one message --------------------------------------------------------------------------------------------
 
-    def action_edit(self) -> None:
-        chosen = self._chosen()
-        if chosen is None or not self._mine(chosen):
-            self.notify("only messages of yours can be edited")
-            return
-        self._editing = chosen
-        writing = self._writing
-        writing.text = chosen.text
-        writing.focus()
+    def on_history_deed(self, event: History.Deed) -> None:
+        said = event.said
+        deeds: dict[str, Callable[[Said], Coroutine[Any, Any, None]]] = {
+            "answer": self._answer, "edit": self._edit, "react": self._react, "take_back": self._take_back,
+            "save_files": self._save_files, "thread": self._thread, "original": self._original,
+            "details": self._details, "cancel": self._talk.cancel, "accept": self._accept, "refuse": self._refuse,
+        }  # fmt: skip
+        self._do(lambda: deeds[event.kind](said))
 
-    @work
-    async def action_react(self) -> None:
-        chosen = self._chosen()
-        if chosen is None:
-            return
-        text = await self.push_screen_wait(Ask("React with"))
+    async def _answer(self, said: Said) -> None:
+        if said.waiting is not None:
+            raise NotNow("it was not sent yet")
+        self._writing.begin(said)
+        self._writing.focus()
+
+    async def _edit(self, said: Said) -> None:
+        if not self._mine(said):
+            raise NotNow("only messages of yours can be edited, once they are sent")
+        self._writing.begin(said, editing=True, text=said.text)
+        self._writing.focus()
+
+    async def _react(self, said: Said) -> None:
+        picks = "  ".join(f"{number} {one}" for number, one in enumerate(REACTIONS, 1))
+        text = await self.push_screen_wait(Ask(f"React with (an emoji, or a number: {picks})"))
         if text:
-            original = chosen.message
+            text = REACTIONS[int(text) - 1] if text in map(str, range(1, len(REACTIONS) + 1)) else text
+            original = said.message
             others = [to for to in dict.fromkeys((original.sender, *original.content.fields.to)) if to != self._user]
-            self._send(others or [self._user], text, type=REACTION, answers=original)
+            await self._talk.send(others or [self._user], text, type=REACTION, answers=original)
 
-    def action_take_back(self) -> None:
-        chosen = self._chosen()
-        if chosen is None or not self._mine(chosen):
-            self.notify("only messages of yours can be taken back")
-            return
-        self._send(chosen.message.content.fields.to, type=RETRACT, replaces=chosen.message.id)
+    async def _take_back(self, said: Said) -> None:
+        if not self._mine(said):
+            raise NotNow("only messages of yours can be taken back, once they are sent")
+        if await self.push_screen_wait(Sure(f"Take back, as far as the others' programs obey: {lines.quote(said)}")):
+            await self._talk.send(said.message.content.fields.to, type=RETRACT, replaces=said.message.id)
 
     def _mine(self, said: Said) -> bool:
         return said.message.sender == self._user and not said.retracted and said.waiting is None
 
-    @work
-    async def action_decide(self, accept: bool) -> None:
-        chosen = self._chosen()
-        if chosen is not None:
-            try:
-                await self._ask(lambda: self._device.decide(chosen.message, accept=accept))
-            except (OSError, RequestFailed) as error:
-                self.notify(plain(f"not now: {error}"), severity="error")
+    async def _save_files(self, said: Said) -> None:
+        if not said.message.files:
+            raise NotNow("the message has no files")
 
-    @work
-    async def action_people(self) -> None:
-        contacts = await self._ask(self._device.archive.contacts)
-        consent = self._device.parley.consent
-        self.push_screen(People(contacts, lambda action, who: self._ask(lambda: consent(action, who))))
+        def told(part: Part, octets: int) -> None:
+            self._tell_screen(Moved(part, octets, up=False))
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """An introduction is accepted or refused; all else is for conversations."""
-        if action == "decide":
-            return self._open == INTRODUCTIONS
-        return self._open != INTRODUCTIONS or action not in CONVERSING
+        try:
+            for path in await self._talk.save(said.message.id, told):
+                self.notify(plain(f"saved as {path}"), markup=False)
+        finally:
+            for part in said.message.files:
+                self._moving.pop(part.hash, None)
+            self._show_status()
 
-    def action_keys(self) -> None:
-        self.push_screen(Tell(lines.HELP))
+    async def _thread(self, said: Said) -> None:
+        if said.waiting is None:
+            self._turn_to(View(self._view.name, thread=said.message.id), said.message.id)
+
+    async def _original(self, said: Said) -> None:
+        if said.answers is None:
+            raise NotNow("it answers nothing that is here")
+        await self._go(self._view.name, said.answers.message.id)
+
+    async def _details(self, said: Said) -> None:
+        self.push_screen(Tell(lines.details(said)))
+
+    async def _accept(self, said: Said) -> None:
+        await self._talk.decide(said.message, accept=True)
+
+    async def _refuse(self, said: Said) -> None:
+        await self._talk.decide(said.message, accept=False)
+
+
+def _path(text: str) -> Path:
+    """As typed, or as a terminal writes what is dropped on it."""
+    return Path(text.strip("'\"")).expanduser()

@@ -4,58 +4,128 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
+from rich import filesize
 from rich.text import Text
 
 from gatewayd.address import Address
-from gatewayd.cli.parley.terminal import how, plain
+from gatewayd.cli.parley.terminal import how, plain, words
 from gatewayd.client.archive import Conversation
 from gatewayd.client.conversation import Said
 from gatewayd.client.message import Message
 
-WIDTH = 29  # columns for a conversation
+WIDTH = 27  # columns for a conversation
+QUOTED = 60  # columns of what is answered
+TOGETHER = 300  # seconds between messages under one head
+BAR = "\N{BOX DRAWINGS LIGHT VERTICAL}"
 STATES = {"": "on the server", "stored": "stored", "delivered": "delivered", "displayed": "read"}
 
 
 def conversation(shown: Conversation) -> Text:
     count = f" ({shown.unread})" if shown.unread else ""
-    name = plain(title(shown))
-    if len(name) + len(count) > WIDTH:
-        name = name[: WIDTH - len(count) - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return Text(name + count, "bold" if shown.unread else "", no_wrap=True)
+    text = Text(names(shown.name), "bold" if shown.unread else "", no_wrap=True)
+    text.truncate(WIDTH - len(count), overflow="ellipsis")
+    return text.append(count)
 
 
-def title(shown: Conversation) -> str:
-    return ", ".join(shown.addresses)
+def names(conversation: str) -> str:
+    return plain(", ".join(conversation.splitlines()))
 
 
-def message(said: Said, user: str, today: date) -> Text:
-    """A head, and below it what is said."""
-    fields = said.message.content.fields
-    mine = fields.from_ == user
-    when = datetime.fromtimestamp(fields.date / 1000).astimezone()
-    clock = f"{when:%H:%M}" if when.date() == today else f"{when:%Y-%m-%d %H:%M}"
-    text = Text(f"{clock}  ", "dim")
-    text.append(plain("you" if mine else fields.from_), "bold green" if mine else "bold cyan")
-    text.append("  ")
-    text.append(plain(state(said)) if mine else plain(how(said.message)), _colour(said, mine))
-    if said.edited:
-        text.append("  edited", "dim")
-    if said.subject:
-        text.append("\n" + plain(said.subject), "bold")
-    if said.retracted:
-        text.append("\ntaken back by its author", "dim italic")
-    elif not said.understood:
-        text.append("\nneeds a newer program to be shown", "dim italic")
-    else:
-        for line in said.text.rstrip().splitlines():
-            text.append("\n" + plain(line))
-        for part in said.message.files:
-            text.append(f"\n[{plain(part.name or '')}, {part.size} octets]", "underline")
+def rule(words: str, style: str = "dim") -> Text:
+    return Text(f"\N{BOX DRAWINGS LIGHT HORIZONTAL}\N{BOX DRAWINGS LIGHT HORIZONTAL} {words} ", style)
+
+
+def day(said: Said) -> date:
+    return _when(said).date()
+
+
+def named(day: date, today: date) -> str:
+    return "today" if day == today else f"{day:%A, %d %B}" if day.year == today.year else f"{day:%A, %d %B %Y}"
+
+
+def message(said: Said, user: str, before: Said | None = None) -> Text:
+    """A head, what it answers, and what is said. `before` is the message that stands above: of what is the same
+    nothing is said again."""
+    mine = said.message.sender == user
+    text = Text()
+    if before is None or not _goes_on(said, before, user):
+        text.append(f"{_when(said):%H:%M}  ", "dim")
+        text.append(plain("you" if mine else said.message.sender), "bold green" if mine else "bold cyan")
+        note = _note(said, mine)
+        text.append(f"  {note}" if note else "", "dim" if mine and said.waiting is None else "yellow")
+        text.append("  edited" if said.edited else "", "dim")
+        text.append("\n")
+    if said.answers is not None and (before is None or said.answers.message.id != before.message.id):
+        quoted = f"{BAR} {plain('you' if said.answers.message.sender == user else said.answers.message.sender)}: "
+        text.append(quoted + first_words(said.answers.subject, said.answers.text) + "\n", "dim italic")
+    text.append(_body(said))
     if said.reactions:
-        text.append("\n" + "  ".join(f"{plain(what)} {plain(who)}" for who, what in said.reactions), "magenta")
+        text.append("\n" + "  ".join(f"{words(what)} {plain(who)}" for who, what in said.reactions), "magenta")
     for recipient, reason in said.undelivered.items():
         text.append(f"\nnot delivered to {plain(recipient)}: {plain(reason)}", "red")
     return text
+
+
+def _body(said: Said) -> Text:
+    if said.retracted:
+        return Text("taken back by its author", "dim italic")
+    if not said.understood:
+        return Text("needs a newer program to be shown", "dim italic")
+    found = [Text(words(line)) for line in said.text.rstrip().splitlines()]
+    if said.subject:
+        found.insert(0, Text(plain(said.subject), "bold"))
+    found += [Text(f"[{plain(part.name or '')}, {size(part.size)}]", "underline") for part in said.message.files]
+    return Text("\n").join(found) if found else Text("(no text)", "dim italic")
+
+
+def _goes_on(said: Said, before: Said, user: str) -> bool:
+    """The same author says more, and as much is known of it."""
+    mine = said.message.sender == user
+    return (
+        said.message.sender == before.message.sender
+        and not said.edited
+        and _note(said, mine) == _note(before, mine)
+        and abs((_when(said) - _when(before)).total_seconds()) < TOGETHER
+    )
+
+
+def _note(said: Said, mine: bool) -> str:
+    """Of ours what became of it; of others who answers for it, unless it is the author's own domain."""
+    if mine:
+        return plain(state(said))
+    return "" if signed_by_author(said.message) else plain(how(said.message))
+
+
+def _when(said: Said) -> datetime:
+    return datetime.fromtimestamp(said.message.content.fields.date / 1000).astimezone()
+
+
+def first_words(*texts: str) -> str:
+    """One line, of the first text that says something."""
+    found = next((line for text in texts for line in text.splitlines() if line.strip()), "")
+    line = Text(words(found.strip()))
+    line.truncate(QUOTED, overflow="ellipsis")
+    return line.plain
+
+
+def files(message: Message) -> str:
+    return plain(", ".join(part.name or "" for part in message.files))
+
+
+def quote(said: Said) -> str:
+    return f"{said.message.sender}: {first_words(said.subject, said.text) or files(said.message)}"
+
+
+def size(octets: int) -> str:
+    """As people say it."""
+    if octets < 1024:
+        return f"{octets} octets"
+    return filesize.decimal(octets)
+
+
+def progress(name: str, octets: int, whole: int, *, up: bool) -> str:
+    arrow = "\N{UPWARDS ARROW}" if up else "\N{DOWNWARDS ARROW}"
+    return f"{arrow} {plain(name)} {100 * octets // max(1, whole)} % of {size(whole)}"
 
 
 def state(said: Said) -> str:
@@ -75,12 +145,6 @@ def signed_by_author(message: Message) -> bool:
         return False
 
 
-def _colour(said: Said, mine: bool) -> str:
-    if mine:
-        return "yellow" if said.waiting is not None else "dim"
-    return "dim" if signed_by_author(said.message) else "yellow"
-
-
 def _bare(text: str) -> str:
     try:
         return str(Address.parse(text))
@@ -98,28 +162,10 @@ def details(said: Said) -> str:
         f"Id     {said.message.id.hex()}",
         f"How    {how(said.message) if said.message.content.signature else 'not sent yet'}",
         *(f"File   {part.name}, {part.type}, {part.size} octets" for part in said.message.files),
+        *((f"Answers {quote(said.answers)}",) if said.answers else ()),
         "",
         *(f"{to}: {STATES[status]}" for to, status in said.receipts.items()),
         *(f"{to}: not delivered: {reason}" for to, reason in said.undelivered.items()),
         f"parley verify {said.message.id.hex()[:16]}  checks the signature now",
     ]
     return "\n".join(map(plain, rows))
-
-
-HELP = """\
-Tab         from the conversations to the messages, and to the place to write
-Enter       there: sends (Ctrl+J: a new line). Among the conversations: opens one. Among the messages: tells about one
-Ctrl+N      a new conversation, with one or several people
-Ctrl+O      sends a file
-F2          saves the files of the message that is highlighted
-F3          who signed it, and what became of it
-F4, F8      edits it, takes it back (if it is yours)
-F5          reacts to it
-F6, F7      accepts or refuses the stranger who wrote it (among the introductions)
-F9          who may write to you, who may not, and who asks
-Ctrl+Q      leaves; what waits to be sent is kept, and sent next time
-
-What you write without a connection waits, and leaves by itself when the server is reached again.
-Whom you write with sees that you are there, and writing, if you have granted each other to write (not with --quiet).
-Yellow words beside a name: the message is signed by another domain than its author's, as all that was born as mail is.
-"""

@@ -13,9 +13,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, OptionList
 from textual.widgets.option_list import Option
 
+from gatewayd.cli.parley.chat.talk import NotNow
 from gatewayd.cli.parley.contacts import MEANINGS
 from gatewayd.cli.parley.terminal import plain
-from gatewayd.client import Contact, RequestFailed
+from gatewayd.client import Contact
 from gatewayd.wire.parley.schema import Action
 
 Decide = Callable[[Action, str], Awaitable[Contact]]
@@ -23,11 +24,11 @@ FIRST = {"requested": 0, "granted": 1, "revoked": 2}
 
 
 class People(ModalScreen[None]):
-    """`decide` asks the server, and returns what they are now."""
+    """`decide` asks the server, and returns what they are now, or raises NotNow."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("f6", "decide('grant')", "May write"),
-        ("f7", "decide('revoke')", "May not"),
+        ("a", "decide('grant')", "May write"),
+        ("x", "decide('revoke')", "May not"),
         ("escape", "dismiss", "Close"),
     ]
     DEFAULT_CSS = """
@@ -58,8 +59,8 @@ class People(ModalScreen[None]):
             return
         try:
             self._contacts[at] = await self._decide(action, self._contacts[at].address)
-        except (OSError, RequestFailed) as error:
-            self.notify(plain(f"not now: {error}"), severity="error")
+        except NotNow as error:
+            self.notify(plain(str(error)), severity="error")
         else:
             self._shown.replace_option_prompt_at_index(at, _line(self._contacts[at]))
 
