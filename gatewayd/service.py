@@ -35,7 +35,7 @@ from gatewayd.core.contacts import Contacts
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc_reports import DMARCReporter
 from gatewayd.core.examination import Examined, examine
-from gatewayd.core.filtering import Filter, Filters
+from gatewayd.core.filtering import AfterTheData, Filter, Filters
 from gatewayd.core.greylist import Greylist
 from gatewayd.core.journal import Journal
 from gatewayd.core.keys import KeyDirectory
@@ -55,9 +55,10 @@ from gatewayd.interfaces.routes import Bridged, Mail, Origin, Parley
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
 from gatewayd.net.dial import dial_parley
-from gatewayd.net.filters import ask_milter, ask_rspamd, place
+from gatewayd.net.filters import ask_rspamd, place
 from gatewayd.net.limits import Guesses, Limits
 from gatewayd.net.listen import listen
+from gatewayd.net.milter import MilterVisit
 from gatewayd.net.tls import Trust, server_context
 from gatewayd.outbound import Outbound
 from gatewayd.outcome import Outcome
@@ -243,8 +244,8 @@ class Gateway(Service):
         asked: list[Filter] = []
         here = self.config.hostname.name
         try:
-            asked += [partial(in_thread, ask_milter, place(text), here) for text in filters.milters]
-            asked += [partial(in_thread, ask_rspamd, place(text)) for text in filters.rspamd]
+            asked += [partial(MilterVisit, in_thread, place(text), here) for text in filters.milters]
+            asked += [partial(AfterTheData, partial(in_thread, ask_rspamd, place(text))) for text in filters.rspamd]
         except ValueError as error:
             raise ConfigError(f"[filters] {error}") from None
         return Reception(

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PREFIX = Path(__file__).parent.parent / ".peers"
@@ -154,3 +155,11 @@ class OpenSMTPD(Peer):
     program = "usr/sbin/smtpd"
     config = OPENSMTPD
     command = "{prefix}/usr/sbin/smtpd -d -f {root}/conf"
+
+
+def until(ready: Callable[[], object], what: str) -> None:
+    for _ in range(200):
+        if ready():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{what} does not start")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.examination import Examined
-from gatewayd.core.filtering import FilterDown, Filtered, Filters
+from gatewayd.core.filtering import AfterTheData, FilterDown, Filtered, Filters
 from gatewayd.core.reception import Judged, Reception
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account
@@ -32,7 +33,8 @@ class Door:
         self.found, self.early = found, early
         self.shown: list[bytes] = []
         self.loop = Loop()
-        filters = Filters([self._filter(each) for each in said], when_down=when_down) if said else None
+        asked = [partial(AfterTheData, self._filter(each)) for each in said]
+        filters = Filters(asked, when_down=when_down) if said else None
         self.reception = Reception(
             HERE, lambda: 1e9, bytes, examine=self._examine, filters=filters, greylist=self,  # type: ignore[arg-type]
         )  # fmt: skip

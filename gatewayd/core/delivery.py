@@ -19,6 +19,7 @@ from gatewayd.core.bridges import Bridges, authors_domain
 from gatewayd.core.bridging import Bridging, Signer
 from gatewayd.core.consent import Consent, Provenance
 from gatewayd.core.dmarc import aligned
+from gatewayd.core.filtering import Visits
 from gatewayd.core.posting import MAX_HEAD, Answers, Letter, Posting
 from gatewayd.core.pulling import QUOTA, Puller, Source
 from gatewayd.core.receipts import Receipts
@@ -142,6 +143,10 @@ class PostOffice:
             return Delivered("2.1.5", "Recipient ok") if self._bridges.sent_by(client) else RELAY_DENIED
         return self._many(submitter, 1) or Delivered("2.1.5", "Recipient ok")
 
+    def visit(self, origin: Origin, submitter: Account | None) -> Visits | None:
+        """A client's connection, for the filters to be asked step by step; None: there are none."""
+        return self._reception.visit(origin, submitter)
+
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome:
         """A signed-in user sends as an address of that account, a server behind us as any of its domain; nobody else
         sends as one of ours (RFC 6409 §6.1). `client` is an IP address."""
@@ -166,10 +171,10 @@ class PostOffice:
 
     async def accept_mail(
         self, envelope: Envelope, mail: bytes, stamp: Stamp, submitter: Account | None, origin: Origin, *,
-        each: bool = False,
+        each: bool = False, visit: Visits | None = None,
     ) -> dict[Address, Outcome]:  # fmt: skip
-        """Mail by SMTP or LMTP. Comes back when every recipient's copy is durable or refused: all alike, or `each` by
-        itself."""
+        """Mail by SMTP or LMTP; `visit`: what filters saw of the client before it. Comes back when every recipient's
+        copy is durable or refused: all alike, or `each` by itself."""
         size = len(mail)
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         behind = self._bridges.sent_by(origin.address) if submitter is None else frozenset[Domain]()
@@ -177,13 +182,15 @@ class PostOffice:
             if submitter is not None and (wrong := await self._sends_as(mail, submitter)):
                 return dict.fromkeys(recipients, wrong)
             trusted = replace(origin, trusted=True) if behind else origin
-            judged = await self._reception.judge(envelope, mail, submitter, trusted)
+            judged = await self._reception.judge(envelope, mail, submitter, trusted, visit)
         except StoreError as error:
             return dict.fromkeys(recipients, self._posting.failed(error))
         if not isinstance(judged, Judged):
             self._story.turned_away(origin, reverse_path, recipients, judged)
             return dict.fromkeys(recipients, judged)
         mail, examined = judged.mail, judged.examined
+        if judged.envelope is not None:
+            envelope, reverse_path = judged.envelope, judged.envelope.reverse_path
         provenance = Provenance.UNEXAMINED if submitter is None else Provenance.HERE
         if examined is not None:
             provenance = Provenance.AUTHENTICATED if examined.authenticated else Provenance.UNAUTHENTICATED
@@ -217,9 +224,18 @@ class PostOffice:
         if envelope.not_before > self._now():
             return await self._posting.hold(letter)
         answers: dict[Address, Outcome] = dict.fromkeys(judged.refused, NOT_FILTERED)
-        taken = replace(letter, envelope=letter.to([to for to in recipients if to not in judged.refused]))
+        taken = replace(letter, envelope=letter.to([to for to in envelope.recipients if to not in judged.refused]))
         answers.update(await self._posting.post(taken))
+        if judged.envelope is not None:
+            self._as_the_client_sees(recipients, answers)
         return answers if each else await self._posting.one_fate(letter, answers)
+
+    def _as_the_client_sees(self, recipients: Sequence[Address], answers: dict[Address, Outcome]) -> None:
+        """Of those whom a filter took away, all is well; of those whom it added, the sender knows nothing."""
+        for address in [address for address in answers if address not in recipients]:
+            if isinstance(answers[address], Refused):
+                self.log.warn("{to}, added by a filter: {why}", to=str(address), why=answers.pop(address).text)
+        answers.update((to, Delivered("2.0.0", "Accepted")) for to in recipients if to not in answers)
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Answers]:
         """Objects of signed-in Parley users, of however many at once: an outcome for each recipient of each."""

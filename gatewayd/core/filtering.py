@@ -1,13 +1,14 @@
-"""Content filters: what others' programs say of a message, and the one line that tells the user why.
+"""Content filters: what others' programs say of a client and of its mail, and the one line that tells the user why.
 
-Asked after the data and before anything is kept, one after the other; the first that does not take it ends the round.
+A filter is asked at each step of the client's transaction; rspamd and its like wait for the whole mail. They are asked
+one after the other; the first that does not take it ends the round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from gatewayd.address import Address
 from gatewayd.interfaces.queue import Envelope
@@ -15,6 +16,7 @@ from gatewayd.interfaces.routes import Origin
 from gatewayd.outcome import Deferred, Outcome, Refused
 
 FIELD = "Gatewayd-Verdict"
+DOWN = Deferred("4.7.1", "A content filter is not available")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,57 @@ class Filtered:
     why: str = ""
     outcome: Outcome | None = None  # of "refuse" and "defer"
     refused: frozenset[Address] = frozenset()
+    envelope: Envelope | None = None  # with the recipients and the sender that the filter wants; None: as it was
 
 
 class FilterDown(Exception):
     """The filter cannot be asked now."""
 
 
-# the mail, its envelope, where it came from, who submitted it
-Filter = Callable[[bytes, Envelope, Origin, Address | None], Awaitable[Filtered]]
+class Visit(Protocol):
+    """One client's connection as one filter sees it. Each step gives None to go on; all raise FilterDown."""
+
+    async def mail(self, sender: Address | None) -> Outcome | None:
+        """A transaction begins; one that was under way is over."""
+
+    async def rcpt(self, recipient: Address) -> Outcome | None: ...
+
+    async def data(self) -> Outcome | None: ...
+
+    async def judge(self, mail: bytes, envelope: Envelope) -> Filtered:
+        """The whole mail; where nothing was asked before, all of the transaction."""
+
+    def close(self) -> None: ...
+
+
+Filter = Callable[[Origin, Address | None], Visit]  # where the client is, who signed in
+
+
+class AfterTheData:
+    """The visit of a filter that sees whole mails only."""
+
+    def __init__(
+        self, ask: Callable[[bytes, Envelope, Origin, Address | None], Awaitable[Filtered]], origin: Origin,
+        submitter: Address | None,
+    ) -> None:  # fmt: skip
+        self._ask = ask
+        self._origin = origin
+        self._submitter = submitter
+
+    async def mail(self, sender: Address | None) -> Outcome | None:
+        return None
+
+    async def rcpt(self, recipient: Address) -> Outcome | None:
+        return None
+
+    async def data(self) -> Outcome | None:
+        return None
+
+    async def judge(self, mail: bytes, envelope: Envelope) -> Filtered:
+        return await self._ask(mail, envelope, self._origin, self._submitter)
+
+    def close(self) -> None:
+        pass
 
 
 class Filters:
@@ -41,28 +86,74 @@ class Filters:
         self._filters = filters
         self._when_down = when_down
 
-    async def judge(self, mail: bytes, envelope: Envelope, origin: Origin, submitter: Address | None) -> Filtered:
-        """Raises nothing for what a filter does; one that is down defers the mail, or is passed over."""
+    def visit(self, origin: Origin, submitter: Address | None) -> Visits:
+        return Visits([visit(origin, submitter) for visit in self._filters], self._when_down)
+
+
+class Visits:
+    """One client's connection as all filters see it. Raises nothing for what a filter does; one that is down defers the
+    mail, or is passed over until the next transaction."""
+
+    def __init__(self, visits: Sequence[Visit], when_down: Literal["defer", "take"]) -> None:
+        self._visits = visits
+        self._when_down = when_down
+        self._down: dict[int, str] = {}  # those passed over, and why
+
+    async def mail(self, sender: Address | None) -> Outcome | None:
+        self._down = {}
+        return await self._each(lambda visit: visit.mail(sender))
+
+    async def rcpt(self, recipient: Address) -> Outcome | None:
+        return await self._each(lambda visit: visit.rcpt(recipient))
+
+    async def data(self) -> Outcome | None:
+        return await self._each(lambda visit: visit.data())
+
+    async def judge(self, mail: bytes, envelope: Envelope) -> Filtered:
         said: list[str] = []
         action: Literal["take", "junk"] = "take"
         refused: frozenset[Address] = frozenset()
-        for ask in self._filters:
-            try:
-                one = await ask(mail, envelope, origin, submitter)
-            except FilterDown as error:
+        changed: Envelope | None = None
+        for number, visit in enumerate(self._visits):
+            if number not in self._down:
+                try:
+                    one = await visit.judge(mail, changed or envelope)
+                except FilterDown as error:
+                    self._down[number] = str(error)
+            if number in self._down:
                 if self._when_down == "take":
-                    said.append(str(error))
+                    said.append(self._down[number])
                     continue
-                return Filtered("defer", mail, str(error), Deferred("4.7.1", "A content filter is not available"))
+                return Filtered("defer", mail, self._down[number], DOWN)
             if one.why:
                 said.append(one.why)
             if one.action in {"refuse", "defer", "discard"}:
                 return one
             mail = one.mail
             refused |= one.refused
+            changed = one.envelope or changed
             if one.action == "junk":
                 action = "junk"
-        return Filtered(action, mail, "; ".join(said), None, refused)
+        return Filtered(action, mail, "; ".join(said), None, refused, changed)
+
+    def close(self) -> None:
+        for visit in self._visits:
+            visit.close()
+
+    async def _each(self, ask: Callable[[Visit], Awaitable[Outcome | None]]) -> Outcome | None:
+        for number, visit in enumerate(self._visits):
+            if number in self._down:
+                continue
+            try:
+                said = await ask(visit)
+            except FilterDown as error:
+                if self._when_down == "defer":
+                    return DOWN
+                self._down[number] = str(error)
+                continue
+            if said is not None:
+                return said
+        return None
 
 
 def refusal(reply: str, fallback: str) -> Outcome:

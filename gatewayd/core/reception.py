@@ -6,14 +6,14 @@ What our users submit is completed (RFC 6409 §8).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.consent import INBOX, JUNK
 from gatewayd.core.examination import Examined
-from gatewayd.core.filtering import FIELD, Filtered, Filters
+from gatewayd.core.filtering import FIELD, Filtered, Filters, Visits
 from gatewayd.core.greylist import Greylist
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account
@@ -35,6 +35,7 @@ class Judged:
     examined: Examined | None = None
     refused: frozenset[Address] = frozenset()  # recipients for whom a filter does not take it
     verdict: str = ""  # why it is taken or filed as it is: one line for the user
+    envelope: Envelope | None = None  # as a filter wants it; None: as it was
 
 
 class Reception:
@@ -53,10 +54,15 @@ class Reception:
         self._filters = filters
         self._greylist = greylist
 
+    def visit(self, origin: Origin, submitter: Account | None) -> Visits | None:
+        """A client's connection, for the filters; None: there are none."""
+        return self._filters.visit(origin, submitter.address if submitter else None) if self._filters else None
+
     async def judge(
-        self, envelope: Envelope, mail: bytes, submitter: Account | None, origin: Origin
+        self, envelope: Envelope, mail: bytes, submitter: Account | None, origin: Origin, visit: Visits | None = None
     ) -> Judged | Outcome:
-        """An Outcome: it is not kept, and this is the answer for all. Raises StoreError."""
+        """An Outcome: it is not kept, and this is the answer for all. `visit`: of the client at the filters, which were
+        asked before the data. Raises StoreError."""
         examined = None
         mail = bridge.without_fields(mail, FIELD.lower().encode())  # only ours is believed
         if submitter is not None:
@@ -75,7 +81,12 @@ class Reception:
                 return early
         filtered = Filtered("take", mail)
         if self._filters is not None:
-            filtered = await self._filters.judge(mail, envelope, origin, submitter.address if submitter else None)
+            asked = visit or self._filters.visit(origin, submitter.address if submitter else None)
+            filtered = await asked.judge(mail, envelope)
+            if visit is None:
+                asked.close()
+            if filtered.envelope is not None and not filtered.envelope.recipients:
+                filtered = replace(filtered, action="discard", why=f"{filtered.why}: no recipient is left")
         if filtered.action == "discard":  # as the filter's owner wants it; the log alone knows
             self.log.warn("discarded mail of {origin}: {why}", origin=str(origin), why=filtered.why)
             return Delivered("2.0.0", "Accepted")
@@ -96,7 +107,7 @@ class Reception:
         if verdict:
             where = "filed as Junk" if mailbox == JUNK else "taken"
             fields = f"{FIELD}: {where}; {_line(verdict)}\r\n".encode() + fields
-        return Judged(filtered.mail, fields, mailbox, examined, filtered.refused, verdict)
+        return Judged(filtered.mail, fields, mailbox, examined, filtered.refused, verdict, filtered.envelope)
 
 
 def _line(text: str) -> str:

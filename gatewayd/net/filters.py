@@ -1,4 +1,4 @@
-"""The filters that are asked over the network: milters, and rspamd by HTTP. Blocking: called in a thread."""
+"""Where filters are, and rspamd, asked by HTTP. Blocking: called in a thread."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from gatewayd.address import Address
-from gatewayd.core.filtering import FilterDown, Filtered, refusal
+from gatewayd.core.filtering import FilterDown, Filtered
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin
-from gatewayd.message.edit import EditableMail
 from gatewayd.outcome import Deferred, Refused
-from gatewayd.wire.milter import RemoteProtocolError
-from gatewayd.wire.milter.conversation import AddField, ChangeField, Question, ReplaceBody, Verdict, converse
-from gatewayd.wire.milter.packets import Packet, PacketReader
 
 TIMEOUT = 60.0  # seconds without a word of the filter
 MAX_ANSWER = 4 * 1024 * 1024  # octets of rspamd's
@@ -45,84 +41,6 @@ class Place:
             made.close()
             raise
         return made
-
-
-def ask_milter(
-    place: Place, hostname: str, mail: bytes, envelope: Envelope, origin: Origin, submitter: Address | None
-) -> Filtered:
-    """Raises FilterDown."""
-    editable = EditableMail(mail)
-    macros = {"j": hostname, "client_addr": origin.address, "daemon_name": "gatewayd", "i": "gatewayd"}
-    macros["mail_addr"] = str(envelope.reverse_path or "")
-    if submitter is not None:
-        macros |= {"auth_authen": str(submitter), "auth_type": "PLAIN"}
-    question = Question(
-        origin.address, origin.helo, str(envelope.reverse_path or ""), [str(to) for to in envelope.recipients],
-        editable.fields, editable.body, macros,
-    )  # fmt: skip
-    try:
-        with place.connect() as connection:
-            verdict = _converse(connection, question)
-        _edit(editable, verdict)
-    except (OSError, RemoteProtocolError, ValueError) as error:
-        raise FilterDown(f"milter {place}: {error}") from None
-    refused = frozenset(to for to in envelope.recipients if str(to) in verdict.refused)
-    match verdict.action:
-        case "reject" | "defer":
-            fallback = "5.7.1" if verdict.action == "reject" else "4.7.1"
-            outcome = refusal(verdict.reply or f"{fallback[0]}50 {fallback}", "A content filter does not take it")
-            return Filtered(
-                "refuse" if isinstance(outcome, Refused) else "defer",
-                mail,
-                f"milter {place}: {outcome.text}",
-                outcome,
-                refused,
-            )
-        case "discard":
-            return Filtered("discard", mail, f"milter {place}: discarded")
-    if verdict.quarantine:
-        return Filtered("junk", editable.octets, f"milter {place}: {verdict.quarantine}", None, refused)
-    return Filtered("take", editable.octets if verdict.edits else mail, "", None, refused)
-
-
-def _converse(connection: socket.socket, question: Question) -> Verdict:
-    talk, reader = converse(question), PacketReader()
-    octets = next(talk)
-    while True:
-        if octets:
-            connection.sendall(octets)
-        for packet in _packets(connection, reader):
-            try:
-                octets = talk.send(packet)
-            except StopIteration as end:
-                verdict: Verdict = end.value
-                connection.sendall(Packet("Q").encode())
-                return verdict
-            if octets:
-                connection.sendall(octets)
-                octets = b""
-
-
-def _packets(connection: socket.socket, reader: PacketReader) -> list[Packet]:
-    while True:
-        data = connection.recv(65536)
-        if not data:
-            raise RemoteProtocolError("the filter hung up")
-        packets = reader.feed(data)
-        if packets:
-            return packets
-
-
-def _edit(mail: EditableMail, verdict: Verdict) -> None:
-    chunks = [edit.chunk for edit in verdict.edits if isinstance(edit, ReplaceBody)]
-    if chunks:
-        mail.body = b"".join(chunks)
-    for edit in verdict.edits:
-        match edit:
-            case AddField(name, value, index):
-                mail.add(name, value, index)
-            case ChangeField(name, index, value):
-                mail.change(name, index, value)
 
 
 def ask_rspamd(place: Place, mail: bytes, envelope: Envelope, origin: Origin, submitter: Address | None) -> Filtered:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.filtering import Visits
 from gatewayd.interfaces.authentication import IAuthenticator
 from gatewayd.interfaces.queue import Asked, Envelope
 from gatewayd.interfaces.records import Account
@@ -29,13 +30,15 @@ MAX_IDLE_COMMANDS = 100  # EHLO, RSET, NOOP, VRFY, HELP in a row without a messa
 
 
 class MailAcceptor(Protocol):
+    def visit(self, origin: Origin, submitter: Account | None) -> Visits | None: ...
+
     async def recipient(self, address: Address, submitter: Account | None, client: str) -> Outcome: ...
 
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome: ...
 
     async def accept_mail(
         self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin,
-        *, each: bool = False,
+        *, each: bool = False, visit: Visits | None = None,
     ) -> dict[Address, Outcome]: ...  # fmt: skip
 
 
@@ -77,6 +80,7 @@ class SMTPServerSession:
         self._errors = 0
         self._idle = 0  # commands that bring no mail nearer, since the last message
         self._count = 0  # MAIL commands
+        self._visit: Visits | None = None  # of this client at the filters, from its first MAIL on
 
     # -- Session ----------------------------------------------------------------------------------------------------
 
@@ -86,6 +90,7 @@ class SMTPServerSession:
         link.send(reply(220, "", f"{self._hostname} ESMTP gatewayd"))
 
     def tls_started(self) -> None:
+        self._end_visit()
         self._hello = wire.Hello("", False)
         self._sign_in = SignIn(self._authenticator)
         self._reset()
@@ -100,7 +105,7 @@ class SMTPServerSession:
         self._bye(421, "4.4.2", "Idle for too long")
 
     def closed(self, reason: Exception | None) -> None:
-        pass
+        self._end_visit()
 
     async def handle(self, event: wire.Event) -> None:
         match event:
@@ -113,7 +118,7 @@ class SMTPServerSession:
             case wire.RcptTo():
                 await self._rcpt_to(event)
             case wire.StartData():
-                self._link.send(reply(354, "", "End with <CR><LF>.<CR><LF>", state=State.DATA))
+                await self._start_data()
             case wire.Chunk():
                 self._link.send(reply(250, "2.0.0", f"{event.size} octets received", state=State.CHUNKS))
             case wire.Message():
@@ -140,6 +145,7 @@ class SMTPServerSession:
     # -- commands ---------------------------------------------------------------------------------------------------
 
     def _greet(self, event: wire.Hello) -> None:
+        self._end_visit()
         self._hello = event
         self._reset()
         if not event.extended:
@@ -179,6 +185,10 @@ class SMTPServerSession:
         outcome: Outcome = Delivered("2.1.0", "Sender ok")
         if terms.role is not Role.LMTP:
             outcome = await self._acceptor.reverse_path(address, account, self._link.peer_address)
+        if outcome.ok and self._visit is None:
+            self._visit = self._acceptor.visit(self._origin(), account)
+        if outcome.ok and self._visit is not None:
+            outcome = await self._visit.mail(address) or outcome
         if outcome.ok:
             self._reset()
             self._mail = event
@@ -198,10 +208,20 @@ class SMTPServerSession:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
         outcome = await self._acceptor.recipient(recipient, self._sign_in.account, self._link.peer_address)
+        if outcome.ok and self._visit is not None:
+            outcome = await self._visit.rcpt(recipient) or outcome
         if outcome.ok:
             self._accepted.append(recipient)
             self._recipients[recipient] = Asked(event.parameters.notify, event.parameters.orcpt)
         self._answer(outcome, State.RCPT)
+
+    async def _start_data(self) -> None:
+        refused = await self._visit.data() if self._visit is not None else None
+        if refused is None:
+            self._link.send(reply(354, "", "End with <CR><LF>.<CR><LF>", state=State.DATA))
+        else:
+            self._reset()
+            self._error(replace(as_reply(refused), state=State.READY))
 
     async def _message(self, mail: bytes) -> None:
         assert self._mail is not None
@@ -233,10 +253,10 @@ class SMTPServerSession:
             trace_id = name
             return trace(name)
 
-        origin = Origin(self._link.peer_address, self._hello.name, protocol, trusted=each)
+        origin = self._origin(protocol)
         accepted = self._accepted
         self._reset()
-        answers = await self._acceptor.accept_mail(envelope, mail, stamp, account, origin, each=each)
+        answers = await self._acceptor.accept_mail(envelope, mail, stamp, account, origin, each=each, visit=self._visit)
         if each:  # RFC 2033 §4.2
             self._answer_each([as_reply(_named(answers[address], trace_id)) for address in accepted])
             return
@@ -266,7 +286,17 @@ class SMTPServerSession:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _origin(self, protocol: str = "SMTP") -> Origin:
+        return Origin(self._link.peer_address, self._hello.name, protocol, trusted=self._terms.role is Role.LMTP)
+
+    def _end_visit(self) -> None:
+        """What filters were told of the client does not hold any more."""
+        if self._visit is not None:
+            self._visit.close()
+        self._visit = None
+
     def _signed_in(self, answer: Reply) -> None:
+        self._end_visit()
         if answer.code == 535:
             self._link.guessed()
         if self._sign_in.failures >= MAX_AUTH_FAILURES:

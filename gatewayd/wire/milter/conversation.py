@@ -1,13 +1,14 @@
-"""One message shown to a filter, from negotiation to its verdict. The steps are those of Sendmail's milter protocol 6.
+"""The conversation with one milter about one client, step by step as Sendmail's milter protocol 6 has them.
 
-`converse` is a generator: it yields octets to send, is given one packet of the filter back, and returns the Verdict.
+Each step is a generator: it yields octets to send, is given one packet of the filter back, and returns what the filter
+says. All raise RemoteProtocolError.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +16,11 @@ from gatewayd.wire.milter import RemoteProtocolError
 from gatewayd.wire.milter.packets import Packet
 
 VERSION = 6
-ADD_HEADERS, CHANGE_BODY, CHANGE_HEADERS, QUARANTINE = 0x1, 0x2, 0x10, 0x20
-ACTIONS = ADD_HEADERS | CHANGE_BODY | CHANGE_HEADERS | QUARANTINE  # that we offer
+ADD_HEADERS, CHANGE_BODY, ADD_RECIPIENTS, DELETE_RECIPIENTS = 0x1, 0x2, 0x4, 0x8
+CHANGE_HEADERS, QUARANTINE, CHANGE_SENDER, ADD_RECIPIENTS_WITH_PARAMETERS = 0x10, 0x20, 0x40, 0x80
+ACTIONS = 0xFF  # that we offer: all of these
 LEADING_SPACE = 0x100000
-STEPS = 0x1FFFFF  # every step may be left out, or go without a reply, and header values keep their first space
+STEPS = 0x1FF7FF  # every step may be left out, or go without a reply; recipients that we refuse are not shown
 CHUNK = 65535  # octets of the body in one packet
 
 # letter of a step: (flag with which the filter leaves it out, flag with which it does not reply)
@@ -26,21 +28,20 @@ _FLAGS = {
     "C": (0x1, 0x1000), "H": (0x2, 0x2000), "M": (0x4, 0x4000), "R": (0x8, 0x8000), "T": (0x200, 0x10000),
     "L": (0x20, 0x80), "N": (0x40, 0x40000), "B": (0x10, 0x80000), "E": (0, 0),
 }  # fmt: skip
+_ACTIONS = {"c": "continue", "a": "accept", "r": "reject", "t": "defer", "f": "defer", "4": "defer", "d": "discard"}
 
-Action = Literal["accept", "reject", "defer", "discard"]
+Action = Literal["continue", "accept", "reject", "defer", "discard"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is shown. Header fields as (name, value with its folding, first space included), in their order."""
+class Answer:
+    """To one step. `reply` is what the filter wants said, if anything: "550 5.7.1 words"."""
 
-    client: str  # IP address
-    helo: str
-    reverse_path: str  # without brackets; "" is null
-    recipients: Sequence[str]
-    fields: Sequence[tuple[bytes, bytes]]
-    body: bytes
-    macros: Mapping[str, str]  # by the name without braces: "j", "auth_authen" and so on
+    action: Action = "continue"
+    reply: str = ""
+
+
+CONTINUE = Answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,92 +63,163 @@ class ReplaceBody:
     chunk: bytes  # the chunks together are the new body
 
 
-Edit = AddField | ChangeField | ReplaceBody
+@dataclass(frozen=True, slots=True)
+class ChangeEnvelope:
+    """`path` as the filter wrote it, without brackets: a recipient more or less, or another sender ("": null)."""
+
+    what: Literal["add", "delete", "sender"]
+    path: str
+
+
+Edit = AddField | ChangeField | ReplaceBody | ChangeEnvelope
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    action: Action
-    reply: str = ""  # what the filter wants said: "550 5.7.1 words"
+    """On the whole message."""
+
+    answer: Answer
     quarantine: str = ""  # why it should be put apart
-    refused: frozenset[str] = frozenset()  # recipients that it does not take
     edits: tuple[Edit, ...] = ()
 
 
-def converse(question: Question) -> Generator[bytes, Packet, Verdict]:
-    """Raises RemoteProtocolError."""
-    answer = yield Packet("O", struct.pack(">III", VERSION, ACTIONS, STEPS)).encode()
-    flags = _negotiated(answer)
-    refused: set[str] = set()
-    waiting = b""  # steps that nobody answers go out with the next one
-    skipped: set[str] = set()
-    for step in _steps(question, flags):
-        left_out, silent = _FLAGS[step.letter]
-        if flags & left_out or step.letter in skipped:
-            continue
-        waiting += _macros(step.letter, question) + step.encode()
-        if flags & silent or step.letter == "E":
-            continue
-        answer = yield waiting
-        waiting = b""
+Step = Generator[bytes, Packet, Answer]
+
+
+class Conversation:
+    """`macros` by the name without braces: "j", "auth_authen" and so on. In order: `begin` once, then for each message
+    `mail`, `rcpt` for each recipient, `data` if the client says DATA, `end`. A message that is `under_way` is ended by
+    ABORT before the next one."""
+
+    ABORT, QUIT = Packet("A").encode(), Packet("Q").encode()
+
+    def __init__(self, macros: Mapping[str, str]) -> None:
+        self.macros = dict(macros)
+        self.under_way = False
+        self._flags = 0
+        self._waiting = b""  # steps that nobody answers go out with the next one
+        self._asked_data = False
+
+    def begin(self, client: str, helo: str) -> Step:
+        """`client` is an IP address."""
+        answer = yield Packet("O", struct.pack(">III", VERSION, ACTIONS, STEPS)).encode()
+        self._flags = _negotiated(answer)
+        said = yield from self._step(Packet("C", _connect(client)))
+        if said == CONTINUE:
+            said = yield from self._step(Packet("H", helo.encode() + b"\0"))
+        return said
+
+    def mail(self, reverse_path: str) -> Step:
+        """Without brackets; "" is null."""
+        self._waiting, self._asked_data, self.under_way = b"", False, True
+        return self._step(Packet("M", f"<{reverse_path}>".encode() + b"\0"))
+
+    def rcpt(self, recipient: str) -> Step:
+        self.macros["rcpt_addr"] = recipient
+        return self._step(Packet("R", f"<{recipient}>".encode() + b"\0"))
+
+    def data(self) -> Step:
+        self._asked_data = True
+        return self._step(Packet("T"))
+
+    def end(self, fields: Sequence[tuple[bytes, bytes]], body: bytes) -> Generator[bytes, Packet, Verdict]:
+        """Fields as (name, value with its folding, first space included), in their order."""
+        said = CONTINUE if self._asked_data else (yield from self.data())
+        if said != CONTINUE:
+            return Verdict(said)
+        for name, value in fields:
+            text = value.replace(b"\r\n", b"\n").replace(b"\0", b"")
+            shown = text if self._flags & LEADING_SPACE else text.removeprefix(b" ")
+            said = yield from self._step(Packet("L", name + b"\0" + shown + b"\0"))
+            if said != CONTINUE:
+                return Verdict(said)
+        said = yield from self._step(Packet("N"))
+        if said != CONTINUE:
+            return Verdict(said)
+        for begin in range(0, len(body), CHUNK):
+            try:
+                said = yield from self._step(Packet("B", body[begin : begin + CHUNK]))
+            except _EnoughSeen:
+                break
+            if said != CONTINUE:
+                return Verdict(said)
+        return (yield from self._final())
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _step(self, packet: Packet) -> Step:
+        left_out, silent = _FLAGS[packet.letter]
+        if self._flags & left_out:
+            return CONTINUE
+        octets = self._waiting + self._macros(packet.letter) + packet.encode()
+        if self._flags & silent:
+            self._waiting = octets
+            return CONTINUE
+        self._waiting = b""
+        answer = yield octets
         while answer.letter == "p":  # it needs more time
             answer = yield b""
-        match answer.letter:
-            case "c":
-                continue
-            case "s" if step.letter == "B":  # it has seen enough of the body
-                skipped.add("B")
-            case "r" | "t" | "y" | "f" if step.letter == "R":
-                refused.add(step.data.decode("utf-8", "replace").strip("<>\0"))
-                if len(refused) == len(set(question.recipients)):
-                    return _final(answer, (), "", refused)
-            case _:
-                return _final(answer, (), "", refused)
-    return (yield from _end(waiting, frozenset(refused)))
+        if answer.letter == "s" and packet.letter == "B":
+            raise _EnoughSeen
+        return _answer(answer)
+
+    def _final(self) -> Generator[bytes, Packet, Verdict]:
+        """After the last step the filter says what it changes, and then its verdict."""
+        edits: list[Edit] = []
+        quarantine = ""
+        answer = yield self._waiting + self._macros("E") + Packet("E").encode()
+        self._waiting = b""
+        while True:
+            match answer.letter:
+                case "p":
+                    pass
+                case "h":
+                    name, value = _pair(answer, answer.data)
+                    edits.append(AddField(name, value))
+                case "i" | "m":
+                    (index,) = struct.unpack_from(">I", answer.data.ljust(4, b"\0"))
+                    name, value = _pair(answer, answer.data[4:])
+                    put = answer.letter == "i"
+                    edits.append(AddField(name, value, index) if put else ChangeField(name, index, value))
+                case "b":
+                    edits.append(ReplaceBody(answer.data))
+                case "+" | "2":
+                    edits.append(ChangeEnvelope("add", _path(answer)))
+                case "-":
+                    edits.append(ChangeEnvelope("delete", _path(answer)))
+                case "e":
+                    edits.append(ChangeEnvelope("sender", _path(answer)))
+                case "q":
+                    quarantine = answer.strings()[0].decode("utf-8", "replace") or "no reason given"
+                case _:
+                    said = _answer(answer)
+                    self.under_way = False
+                    taken = said.action in {"continue", "accept"}
+                    return Verdict(said, quarantine, tuple(edits)) if taken else Verdict(said)
+            answer = yield b""
+
+    def _macros(self, letter: str) -> bytes:
+        names = [name for name in _MACROS.get(letter, ()) if name in self.macros]
+        if not names:
+            return b""
+        pairs = "".join(f"{name if len(name) == 1 else f'{{{name}}}'}\0{self.macros[name]}\0" for name in names)
+        return Packet("D", letter.encode() + pairs.encode()).encode()
 
 
-def _end(waiting: bytes, refused: frozenset[str]) -> Generator[bytes, Packet, Verdict]:
-    """After the last step the filter says what it changes, and then its verdict."""
-    edits: list[Edit] = []
-    quarantine = ""
-    answer = yield waiting
-    while True:
-        match answer.letter:
-            case "p":
-                pass
-            case "h":
-                name, value = _pair(answer, answer.data)
-                edits.append(AddField(name, value))
-            case "i" | "m":
-                (index,) = struct.unpack_from(">I", answer.data.ljust(4, b"\0"))
-                name, value = _pair(answer, answer.data[4:])
-                edits.append(AddField(name, value, index) if answer.letter == "i" else ChangeField(name, index, value))
-            case "b":
-                edits.append(ReplaceBody(answer.data))
-            case "q":
-                quarantine = answer.strings()[0].decode("utf-8", "replace") or "no reason given"
-            case _:
-                return _final(answer, tuple(edits), quarantine, refused)
-        answer = yield b""
+class _EnoughSeen(Exception):
+    """Of the body."""
 
 
-def _final(answer: Packet, edits: tuple[Edit, ...], quarantine: str, refused: frozenset[str] | set[str]) -> Verdict:
-    apart = frozenset(refused)
-    match answer.letter:
-        case "c" | "a":
-            return Verdict("accept", "", quarantine, apart, edits)
-        case "r":
-            return Verdict("reject", "", "", apart)
-        case "t" | "f":
-            return Verdict("defer", "", "", apart)
-        case "d":
-            return Verdict("discard", "", "", apart)
-        case "y":
-            reply = answer.strings()[0].decode("utf-8", "replace")
-            if reply[:1] not in {"4", "5"}:
-                raise RemoteProtocolError(f"a reply that is none: {reply[:80]!r}")
-            return Verdict("reject" if reply[0] == "5" else "defer", reply, "", apart)
-    raise RemoteProtocolError(f"{answer.letter!r} is no answer to this, or nothing that we offer")
+def _answer(packet: Packet) -> Answer:
+    if packet.letter == "y":
+        reply = packet.strings()[0].decode("utf-8", "replace")
+        if reply[:1] not in {"4", "5"}:
+            raise RemoteProtocolError(f"a reply that is none: {reply[:80]!r}")
+        return Answer("reject" if reply[0] == "5" else "defer", reply)
+    action = _ACTIONS.get(packet.letter)
+    if action is None:
+        raise RemoteProtocolError(f"{packet.letter!r} is no answer to this, or nothing that we offer")
+    return Answer(action)  # type: ignore[arg-type]
 
 
 def _negotiated(answer: Packet) -> int:
@@ -161,22 +233,6 @@ def _negotiated(answer: Packet) -> int:
     return int(steps)
 
 
-def _steps(question: Question, flags: int) -> Iterator[Packet]:
-    yield Packet("C", _connect(question.client))
-    yield Packet("H", question.helo.encode() + b"\0")
-    yield Packet("M", f"<{question.reverse_path}>".encode() + b"\0")
-    for recipient in question.recipients:
-        yield Packet("R", f"<{recipient}>".encode() + b"\0")
-    yield Packet("T")
-    for name, value in question.fields:
-        text = value.replace(b"\r\n", b"\n").replace(b"\0", b"")
-        yield Packet("L", name + b"\0" + (text if flags & LEADING_SPACE else text.removeprefix(b" ")) + b"\0")
-    yield Packet("N")
-    for begin in range(0, len(question.body), CHUNK):
-        yield Packet("B", question.body[begin : begin + CHUNK])
-    yield Packet("E")
-
-
 def _connect(client: str) -> bytes:
     address = ipaddress.ip_address(client)
     family = b"4" if address.version == 4 else b"6"
@@ -185,17 +241,15 @@ def _connect(client: str) -> bytes:
 
 
 _MACROS = {
-    "C": ("j", "client_addr", "daemon_name"), "H": ("tls_version", "cipher"),
-    "M": ("i", "mail_addr", "auth_authen", "auth_type"), "E": ("i",),
+    "C": ("j", "client_addr", "daemon_name"), "M": ("i", "mail_addr", "auth_authen", "auth_type"),
+    "R": ("i", "rcpt_addr"), "E": ("i",),
 }  # fmt: skip
 
 
-def _macros(letter: str, question: Question) -> bytes:
-    names = [name for name in _MACROS.get(letter, ()) if name in question.macros]
-    if not names:
-        return b""
-    pairs = "".join(f"{name if len(name) == 1 else f'{{{name}}}'}\0{question.macros[name]}\0" for name in names)
-    return Packet("D", letter.encode() + pairs.encode()).encode()
+def _path(packet: Packet) -> str:
+    """Of a recipient or sender; what stands behind it are ESMTP parameters, which are not heeded."""
+    text = packet.strings()[0].decode("utf-8", "replace").strip()
+    return text[1:-1] if text.startswith("<") and text.endswith(">") else text
 
 
 def _pair(packet: Packet, data: bytes) -> tuple[bytes, bytes]:

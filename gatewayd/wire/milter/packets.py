@@ -30,16 +30,18 @@ class PacketReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Packet]:
-        """The packets that `data` completes. Raises RemoteProtocolError."""
+    def feed(self, data: bytes) -> None:
         self._buffer += data
-        packets = []
-        while len(self._buffer) >= 4:
-            (length,) = struct.unpack_from(">I", self._buffer)
-            if not 1 <= length <= MAX_PACKET:
-                raise RemoteProtocolError(f"a packet of {length} octets")
-            if len(self._buffer) < 4 + length:
-                break
-            packets.append(Packet(chr(self._buffer[4]), bytes(self._buffer[5 : 4 + length])))
-            del self._buffer[: 4 + length]
-        return packets
+
+    def next(self) -> Packet | None:
+        """None until one is whole. Raises RemoteProtocolError."""
+        if len(self._buffer) < 4:
+            return None
+        (length,) = struct.unpack_from(">I", self._buffer)
+        if not 1 <= length <= MAX_PACKET:
+            raise RemoteProtocolError(f"a packet of {length} octets")
+        if len(self._buffer) < 4 + length:
+            return None
+        packet = Packet(chr(self._buffer[4]), bytes(self._buffer[5 : 4 + length]))
+        del self._buffer[: 4 + length]
+        return packet
