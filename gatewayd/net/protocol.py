@@ -7,7 +7,6 @@ out -> engine.send() -> one write for each turn. The session sees this object as
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, cast
@@ -55,6 +54,13 @@ _OVER: Any = (None, None)
 class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
 
+    __slots__ = (  # a connection that idles is mostly memory
+        "_clock", "_closing", "_ended", "_events", "_flush_call", "_gone", "_handling", "_implicit_tls", "_opened",
+        "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls", "_tasks", "_timeout", "_timer",
+        "_trickled", "_unfinished", "_unsent", "_upgrading", "_when_gone", "engine", "full", "peer_address", "session",
+        "tls",
+    )  # fmt: skip
+
     reads_on = False  # while the other side does not read: only where what comes was asked for
 
     log = Logger()
@@ -91,7 +97,7 @@ class LinkProtocol(Protocol):
         self._closing = False
         self._handling = False
         self._upgrading = False
-        self._events: deque[Any] = deque()
+        self._events: list[Any] = []
         self._out: list[bytes] = []
         self._unsent = 0  # octets in it
         self._paused = False  # not reading
@@ -301,7 +307,7 @@ class LinkProtocol(Protocol):
 
     async def _handle_all(self) -> None:
         while self._events and not self._gone and not self._closing:
-            await self.session.handle(self._events.popleft())
+            await self.session.handle(self._events.pop(0))
             if not self.reads_on:
                 await self.drained()  # who does not read the answers is asked for no more questions
             if not self._events and not self._upgrading:
