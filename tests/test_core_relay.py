@@ -17,7 +17,7 @@ from twisted.internet.defer import maybeDeferred
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice
-from gatewayd.core.relay import GRACE, Relay
+from gatewayd.core.relay import BREATH, GRACE, Relay
 from gatewayd.core.story import Story
 from gatewayd.crypto.cose import sign
 from gatewayd.crypto.domain_keys import SigningKey
@@ -289,6 +289,24 @@ def test_dead_domains_leave_room_for_the_living(house: House) -> None:
         later.callback(Delivered())
         house.work(2)
     assert house.waiting() == 0
+
+
+def test_attempts_in_vain_are_paced_while_others_get_their_mail(house: House) -> None:
+    """To find that a domain is dead costs as much as ten deliveries."""
+    house.send(BOB)  # reached from now on
+    dead = [Address.parse(f"bob@dead{number}.test") for number in range(20)]
+    slow: Later[Outcome] = Later()
+    house.mail.answers[BOB.domain].append(slow)
+    for address in dead:
+        house.mail.answers[address.domain].append(Deferred("4.4.1", "Connection refused"))
+    house.send(BOB)
+    house.send(*dead)
+    assert 2 < len(house.mail.attempts) < 8  # less than a second has gone by, and alice's message is under way
+    house.work(BREATH)
+    slow.callback(Delivered())
+    for _ in range(3):
+        house.work(BREATH)
+    assert len(house.mail.attempts) == 2 + len(dead)
 
 
 def test_refused_is_told_at_once_and_a_bounce_never_bounces(house: House) -> None:

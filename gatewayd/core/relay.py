@@ -32,6 +32,7 @@ SHARE = 4  # one domain has at most a quarter of all attempts: one that hangs le
 AT_ONCE = 16  # messages that one worker has under way to a Parley domain, on its one kept connection
 BREATH = 1.0  # seconds between looks while what is due has to wait for others
 STRANGERS = 2  # half of all attempts at most go to domains that were not reached lately
+PACE = 0.2  # seconds between such attempts in vain while others get their mail: each costs as much as ten deliveries
 PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
 GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
@@ -76,6 +77,8 @@ class Relay:
         self._concurrency = defer.DeferredSemaphore(concurrency)
         self._share = max(1, concurrency // SHARE)
         self._free_strangers = max(1, concurrency // STRANGERS)
+        self._next_stranger = 0.0  # not before, while others get their mail
+        self._living = 0  # groups in a line or tried now for domains that were reached lately
         self._delay_notice = delay_notice or float("inf")
         self._lines: dict[Domain, deque[list[Leased]]] = {}
         self._pipelined: set[Domain] = set()  # were reached by Parley the last time
@@ -149,7 +152,9 @@ class Relay:
             while not self._stopped:
                 self._again = False
                 self._crowded = {domain for domain, line in self._lines.items() if line}
-                leased = await self._queue.lease(BATCH, LEASE, self._crowded, self._free_strangers)
+                leased = await self._queue.lease(BATCH, LEASE, self._crowded, self._strangers())
+                if any(row.probe for row in leased):
+                    self._next_stranger = self._clock.seconds() + PACE
                 await self._line_up([row for row in leased if row.queue_id not in self._held])
                 if leased:
                     continue
@@ -167,6 +172,12 @@ class Relay:
             due = now + BREATH  # in a domain with a line, or a probe too many; the end of either pokes
         self._look_at(now + POLL if due is None else min(now + POLL, due))
 
+    def _strangers(self) -> int:
+        """How many may be tried now."""
+        if not self._living:
+            return self._free_strangers
+        return min(1, self._free_strangers) if self._clock.seconds() >= self._next_stranger else 0
+
     async def _line_up(self, rows: list[Leased]) -> None:
         """Waits while all attempts that are allowed are under way."""
         groups: dict[tuple[int, Domain, tuple[object, ...]], list[Leased]] = defaultdict(list)
@@ -174,7 +185,7 @@ class Relay:
             self._held.add(row.queue_id)
             groups[row.message_key, row.recipient.domain, row.envelope.terms].append(row)
         for (_, domain, _), group in groups.items():
-            self._free_strangers -= group[0].probe
+            self._count(group, 1)
             self._lines.setdefault(domain, deque()).append(group)
         for _, domain, _ in groups:
             if self._workers[domain] < self._share:
@@ -211,9 +222,15 @@ class Relay:
             self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
         finally:
             self._held.difference_update(row.queue_id for row in group)
+            self._count(group, -1)
             if group[0].probe:
-                self._free_strangers += 1
                 self.poke()
+
+    def _count(self, group: Sequence[Leased], change: int) -> None:
+        if group[0].probe:
+            self._free_strangers -= change
+        else:
+            self._living += change
 
     def _look_at(self, when: float) -> None:
         """Something is due then; an earlier look that is planned already stays."""
@@ -258,11 +275,14 @@ class Relay:
         await defer.gatherResults([defer.Deferred.fromCoroutine(record(row)) for row in group])
         if why is not None:
             await self._unreached(domain, why)
+        elif group[0].probe:
+            self._next_stranger = 0.0  # not in vain
 
     async def _unreached(self, domain: Domain, why: Outcome) -> None:
         """What stands in line for the domain waits for the next probe; senders of old messages are told."""
         line = self._lines.get(domain, deque())
-        self._free_strangers += sum(group[0].probe for group in line)
+        for group in line:
+            self._count(group, -1)
         waiting = [row.queue_id for group in line for row in group]
         line.clear()
         if waiting:

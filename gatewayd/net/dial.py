@@ -16,7 +16,7 @@ from zope.interface import implementer
 from gatewayd.address import Domain
 from gatewayd.crypto.dane import TLSA, usable
 from gatewayd.net.protocol import LinkProtocol
-from gatewayd.net.tls import Trust, check_listener, client_context
+from gatewayd.net.tls import JudgedConnection, Trust, check_listener, client_context
 from gatewayd.session.link import Engine, Session
 
 CONNECT_TIMEOUT = 30  # seconds
@@ -52,12 +52,14 @@ def _tls_reason(reason: Failure) -> str:
 
 @implementer(interfaces.IOpenSSLClientConnectionCreator)
 class _ClientConnection:
-    def __init__(self, context: SSL.Context, name: str | None) -> None:
+    def __init__(self, context: SSL.Context, name: str | None, faults: list[int]) -> None:
         self._context = context
         self._name = name
+        self._faults = faults
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+        connection = JudgedConnection(self._context, None)
+        connection.faults = self._faults
         if self._name is not None:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
         return connection
@@ -103,8 +105,7 @@ async def dial_parley(
     records = usable(tlsa)
     faults: list[int] = []
     link.check = partial(check_listener, domain=domain, tlsa=records, faults=faults)
-    context = client_context(trust, parley=True, faults=faults if records else None)
-    creator = _ClientConnection(context, domain.name)
+    creator = _ClientConnection(client_context(trust, parley=True, judged=bool(records)), domain.name, faults)
     factory = TLSMemoryBIOFactory(creator, True, _factory(link), reactor)
     await _connect(reactor, host, port, factory, bind_address)
     await ready
@@ -125,7 +126,7 @@ async def dial_smtp(
     it should be called. Raises OSError."""
     ready: defer.Deferred[None] = defer.Deferred()
     faults: list[int] = []
-    creator = _ClientConnection(client_context(trust, parley=False, faults=faults), name)
+    creator = _ClientConnection(client_context(trust, parley=False, judged=True), name, faults)
     link = LinkProtocol(engine, session, reactor, implicit_tls=False, starttls=creator, ready=ready)
     link.faults = faults
     await _connect(reactor, host, port, _factory(link), bind_address)

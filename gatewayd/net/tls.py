@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -50,28 +52,40 @@ def server_context(certificate: Path, key: Path, *, parley: bool) -> SSL.Context
     return context
 
 
-def client_context(trust: Trust, *, parley: bool, verify: bool = True, faults: list[int] | None = None) -> SSL.Context:
-    """`verify=False` is opportunistic TLS for SMTP (RFC 7435): better than plaintext, and no more. With `faults` the
-    handshake goes on whatever is wrong with the chain, and OpenSSL's error numbers come to stand there."""
+class JudgedConnection(SSL.Connection):
+    """Of a `judged` context."""
+
+    faults: list[int]  # OpenSSL's numbers for what is wrong with the chain; whoever makes the connection sets it
+
+
+@lru_cache(maxsize=8)  # to read all authorities of the world takes longer than a handshake
+def _client_context(trust: Trust, changed: float, parley: bool, judged: bool) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION if parley else SSL.TLS1_2_VERSION)
     if trust.authorities is not None:
         context.load_verify_locations(str(trust.authorities))
     else:
         context.set_default_verify_paths()
-    if faults is None:
-        context.set_verify(SSL.VERIFY_PEER if verify else SSL.VERIFY_NONE)
-    else:
+    if judged:
 
-        def found(_: SSL.Connection, certificate: object, error: int, depth: int, good: int) -> bool:
+        def found(connection: SSL.Connection, certificate: object, error: int, depth: int, good: int) -> bool:
             if not good:
-                faults.append(error)
+                cast(JudgedConnection, connection).faults.append(error)
             return True
 
         context.set_verify(SSL.VERIFY_PEER, found)
+    else:
+        context.set_verify(SSL.VERIFY_PEER)
     if parley:
         context.set_alpn_protos([PARLEY_ALPN])
     return context
+
+
+def client_context(trust: Trust, *, parley: bool, judged: bool = False) -> SSL.Context:
+    """One for many connections. `judged`: the handshake goes on whatever is wrong with the chain, and the
+    JudgedConnection keeps what that is. Raises OSError."""
+    changed = trust.authorities.stat().st_mtime if trust.authorities is not None else 0.0
+    return _client_context(trust, changed, parley, judged)
 
 
 def names_domain(certificate: x509.Certificate, domain: Domain) -> bool:

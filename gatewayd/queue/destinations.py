@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from gatewayd.queue.envelopes import ENVELOPE
@@ -18,7 +17,7 @@ from gatewayd.queue.states import LEASED, WAITING
 GOOD, UNKNOWN, FAILING = 0, 1, 2  # standing: reached lately; not yet; not reached the last time
 NEVER = 1e18  # due: nothing waits
 NOTED = 86400.0  # seconds: how exactly it is known when a domain was reached
-PROBE = 100  # rows looked at for recipients of the one message
+PROBE = 100  # recipients of the one message
 COLUMNS = f"queue_id, message_key, attempts, accepted, warned, {ENVELOPE}"
 
 
@@ -89,9 +88,16 @@ def _domains(
 
 
 def _probe(db: sqlite3.Connection, domain: str, now: float) -> list[tuple[Any, ...]]:
-    """What waits longest, and the other recipients of that message beside it."""
-    rows = list(islice(_due(db, domain, now), PROBE))
-    return [row for row in rows if row[1] == rows[0][1]]
+    """What waits longest, and the other recipients of that message there."""
+    first = next(_due(db, domain, now), None)
+    if first is None:
+        return []
+    query = (
+        f"SELECT {COLUMNS} FROM queue_recipient INDEXED BY sqlite_autoindex_queue_recipient_1"
+        " WHERE message_key=? AND domain=? AND state IN (?,?) AND next_attempt<=? LIMIT ?"
+    )
+    others = db.execute(query, (first[1], domain, WAITING, LEASED, now, PROBE))
+    return [first, *(row for row in others if row[0] != first[0])]
 
 
 def _due(db: sqlite3.Connection, domain: str, now: float) -> Iterator[tuple[Any, ...]]:

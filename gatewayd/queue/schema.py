@@ -48,4 +48,5 @@ STEPS = [
     ALTER TABLE queue_destination DROP COLUMN failing;
     CREATE INDEX destination_due ON queue_destination (standing, due)
     """,
+    "CREATE INDEX queue_blobs ON queue_message (blobs) WHERE blobs<>x''",  # the column stands behind the bodies
 ]

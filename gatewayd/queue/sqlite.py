@@ -25,6 +25,7 @@ from gatewayd.queue.schema import STEPS
 from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, LEASED, REFUSED, WAITING
 
 ENDED_FOR = 7 * 86400.0  # seconds that an ended row answers repeats
+SWEPT = 500  # rows forgotten in one transaction
 FRESH = 500  # messages kept at hand for their first attempt
 FRESH_SIZE = 64 * 1024  # octets of one
 REACHED_FOR = 30 * 86400.0  # seconds that a domain is known to have been reached
@@ -64,6 +65,8 @@ class SQLiteQueue:
         database.migrate("queue", STEPS)
 
     async def enqueue(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
+        if not envelope.recipients:
+            return {}
         # what is held is as good as accepted when it is let go: that is when the patience with its next hop begins
         due = max(self._clock.seconds(), envelope.not_before)
         _, answers = await self._database.write_together(self._arrivals, _Arrival(content, trace, envelope, due))
@@ -174,8 +177,8 @@ class SQLiteQueue:
 
     async def blobs(self) -> set[bytes]:
         query = (
-            "SELECT DISTINCT blobs FROM queue_message JOIN queue_recipient USING (message_key)"
-            " WHERE blobs!=x'' AND state NOT IN (?,?,?)"
+            "SELECT DISTINCT blobs FROM queue_message WHERE blobs<>x'' AND EXISTS (SELECT 1 FROM queue_recipient"
+            " WHERE queue_recipient.message_key=queue_message.message_key AND state NOT IN (?,?,?))"
         )
         found = await self._database.read(lambda db: db.execute(query, ENDED).fetchall())
         return {blobs[i : i + 32] for (blobs,) in found for i in range(0, len(blobs), 32)}
@@ -225,17 +228,28 @@ class SQLiteQueue:
         self._callbacks.append(callback)
 
     async def sweep(self) -> None:
-        """Forget rows that ended long ago, then messages without rows."""
+        """Forget rows that ended long ago, and messages whose last row that was: some at a time, mail goes between."""
         before = self._clock.seconds() - ENDED_FOR
 
-        def sweep(db: sqlite3.Connection) -> None:
+        def sweep(db: sqlite3.Connection) -> bool:
             marks = ",".join("?" * len(ENDED))
-            db.execute(f"DELETE FROM queue_recipient WHERE state IN ({marks}) AND next_attempt<?", (*ENDED, before))
-            forgotten = (destinations.NEVER, self._clock.seconds() - REACHED_FOR)
-            db.execute("DELETE FROM queue_destination WHERE due=? AND reached<?", forgotten)
-            db.execute("DELETE FROM queue_message WHERE message_key NOT IN (SELECT message_key FROM queue_recipient)")
+            old = f"SELECT queue_id FROM queue_recipient WHERE state IN ({marks}) AND next_attempt<? LIMIT ?"
+            delete = f"DELETE FROM queue_recipient WHERE queue_id IN ({old}) RETURNING message_key"
+            keys = [key for (key,) in db.execute(delete, (*ENDED, before, SWEPT)).fetchall()]
+            db.executemany(
+                "DELETE FROM queue_message WHERE message_key=?1"
+                " AND NOT EXISTS (SELECT 1 FROM queue_recipient WHERE message_key=?1)",
+                [(key,) for key in set(keys)],
+            )
+            return len(keys) == SWEPT
 
-        await self._database.write(sweep)
+        def forget(db: sqlite3.Connection) -> None:
+            reached = (destinations.NEVER, self._clock.seconds() - REACHED_FOR)
+            db.execute("DELETE FROM queue_destination WHERE due=? AND reached<?", reached)
+
+        while await self._database.write(sweep):
+            pass
+        await self._database.write(forget)
 
     def follow(self) -> None:
         """From now on see what other processes commit: the operator's gatewayctl."""
