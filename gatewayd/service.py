@@ -170,7 +170,8 @@ class Gateway(Service):
         router, smtp, self.tls_reporter = out.router, out.courier, out.reporter
         parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
         self.presence = Presence(self.store, router.route, parley, now)
-        self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor)
+        zones = self.resolver if config.dns.trust_ad else None
+        self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor, zones)
         limits = config.limits
         self.admission = Admission(
             self.resolver, now, trusted=config.incoming.trusted, blocklists=config.incoming.blocklists,
@@ -388,6 +389,7 @@ class Gateway(Service):
             self._report,
             self.post_office.resume_receipts,
             self.attempts.sweep,
+            self._renew_keys,
         )
 
     def _each_of(self, *works: Callable[[], Awaitable[None]]) -> defer.Deferred[None]:
@@ -404,6 +406,15 @@ class Gateway(Service):
 
     async def _sweep_trace(self) -> None:
         await self.trace.sweep(self._reactor.seconds() - self.config.trace_days * DAY)
+
+    async def _renew_keys(self) -> None:
+        """A year is long: nobody has to think of it, but who says the keys in a zone too."""
+        for domain in await self.store.domains():
+            if (key := self.keys.renew(domain)) is not None:
+                log.info(
+                    "{domain} has a new key, {kid}; if its zone says its keys, add it: gatewayctl dns {domain}",
+                    domain=domain.name, kid=key.kid.hex(),
+                )  # fmt: skip
 
     async def _sweep_store(self) -> None:
         await self.store.sweep(await self.queue.blobs())

@@ -39,6 +39,8 @@ def test_init_and_accounts(tmp_path: Path) -> None:
     assert ctl(*config, "account", "list").stdout.split() == ["alice@alpha.test", "Bob@alpha.test"]
     records = ctl(*config, "dns", "alpha.test").stdout
     assert "SRV 0 0 5299 mx.alpha.test." in records and "_5299._tcp.mx.alpha.test. TLSA 3 1 1 " in records
+    key = r"v=parley1; k=\S{44}; from=\d+; until=\d+"
+    assert re.search(rf'^_keys\._parley\.alpha\.test\. 3600 TXT "{key}"', records, re.MULTILINE)
 
 
 def test_keys(tmp_path: Path) -> None:
@@ -53,12 +55,14 @@ def test_keys(tmp_path: Path) -> None:
     (path,) = (where / "state/keys/alpha.test").glob("*.pem")
     first = path.stem
     assert re.search(rf"{first}.*signs", keys("list", "alpha.test").stdout)
-    rotated = keys("rotate", "alpha.test").stdout
+    rotated = keys("rotate", "alpha.test", "--after", "48").stdout
+    assert len(re.findall(r"_keys\._parley\.alpha\.test\. 3600 TXT", rotated)) == 1
     assert re.search(rf"{first}.*signs", rotated) and re.search(r"\w{16}.*next", rotated)
     again = keys("rotate", "alpha.test")
     assert again.returncode == 1 and "about to take over" in again.stderr
     revoked = keys("revoke", "alpha.test", first).stdout
     assert first not in keys("list", "alpha.test").stdout and re.search(rf"{first} is shown no longer", revoked)
+    assert len(re.findall(r"_keys\._parley\.alpha\.test\. 3600 TXT", revoked)) == 2  # the next, and one for now
     for wrong in (("revoke", "alpha.test", first), ("revoke", "alpha.test", "xyz"), ("list", "beta.test")):
         done = keys(*wrong)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done

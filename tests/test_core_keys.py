@@ -18,6 +18,7 @@ from gatewayd.core.signing import DomainSigner
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeyStore, PublicKey, SigningKey
 from gatewayd.errors import StoreError
+from gatewayd.interfaces.dns import Answer, ResolutionFailed
 from gatewayd.interfaces.records import Peer
 from gatewayd.message.model import Content
 from tests.test_store_sqlite import Stores
@@ -93,6 +94,65 @@ def keys(tmp_path: Path) -> Iterator[Keys]:
     made = Keys(tmp_path)
     yield made
     made.close()
+
+
+class Zones:
+    """A resolver, as far as key records go."""
+
+    def __init__(self) -> None:
+        self.said: Answer | Exception = Answer()
+
+    async def txt(self, name: str) -> Answer:
+        assert name == "_keys._parley.beta.test"
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+def records(keys: Keys, *named: SigningKey) -> tuple[bytes, ...]:
+    now = int(keys.clock.seconds())
+    return tuple(PublicKey(key.kid, key.public, now - 10, now + 10**6).record.encode() for key in named)
+
+
+def test_a_secure_zone_says_the_keys_and_nobody_else_does(keys: Keys) -> None:
+    zones, said, shown = Zones(), SigningKey.generate(BETA), SigningKey.generate(BETA)
+    keys.show(BETA, shown)
+    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock, zones)  # type: ignore[arg-type]
+    zones.said = Answer((b"v=spf1 -all", *records(keys, said)), secure=True, exists=True, ttl=300)
+    assert [key.kid for key in keys.ask(BETA, said.kid).keys] == [said.kid]
+    assert keys.asked == []
+    with pytest.raises(KeysUnavailable):
+        keys.ask(BETA, shown.kid)  # a minute later, at the earliest
+    keys.clock.advance(REFETCH)
+    assert not keys.ask(BETA, shown.kid).knows(shown.kid)
+    zones.said = Answer(secure=True)
+    keys.clock.advance(299)
+    assert keys.ask(BETA, said.kid).knows(said.kid)  # as long as the TTL says
+    keys.clock.advance(1)
+    assert keys.ask(BETA, shown.kid).knows(shown.kid)  # all records are gone: an end was made to it
+    assert keys.asked == [BETA]
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_zone_that_says_nothing_leaves_it_to_the_domain(keys: Keys, secure: bool) -> None:
+    zones, shown, forged = Zones(), SigningKey.generate(BETA), SigningKey.generate(BETA)
+    keys.show(BETA, shown)
+    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock, zones)  # type: ignore[arg-type]
+    texts = (b"v=parley9; k=x",) if secure else records(keys, forged)
+    zones.said = Answer(texts, secure=secure, exists=True, ttl=300)
+    assert [key.kid for key in keys.ask(BETA, shown.kid).keys] == [shown.kid]
+
+
+def test_a_zone_that_does_not_answer_is_temporary(keys: Keys) -> None:
+    zones, shown = Zones(), SigningKey.generate(BETA)
+    keys.show(BETA, shown)
+    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock, zones)  # type: ignore[arg-type]
+    many = tuple(record for _ in range(17) for record in records(keys, SigningKey.generate(BETA)))
+    for said in (ResolutionFailed("SERVFAIL"), Answer(many, secure=True, exists=True, ttl=300)):
+        zones.said = said
+        with pytest.raises(KeysUnavailable):
+            keys.ask(BETA, shown.kid)
+    assert keys.asked == []
 
 
 def test_keys_are_fetched_once_and_kept_until_they_expire(keys: Keys) -> None:

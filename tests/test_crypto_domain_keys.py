@@ -1,14 +1,18 @@
-"""Our keys on disk: how they rotate, end, and are revoked, and that a running gateway sees what gatewayctl did."""
+"""Our keys on disk: how they rotate, end, and are revoked, and that a running gateway sees what gatewayctl did. Keys in
+zones."""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from gatewayd.address import Domain
-from gatewayd.crypto.domain_keys import DAY, MAX_KEYS, OVERLAP, SKEW, KeyStore
+from gatewayd.crypto.domain_keys import DAY, MAX_KEYS, OVERLAP, SKEW, KeySet, KeySetError, KeyStore, PublicKey
 
 ALPHA = Domain.parse("alpha.test")
 SHOWN_FOR = 3600
@@ -68,9 +72,60 @@ def test_renewal_comes_before_the_end(keys: KeyStore, clock: Clock) -> None:
     clock.advance(337 * DAY)
     new = keys.renew(ALPHA)
     assert new is not None and keys.renew(ALPHA) is None
-    for _ in range(60):
+    old = keys.signing_key(ALPHA)
+    assert old.kid != new.kid
+    for day in range(1, 90):  # in time for the operator to publish it, and for what the old one signed to arrive
         clock.advance(DAY)
-        assert keys.signing_key(ALPHA).kid == new.kid
+        assert keys.signing_key(ALPHA).kid == (old.kid if day < 15 else new.kid)
+        assert keys.key_set(ALPHA).knows(old.kid) is (day <= 29)
+
+
+def test_records_say_the_keys(keys: KeyStore) -> None:
+    keys.create(ALPHA)
+    keys.rotate(ALPHA)
+    shown = keys.key_set(ALPHA)
+    texts = [key.record.encode() for key in shown.keys]
+    assert KeySet.of_records(ALPHA, texts, shown.expires) == shown
+    assert KeySet.of_records(ALPHA, [b"v=spf1 -all", texts[1]], 5) == KeySet("alpha.test", 5, shown.keys[1:])
+    with pytest.raises(KeySetError):
+        KeySet.of_records(ALPHA, texts * 9, 5)
+
+
+KEY = b"k=" + b"AQEB" * 10 + b"AQE="
+
+
+@pytest.mark.parametrize(
+    "text", [b"v=parley1; " + KEY + b"; from=1; until=2", b"t=?;until = 2;from=1 ; v=parley1;" + KEY]
+)
+def test_a_record_that_can_be_used(text: bytes) -> None:
+    assert PublicKey.of_record(text) == PublicKey(sha256(b"\1" * 32).digest()[:8], b"\1" * 32, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff",
+        b"v=parley2; " + KEY + b"; from=1; until=2",
+        KEY + b"; from=1; until=2",
+        b"v=parley1; from=1; until=2",
+        b"v=parley1; k=AQEB; from=1; until=2",
+        b"v=parley1; " + KEY + b"!; from=1; until=2",
+        b"v=parley1; " + KEY + b"; until=2",
+        b"v=parley1; " + KEY + b"; from=2; until=1",
+        b"v=parley1; " + KEY + b"; from=-1; until=1",
+        b"v=parley1; " + KEY + b"; from=1; until=1e9",
+        b"v=parley1; " + KEY + b"; from=1; until=2; until=3",
+    ],
+)
+def test_records_that_say_no_key(text: bytes) -> None:
+    assert PublicKey.of_record(text) is None
+    assert KeySet.of_records(ALPHA, [text], 5) is None
+
+
+@given(st.binary())
+def test_whatever_a_record_says(text: bytes) -> None:
+    assert PublicKey.of_record(b"v=parley1; " + text) is None or b"k=" in text
 
 
 def test_a_revoked_key_is_shown_no_longer_and_another_signs(keys: KeyStore, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""DANE with real servers: signed zones in Knot, Unbound validating them, gateways in processes of their own.
+"""DANE, and keys in zones, with real servers: Knot serves signed zones, Unbound validates them, gateways are
+processes of their own.
 
 Two hosts serve all the domains: one shows a self-signed certificate, good by DANE alone; the other a certificate of an
 authority that all believe.
@@ -82,6 +83,16 @@ class Houses:
         at_self, at_authority = zone(SELF_SIGNED, parley=True), zone(BY_AUTHORITY, parley=True)
         add = self.dns.add
         add("alpha.test", zone(SENDER, parley=True), signed=False)
+        for name in SAYING:
+            ctl = [BIN / "gatewayctl", "--config", self.sender.config]
+            subprocess.run([*ctl, "domain", "add", name], check=True)
+            subprocess.run(
+                [*ctl, "account", "add", f"alice@{name}", "--password-stdin"], check=True, input=PASSWORD.encode()
+            )
+        add("said.test", zone(SENDER, parley=False) + NOBODY + self.keys("said.test"), signed=True)
+        add("silent.test", zone(SENDER, parley=True), signed=True)
+        add("insecure-keys.test", zone(SENDER, parley=True) + self.keys("said.test"), signed=False)
+        add("other-keys.test", zone(SENDER, parley=True) + self.keys("said.test"), signed=True)
         add("matching.test", at_self + tlsa(3, right) + tlsa(3, WRONG), signed=True)
         add("insecure.test", at_self + tlsa(3, right), signed=False)
         add("unsigned.test", at_authority + tlsa(3, WRONG), signed=False)
@@ -110,6 +121,11 @@ class Houses:
         key, certificate = make_authority("self-signed, and names nobody")
         (root / "key.pem").write_bytes(key)
         (root / "certificate.pem").write_bytes(certificate)
+        root = self.sender.root
+        authority = (root / "ca-key.pem").read_bytes(), (root / "ca.pem").read_bytes()
+        key, certificate = issue(*authority, ["alpha.test", "mx.alpha.test", SENDER, *SAYING])
+        (root / "key.pem").write_bytes(key)
+        (root / "certificate.pem").write_bytes(certificate + authority[1])
         root = self.by_authority.root
         authority = (root / "ca-key.pem").read_bytes(), (root / "ca.pem").read_bytes()
         key, certificate = issue(*authority, [*NAMED, "altered.test", "withheld.test"])
@@ -121,9 +137,18 @@ class Houses:
             house.stop()
         self.dns.stop()
 
-    def send(self, to: str) -> str:
+    def keys(self, name: str) -> str:
+        """What `gatewayctl dns` says that the zone should say."""
+        command = [BIN / "gatewayctl", "--config", self.sender.config, "dns", name]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        (line,) = [line for line in printed.splitlines() if line.startswith("_keys._parley.")]
+        return "_keys._parley" + line.removeprefix(f"_keys._parley.{name}.") + "\n"
+
+    def send(self, to: str, by: str = "alpha.test") -> str:
         """What the sender's log says became of it: "delivered by Parley: 2.0.0 ..." """
-        IMAPProgram(self.sender, "alice").send(to, "DANE", "secret")
+        program = IMAPProgram(self.sender, "alice")
+        program.address = f"alice@{by}"
+        program.send(to, "DANE", "secret")
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             said = (self.sender.root / "gatewayd.log").read_text()
@@ -133,6 +158,8 @@ class Houses:
         return "nothing"
 
 
+SAYING = ["said.test", "silent.test", "insecure-keys.test", "other-keys.test"]
+NOBODY = "_parley._tcp 60 IN SRV 0 0 1 mx\n"  # there is no asking the domain itself
 NAMED = ["unsigned.test", "none.test", "anchored.test", "pkix.test", "wrong.test"]
 
 
@@ -190,3 +217,21 @@ def test_not_delivered_and_tried_again(houses: Houses, to: str, why: str) -> Non
     queue = [BIN / "gatewayctl", "--config", houses.sender.config, "queue"]
     listing = subprocess.run(queue, capture_output=True, check=True)
     assert to.encode() in listing.stdout
+
+
+@pytest.mark.parametrize(
+    ("by", "to"),
+    [
+        ("said.test", "bob@anchored.test"),  # by its zone alone
+        ("silent.test", "bob@pkix.test"),  # the zone says none: asked itself
+        ("insecure-keys.test", "bob@none.test"),  # what anybody could have said is not looked at
+    ],
+)
+def test_whose_keys_are_known(houses: Houses, by: str, to: str) -> None:
+    assert houses.send(to, by).startswith("delivered by Parley: 2.0.0")
+
+
+def test_a_key_that_the_zone_does_not_say_is_none(houses: Houses) -> None:
+    """Though the domain itself shows it, under a certificate that all believe."""
+    said = houses.send("bob@unsigned.test", "other-keys.test")
+    assert re.search(r"deferred by Parley: 4\.\d\.\d .*again in", said), said

@@ -148,6 +148,8 @@ async def _dns(gateway: Gateway, options: argparse.Namespace) -> None:
     shown = x509.load_pem_x509_certificates(config.tls.certificate.read_bytes())
     record = TLSA.of(shown[0], usage=Usage.DANE_EE)
     print(f"_{port}._tcp.{config.hostname}. TLSA {record}  ; only in a zone that is signed by DNSSEC")
+    for line in keys.records(gateway.keys, domain):
+        print(f"{line}  ; not needed; only in a zone that is signed by DNSSEC, and changed with the keys")
     print(f"{domain}. MX 10 {config.hostname}.")
     print(f'{domain}. TXT "v=spf1 mx -all"')
     if domain in config.dkim:

@@ -11,7 +11,10 @@ from rich.table import Table
 
 from gatewayd.address import Domain
 from gatewayd.cli.queue import time
-from gatewayd.crypto.domain_keys import KeyStore
+from gatewayd.crypto.domain_keys import KeyStore, PublicKey, record_name
+
+HOUR = 3600
+TTL = HOUR  # seconds: no longer than a set that was asked for
 
 
 async def _domain(gateway: Any, options: argparse.Namespace) -> Domain:
@@ -27,8 +30,12 @@ async def listing(gateway: Any, options: argparse.Namespace) -> None:
 
 async def rotate(gateway: Any, options: argparse.Namespace) -> None:
     domain = await _domain(gateway, options)
-    print(f"{gateway.keys.rotate(domain).kid.hex()} is shown from now on")
+    new = gateway.keys.rotate(domain, int(gateway.now() + options.after * HOUR)).kid
+    print(f"{new.hex()} is shown from now on")
     _show(gateway, domain)
+    (key,) = [key for key in gateway.keys.key_set(domain).keys if key.kid == new]
+    print(f"If the zone says the keys, all resolvers have to know this one by {time(key.not_before)}:")
+    print(_line(domain, key))
 
 
 async def revoke(gateway: Any, options: argparse.Namespace) -> None:
@@ -39,6 +46,21 @@ async def revoke(gateway: Any, options: argparse.Namespace) -> None:
         raise ValueError(f"{domain} has no key {options.kid}") from None
     print(f"{options.kid} is shown no longer; {signs.kid.hex()} signs from now on")
     _show(gateway, domain)
+    print("If the zone says the keys, let it say these now, and no others:")
+    for record in records(gateway.keys, domain):
+        print(record)
+
+
+def records(keys: KeyStore, domain: Domain) -> list[str]:
+    """The domain's keys for its zone: none without keys."""
+    try:
+        return [_line(domain, key) for key in keys.key_set(domain).keys]
+    except KeyError:
+        return []
+
+
+def _line(domain: Domain, key: PublicKey) -> str:
+    return f'{record_name(domain)}. {TTL} TXT "{key.record}"'
 
 
 def _show(gateway: Any, domain: Domain) -> None:
@@ -57,5 +79,6 @@ def _show(gateway: Any, domain: Domain) -> None:
 def add_commands(parser: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     command(actions, "list", listing, "domain")
-    command(actions, "rotate", rotate, "domain")
+    rotating = command(actions, "rotate", rotate, "domain")
+    rotating.add_argument("--after", type=float, default=0.0, metavar="HOURS", help="it signs no sooner")
     command(actions, "revoke", revoke, "domain", "kid")

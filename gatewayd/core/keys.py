@@ -1,4 +1,5 @@
-"""Other domains' keys: fetched from the domain itself, kept until they expire, one fetch a domain at a time."""
+"""Other domains' keys: from their DNSSEC-signed zones, or fetched from the domains themselves; kept until they expire,
+one fetch a domain at a time."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gatewayd.address import Domain
-from gatewayd.crypto.domain_keys import KeySet, KeySetError
+from gatewayd.crypto.domain_keys import KeySet, KeySetError, record_name
 from gatewayd.errors import StoreError
+from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.interfaces.records import Peer
 from gatewayd.interfaces.store import IStore
 
-REFETCH = 60.0  # seconds between two fetches that an unknown key id asks for
+REFETCH = 60.0  # seconds between two fetches that an unknown key id asks for; and that records are kept for at least
 MAX_KEPT = 7 * 86400.0  # seconds: however long the domain says that its set is good
 
 
@@ -24,10 +26,16 @@ class KeysUnavailable(LookupError):
 
 
 class KeyDirectory:
+    """`fetch` asks a domain itself; `resolver`, where its AD bit is believed, is asked before."""
+
     log = Logger()
 
-    def __init__(self, store: IStore, fetch: Callable[[Domain], Awaitable[bytes]], clock: IReactorTime) -> None:
+    def __init__(
+        self, store: IStore, fetch: Callable[[Domain], Awaitable[bytes]], clock: IReactorTime,
+        resolver: IResolver | None = None,
+    ) -> None:  # fmt: skip
         self._store = store
+        self._resolver = resolver
         self._fetch = fetch
         self._clock = clock
         self._fetching: dict[Domain, list[defer.Deferred[KeySet | str]]] = {}
@@ -74,15 +82,24 @@ class KeyDirectory:
     async def _fetch_now(self, domain: Domain) -> KeySet:
         now = self._clock.seconds()
         try:
-            octets = await self._fetch(domain)
-            key_set = KeySet.decode(octets, domain)
-        except (OSError, KeySetError, StoreError) as error:
+            key_set = await self._published(domain, now) or KeySet.decode(await self._fetch(domain), domain)
+        except (OSError, KeySetError, ResolutionFailed, StoreError) as error:
             raise KeysUnavailable(f"the keys of {domain} cannot be had: {error}") from None
         self._fetched_at[domain] = now
         peer = await self._store.peer(domain) or Peer(domain, 0.0, None, 0.0)
         until = float(min(key_set.expires, now + MAX_KEPT))
-        await self._store.remember_peer(replace(peer, keys=octets, keys_until=until))
+        await self._store.remember_peer(replace(peer, keys=key_set.encode(), keys_until=until))
         return key_set
+
+    async def _published(self, domain: Domain, now: float) -> KeySet | None:
+        """By the domain's zone, if all of the answer is DNSSEC-secure and says a key: then these, and no others."""
+        if self._resolver is None:
+            return None
+        answer = await self._resolver.txt(record_name(domain))
+        if not answer.secure:
+            return None
+        texts = [text for text in answer.records if isinstance(text, bytes)]
+        return KeySet.of_records(domain, texts, int(now + max(REFETCH, answer.ttl)))
 
 
 def _decoded(octets: bytes, domain: Domain) -> KeySet | None:

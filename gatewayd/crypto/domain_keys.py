@@ -3,14 +3,18 @@
 A key lies in <directory>/<domain>/<kid>.pem, mode 0600; a revoked one is kept as <kid>.revoked. Keys overlap in time,
 so that they rotate without a gap: a new key is shown at once and signs from its not_before on, and the one before it
 is shown until what it signed has been delivered.
+
+A domain with a DNSSEC-signed zone may say its keys there too, one TXT record a key (docs/parley.rst §5).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +26,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gatewayd.address import Domain
 
+VERSION = "parley1"  # of the TXT record
 MAX_KEYS = 16  # in one set: a verifier keeps and searches it
 DAY = 86400
 OVERLAP = 14 * DAY  # seconds that a key is good after its successor signs: longer than anything waits in a queue
 SKEW = 300  # seconds that others' clocks may be behind
 SETTLED = 10**9  # nanoseconds after which a directory that changes again surely has another time
 _RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def record_name(domain: Domain) -> str:
+    """Where the keys stand in the DNS."""
+    return f"_keys._parley.{domain}"
+
+
+def kid(key: bytes) -> bytes:
+    """A key is named by its own hash, so no two are confused."""
+    return hashlib.sha256(key).digest()[:8]
 
 
 class KeySetError(ValueError):
@@ -39,6 +54,28 @@ class PublicKey(msgspec.Struct, frozen=True):
     key: bytes  # 32 octets
     not_before: int  # seconds since the epoch
     not_after: int
+
+    @property
+    def record(self) -> str:
+        """The text of its TXT record."""
+        return f"v={VERSION}; k={base64.b64encode(self.key).decode()}; from={self.not_before}; until={self.not_after}"
+
+    @classmethod
+    def of_record(cls, text: bytes) -> PublicKey | None:
+        """None: it says no key that can be used here."""
+        tags = dict[str, str]()
+        for tag in text.decode("ascii", "replace").split(";"):
+            name, _, value = tag.partition("=")
+            if tags.setdefault(name.strip(), value.strip()) != value.strip():
+                return None
+        try:
+            key = base64.b64decode(tags["k"], validate=True)
+            begin, end = int(tags["from"]), int(tags["until"])
+        except (KeyError, ValueError, binascii.Error):
+            return None
+        if tags.get("v") != VERSION or len(key) != 32 or not 0 <= begin <= end < 2**63:
+            return None
+        return cls(kid(key), key, begin, end)
 
 
 class KeySet(msgspec.Struct, frozen=True):
@@ -63,6 +100,14 @@ class KeySet(msgspec.Struct, frozen=True):
             raise KeySetError("bad key set")
         return found
 
+    @classmethod
+    def of_records(cls, domain: Domain, texts: Iterable[bytes], expires: int) -> KeySet | None:
+        """None: none of them can be used. Raises KeySetError: there are too many."""
+        keys = tuple(key for text in texts if (key := PublicKey.of_record(text)) is not None)
+        if len(keys) > MAX_KEYS:
+            raise KeySetError(f"more than {MAX_KEYS} keys")
+        return cls(domain.name, expires, keys) if keys else None
+
     def find(self, kid: bytes, when: float) -> PublicKey | None:
         """The key of that name, if it is good at that time."""
         for key in self.keys:
@@ -86,8 +131,7 @@ class SigningKey:
 
     @classmethod
     def of(cls, domain: Domain, private: Ed25519PrivateKey) -> SigningKey:
-        """A key is named by its own hash, so no two are confused."""
-        return cls(domain, hashlib.sha256(private.public_key().public_bytes(*_RAW)).digest()[:8], private)
+        return cls(domain, kid(private.public_key().public_bytes(*_RAW)), private)
 
     @property
     def public(self) -> bytes:
@@ -139,18 +183,19 @@ class KeyStore:
         partial.rename(path)
         return key
 
-    def rotate(self, domain: Domain) -> SigningKey:
-        """A new key that signs once no set is believed any more that was shown without it (docs/parley.rst §5). Raises
-        ValueError while another one waits for its turn."""
+    def rotate(self, domain: Domain, not_before: int = 0) -> SigningKey:
+        """A new key that signs once no set is believed any more that was shown without it (docs/parley.rst §5), and not
+        before that time. Raises ValueError while another one waits for its turn."""
         for key, begin, _ in self._keys(domain):
             if begin > self._now():
                 raise ValueError(f"{domain} has a new key already, {key.kid.hex()}, which is about to take over")
-        return self.create(domain, not_before=int(self._now()) + self._shown_for + SKEW)
+        return self.create(domain, not_before=max(not_before, int(self._now()) + self._shown_for + SKEW))
 
     def renew(self, domain: Domain, left: int = 30 * DAY) -> SigningKey | None:
-        """Rotates when the last key is good for less than `left` seconds more. Nothing for a domain without keys."""
-        ends = [lasting.not_after for lasting in self._keys(domain)]
-        return self.rotate(domain) if ends and max(ends) < self._now() + left else None
+        """Rotates when the last key is good for less than `left` seconds more. The new one signs as late as it can, so
+        that there is time to publish it. Nothing for a domain without keys."""
+        end = max((lasting.not_after for lasting in self._keys(domain)), default=None)
+        return self.rotate(domain, end - OVERLAP) if end is not None and end < self._now() + left else None
 
     def revoke(self, domain: Domain, kid: bytes) -> SigningKey:
         """The key is shown no longer. Returns the one that signs from now on, made if there is no other. Raises

@@ -6,6 +6,7 @@ RFC 2782 (SRV), RFC 5321 §5.1 and RFC 7505 (MX), RFC 6698 (TLSA), RFC 6840 §5.
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Sequence
 from random import Random, SystemRandom
 from typing import Any
@@ -107,7 +108,8 @@ class Resolver:
 
     async def txt(self, name: str) -> Answer:
         found = await self._ask(name, "TXT")
-        return Answer(tuple(b"".join(r.strings) for r in found.records), found.secure, found.exists)  # type: ignore[attr-defined]
+        texts = tuple(b"".join(r.strings) for r in found.records)  # type: ignore[attr-defined]
+        return Answer(texts, found.secure, found.exists, found.ttl)
 
     async def tlsa(self, name: str) -> Answer:
         found = await self._ask(name, "TLSA")
@@ -146,7 +148,10 @@ class Resolver:
             return Answer(secure=all(self._secure(response) for response in absent.responses().values()))  # type: ignore[no-untyped-call]
         except (dns.exception.DNSException, OSError) as error:
             raise ResolutionFailed(f"{name} {kind}: {error}") from None
-        return Answer(tuple(found.rrset or ()), self._secure(found.response), found.rrset is not None)
+        if found.rrset is None:
+            return Answer(secure=self._secure(found.response))
+        ttl = max(0.0, found.expiration - time.time())  # dnspython has no other clock
+        return Answer(tuple(found.rrset), self._secure(found.response), True, ttl)
 
     def _secure(self, response: Any) -> bool:
         return self._trust_ad and bool(response.flags & dns.flags.AD)

@@ -31,6 +31,7 @@ class Answer:
     records: tuple[object, ...] = ()
     secure: bool = False
     exists: bool = False  # the name has records of this type
+    ttl: float = 0.0  # seconds that the records may be kept for
 
 
 class IResolver(Interface):
