@@ -169,7 +169,7 @@ def test_the_field() -> None:
     )
     evil = examined(sender=None, origin=Origin("192.0.2.7", "evil;\r\nX: y"))
     assert b"\r\nX" not in evil.field(HERE)
-    assert found.summary == {"spf": "pass", "dkim": "pass good-shop.co.uk", "dmarc": "pass"}
+    assert found.summary == {"spf": "pass", "dkim": "pass good-shop.co.uk", "dmarc": "pass", "why": found.vouched}
 
 
 def test_results_that_claim_to_be_ours_are_removed() -> None:

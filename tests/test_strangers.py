@@ -169,7 +169,10 @@ def test_the_users_word_goes_before_a_filters(tmp_path: Path, reactor: Any) -> N
             with Mailbox(alpha, "bob@alpha.test") as inbox, Mailbox(alpha, "bob@alpha.test", "Junk") as junk:
                 (friend,) = inbox.wait(1)
                 assert b"smtp.mailfrom=friends.test" in friend and b"From: ann@friends.test" in friend
-                assert b"Gatewayd-Verdict: " in friend
+                assert (
+                    b"\r\nGatewayd-Verdict: INBOX; you know ann@friends.test, and friends.test vouches for it by where "
+                    b"it comes from (198.51.100.1); else it were Junk: rspamd: add header, 7.0 of 15.0 ()\r\n" in friend
+                )
                 senders = [octets.partition(b"From: ")[2].partition(b"\r\n")[0] for octets in junk.wait(2)]
                 assert senders == [b"eve@friends.test", b"ann@friends.test"]
     finally:

@@ -83,6 +83,11 @@ class Message:
         return {k: str(found[k]) for k in ("spf", "dkim", "dmarc") if k in found}
 
     @property
+    def why(self) -> str:
+        """The same in words: who vouches for its author, or why nobody does."""
+        return str(_bridged(self.content).get("why", ""))
+
+    @property
     def reaction(self) -> str | None:
         """What a reaction says of the message that is its first parent; by mail too (RFC 9078)."""
         said = _bridged(self.content).get("reaction") if self.bridged else emoji(self.content)

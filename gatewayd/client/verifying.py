@@ -61,6 +61,8 @@ def verify(message: Message, key_set: KeySet, now: float) -> Verdict:
         said.append(f"Who wrote it is what the mail says: {message.sender}.")
         results = ", ".join(f"{name.upper()} {result}" for name, result in message.results.items())
         said.append(f"What {signer} found: {results or 'it did not look'}.")
+        if message.why:
+            said.append(f"In short: {message.why}.")
     else:
         said.append(f"Signed by {signer}, the domain of its author {message.sender}.")
     parts = message.content.fields.parts

@@ -29,6 +29,7 @@ from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.core.submitting import Submission, Submitting, too_big
+from gatewayd.core.verdict import Findings
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import Envelope, IQueue
 from gatewayd.interfaces.records import Account, Delivery, Placed
@@ -220,7 +221,9 @@ class PostOffice:
             self._story.examined(content, examined)
         if judged.verdict:
             self._story.judged(content, judged.verdict, judged.mailbox)
-        letter = Letter(content, envelope, judged.fields + stamp(content.trace_id), provenance, judged.mailbox)
+        vouched = examined.vouched if examined is not None else ""
+        findings = Findings("its signature holds" if restored is not None else vouched, judged.verdict, judged.mailbox)
+        letter = Letter(content, envelope, judged.fields + stamp(content.trace_id), provenance, findings)
         if envelope.not_before > self._now():
             return await self._posting.hold(letter)
         answers: dict[Address, Outcome] = dict.fromkeys(judged.refused, NOT_FILTERED)

@@ -30,6 +30,23 @@ MAX_NAMES = 10  # of an address; RFC 7208 §4.6.4 has the same limit
 _DMARC_PASS = re.compile(rb"(?:^|;)\s*dmarc=pass\b", re.IGNORECASE)
 
 
+_SPF_WORDS = {
+    "none": "{domain} has no SPF record",
+    "pass": "SPF speaks for {domain} only",
+    "fail": "it does not come from where {domain} sends",
+    "softfail": "it does not seem to come from where {domain} sends",
+    "temperror": "the DNS does not answer for {domain}",
+    "permerror": "the SPF record of {domain} is broken",
+}
+_DKIM_WORDS = {
+    "none": "it has no DKIM signature",
+    "pass": "the DKIM signature is that of {domain}",
+    "fail": "the DKIM signature of {domain} does not hold",
+    "policy": "the DKIM signature of {domain} covers a part only",
+    "temperror": "the DKIM key of {domain} cannot be had now",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     result: str  # pass, fail, temperror, policy (RFC 8601 §2.7.1)
@@ -81,6 +98,26 @@ class Examined:
         spoke += [self.spf_domain] if self.spf == "pass" else []
         return self.dmarc == "pass" or any(dmarc.aligned(domain, self.author) for domain in spoke if self.author)
 
+    @property
+    def vouched(self) -> str:
+        """Who speaks for the author, or why nobody does: in words, for the reader."""
+        author = self.author or "an author that it does not name"
+        if self.overridden:
+            return f"it fails DMARC of {author}, but {self.arc.sealer}, which this server trusts, saw it pass"
+        passed = [each.domain for each in self.signatures if each.result == "pass"]
+        signed = [domain for domain in passed if dmarc.aligned(domain, self.author)]
+        sent = self.spf == "pass" and dmarc.aligned(self.spf_domain, self.author)
+        if self.authenticated:
+            by = [f"its signature ({domain})" for domain in signed[:1]]
+            by += [f"where it comes from ({self.client})"] if sent else []
+            return f"{author} vouches for it by {' and '.join(by)}"
+        whys = [_SPF_WORDS.get(self.spf, "SPF says {spf} of {domain}").format(spf=self.spf, domain=self.spf_domain)]
+        for each in self.signatures or (None,):
+            result = "none" if each is None else each.result
+            whys.append(_DKIM_WORDS[result].format(domain=each.domain if each else ""))
+        begin = f"it fails DMARC of {author}" if self.dmarc == "fail" else f"nothing vouches for {author}"
+        return f"{begin} ({', '.join(whys)})"
+
     def field(self, hostname: Domain) -> bytes:
         """Authentication-Results with its CRLF (RFC 8601 §2.2)."""
         results = [f"spf={self.spf} smtp.{self.spf_identity}={_token(self.spf_domain)}"]
@@ -88,7 +125,8 @@ class Examined:
             f"dkim={each.result} header.d={_token(each.domain)} header.s={_token(each.selector)}"
             for each in self.signatures
         ] or ["dkim=none"]
-        results.append(f"dmarc={self.dmarc} (p={self.policy}) header.from={_token(self.author)}")
+        author = f" header.from={_token(self.author)}" if self.author else ""
+        results.append(f"dmarc={self.dmarc} (p={self.policy}){author}")
         results.append(f"arc={self.arc.result}" + (f" header.d={_token(self.arc.sealer)}" if self.arc.sealer else ""))
         client = f'"{self.client}"' if ":" in self.client else self.client  # a colon is no token (RFC 8601 §2.2)
         results.append(f"iprev={self.iprev} policy.iprev={client}")
@@ -98,7 +136,8 @@ class Examined:
     def summary(self) -> dict[str, str]:
         """What stands in a bridged object's "bridged"."""
         good = [each.domain for each in self.signatures if each.result == "pass"]
-        return {"spf": self.spf, "dkim": f"pass {good[0]}" if good else "none", "dmarc": self.dmarc}
+        signed = f"pass {good[0]}" if good else "none"
+        return {"spf": self.spf, "dkim": signed, "dmarc": self.dmarc, "why": self.vouched}
 
 
 class _SPF(spf.query):  # type: ignore[misc]

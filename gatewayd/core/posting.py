@@ -21,6 +21,7 @@ from gatewayd.core.recipients import Found, Recipients, is_role
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
+from gatewayd.core.verdict import UNEXAMINED, Findings
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces.queue import Envelope, IQueue
 from gatewayd.interfaces.records import Account, ContactState, Delivery, Placed
@@ -52,7 +53,7 @@ class Letter:
     envelope: Envelope
     trace: bytes
     provenance: Provenance = Provenance.HERE
-    mailbox: str = INBOX
+    findings: Findings = UNEXAMINED
     author: Account | None = None  # a user of ours, who files a copy under Sent: without it nothing counts as done
     told: set[Address] = field(default_factory=set)  # whose outcome the log and the story have
     sorted: dict[Address, str] = field(default_factory=dict)  # the mailboxes of those for whom it was not that
@@ -149,7 +150,7 @@ class Posting:
         except StoreError as error:
             answers = dict.fromkeys(letter.envelope.recipients, self.failed(error))
         for address, answer in answers.items():
-            self._story.posted(letter.content, address, answer, letter.mailbox)
+            self._story.posted(letter.content, address, answer, letter.findings.mailbox)
         return answers
 
     async def report(self, fate: Fate) -> None:
@@ -181,7 +182,7 @@ class Posting:
         for address in [each for each in answers if each not in letter.told]:
             answer = answers[address]
             letter.told.add(address)
-            self._story.posted(letter.content, address, answer, letter.sorted.get(address, letter.mailbox))
+            self._story.posted(letter.content, address, answer, letter.sorted.get(address, letter.findings.mailbox))
             said = f"from <{letter.envelope.reverse_path or ''}> to <{address}>: {answer.code} {answer.text}"
             self._note(f"{letter.content.trace_id}: {said}")
 
@@ -299,7 +300,7 @@ class Posting:
     async def _copy(self, letter: Letter, address: Address, account: Account, state: ContactState) -> Copy:
         """One account's, whose owner has said that of the sender. Postmaster and the like are open to all (RFC
         5321 §4.5.1, RFC 2142 §4). Raises StoreError."""
-        mailbox = letter.mailbox
+        mailbox = letter.findings.mailbox
         if mailbox == JUNK and letter.provenance is Provenance.AUTHENTICATED:  # then it is a filter's word alone
             mailbox = INBOX if state == "granted" else JUNK  # the user's goes before it
         copy = await filing.place(self._store, account, letter.content, _return_path(letter) + letter.trace, mailbox)
@@ -308,6 +309,9 @@ class Posting:
             copy = self._consent.sorted(copy, letter.sender, state, letter.provenance)
         if isinstance(copy, Delivery):
             letter.sorted[address] = copy.mailbox
+            said = letter.findings.field(copy.mailbox, letter.sender, state, letter.provenance)
+            if said:
+                copy = replace(copy, trace=_return_path(letter) + said + letter.trace)
         return account, copy
 
     async def _file(self, copies: Sequence[Copy]) -> list[Outcome]:

@@ -34,7 +34,7 @@ class Judged:
     mailbox: str = INBOX
     examined: Examined | None = None
     refused: frozenset[Address] = frozenset()  # recipients for whom a filter does not take it
-    verdict: str = ""  # why it is taken or filed as it is: one line for the user
+    verdict: str = ""  # what the author's domain and filters say to that, in words
     envelope: Envelope | None = None  # as a filter wants it; None: as it was
 
 
@@ -104,12 +104,4 @@ class Reception:
             why.insert(0, f"{examined.author} asks that mail which fails DMARC be put apart")
         verdict = "; ".join(why)
         fields = examined.field(self._hostname) if examined is not None else b""
-        if verdict:
-            where = "filed as Junk" if mailbox == JUNK else "taken"
-            fields = f"{FIELD}: {where}; {_line(verdict)}\r\n".encode() + fields
         return Judged(filtered.mail, fields, mailbox, examined, filtered.refused, verdict, filtered.envelope)
-
-
-def _line(text: str) -> str:
-    """What a filter said, made fit for one field."""
-    return "".join(c if c.isprintable() else " " for c in text)[:900].encode("ascii", "replace").decode()

@@ -40,8 +40,8 @@ class Story:
             self._record(Event("", self._now(), str(recipient), words))
 
     def examined(self, content: Content, examined: Examined) -> None:
-        spf, dkim, dmarc = (examined.summary[name] for name in ("spf", "dkim", "dmarc"))
-        self._say(content, None, f"examined: SPF {spf}, DKIM {dkim}, DMARC {dmarc} for {examined.author}")
+        spf, dkim, dmarc, why = examined.summary.values()
+        self._say(content, None, f"examined: SPF {spf}, DKIM {dkim}, DMARC {dmarc}; {why}")
 
     def judged(self, content: Content, verdict: str, mailbox: str) -> None:
         self._say(content, None, f"{'taken' if mailbox == 'INBOX' else 'to be filed as Junk'}: {verdict}")
