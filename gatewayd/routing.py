@@ -86,7 +86,7 @@ class Router:
         service = await self._resolver.srv(f"_parley._tcp.{domain}")
         if service.records:
             services = [record for record in service.records if isinstance(record, Endpoint)]
-            endpoints = await self._located(services, secure=service.secure)
+            endpoints = await located(self._resolver, services, secure=service.secure)
             return Parley(domain, endpoints) if endpoints else NO_PARLEY_HOST
         peer = await self._store.peer(domain)
         if peer is not None and peer.parley_until > self._clock.seconds():
@@ -95,11 +95,11 @@ class Router:
 
     async def _mail(self, domain: Domain) -> Route:
         if self._smart_host is not None:
-            endpoints = await self._located([self._smart_host])
+            endpoints = await located(self._resolver, [self._smart_host])
             return Mail(Domain(self._smart_host.host), endpoints) if endpoints else NO_SMART_HOST
         exchanges = await self._resolver.mx(domain)
         if not exchanges.exists:  # RFC 5321 §5.1: the implicit MX
-            endpoints = await self._located([Endpoint(domain.name, self._smtp_port)], secure=exchanges.secure)
+            endpoints = await located(self._resolver, [Endpoint(domain.name, self._smtp_port)], secure=exchanges.secure)
             return Mail(domain, endpoints) if endpoints else NO_SUCH_DOMAIN
         if not exchanges.records:
             return NO_MAIL_SERVICE
@@ -107,7 +107,7 @@ class Router:
         if not hosts:
             return LOOPS_BACK
         places = [Endpoint(host, self._smtp_port) for host in hosts]
-        endpoints = await self._located(places, secure=exchanges.secure)
+        endpoints = await located(self._resolver, places, secure=exchanges.secure)
         return Mail(domain, endpoints) if endpoints else NO_MAIL_HOST
 
     def _before_us(self, exchanges: Answer) -> list[str]:
@@ -116,24 +116,27 @@ class Router:
         ours = [preference for preference, host in ranked if self._hostname and host == self._hostname.name]
         return [host for preference, host in ranked if not ours or preference < min(ours)]
 
-    async def _located(self, endpoints: Iterable[Endpoint], *, secure: bool = False) -> tuple[Endpoint, ...]:
-        """With addresses for names. One host that cannot be resolved is passed over while another can. `secure`: DNSSEC
-        has proved that these are the domain's hosts, so their TLSA records count, if those are proved too."""
-        located: list[Endpoint] = []
-        failed: ResolutionFailed | None = None
-        for endpoint in endpoints:
-            try:
-                answer = await self._resolver.addresses(endpoint.host)
-                # RFC 7672 §2.2.2: where the addresses are insecure no TLSA record can be secure, and none is asked for
-                tlsa = await self._tlsa(endpoint) if secure and answer.secure else ()
-            except ResolutionFailed as error:  # bogus ones too: a host whose records are withheld is not dialled
-                failed = error
-                continue
-            located += [Endpoint(str(address), endpoint.port, endpoint.host, tlsa) for address in answer.records]
-        if failed is not None and not located:
-            raise failed
-        return tuple(located)
 
-    async def _tlsa(self, endpoint: Endpoint) -> tuple[TLSA, ...]:
-        found = await self._resolver.tlsa(f"_{endpoint.port}._tcp.{endpoint.host}")
-        return tuple(record for record in found.records if isinstance(record, TLSA)) if found.secure else ()
+async def located(resolver: IResolver, endpoints: Iterable[Endpoint], *, secure: bool = False) -> tuple[Endpoint, ...]:
+    """With addresses for names. One host that cannot be resolved is passed over while another can; if none can, raises
+    ResolutionFailed. `secure`: DNSSEC has proved that these are the domain's hosts, so their TLSA records count, if
+    those are proved too."""
+    found: list[Endpoint] = []
+    failed: ResolutionFailed | None = None
+    for endpoint in endpoints:
+        try:
+            answer = await resolver.addresses(endpoint.host)
+            # RFC 7672 §2.2.2: where the addresses are insecure no TLSA record can be secure, and none is asked for
+            tlsa = await _tlsa(resolver, endpoint) if secure and answer.secure else ()
+        except ResolutionFailed as error:  # bogus ones too: a host whose records are withheld is not dialled
+            failed = error
+            continue
+        found += [Endpoint(str(address), endpoint.port, endpoint.host, tlsa) for address in answer.records]
+    if failed is not None and not found:
+        raise failed
+    return tuple(found)
+
+
+async def _tlsa(resolver: IResolver, endpoint: Endpoint) -> tuple[TLSA, ...]:
+    found = await resolver.tlsa(f"_{endpoint.port}._tcp.{endpoint.host}")
+    return tuple(record for record in found.records if isinstance(record, TLSA)) if found.secure else ()

@@ -12,15 +12,15 @@ import pytest
 from twisted.internet import defer
 from twisted.internet.task import Clock
 
-from gatewayd.address import AddressError, Domain
+from gatewayd.address import AddressError
 from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect, connection, tail
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.crypto.scram import ScramServer
-from gatewayd.interfaces.dns import Answer, Endpoint
+from gatewayd.interfaces.dns import Endpoint
 from gatewayd.interfaces.records import Delivery
 from gatewayd.message import bridge
 from gatewayd.message.model import Content, Payload
-from gatewayd.session import parley_server
+from gatewayd.session import parley_server, parley_sync
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
 
 
@@ -102,40 +102,17 @@ def test_no_server_and_no_address(alpha: House) -> None:
     alpha.listen()
 
 
-def test_where_the_dns_says_that_a_server_is(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    class Resolver:
-        def __init__(self, reactor: Any) -> None:
-            pass
-
-        def start(self) -> None:
-            asked.append("start")
-
-        def stop(self) -> None:
-            asked.append("stop")
-
-        async def srv(self, name: str) -> Answer:
-            asked.append(name)
-            return Answer((here(alpha),) if name == "_parley._tcp.alpha.test" else (), exists=True)
-
-    monkeypatch.setattr(connection, "Resolver", Resolver)
-    assert alpha.wait(connection.locate(alpha.reactor, ALPHA)) == [here(alpha)]
-    with pytest.raises(OSError, match=r"beta\.test publishes no Parley service"):
-        alpha.wait(connection.locate(alpha.reactor, Domain.parse("beta.test")))
-    assert asked == ["start", "_parley._tcp.alpha.test", "stop", "start", "_parley._tcp.beta.test", "stop"]
-
-
-def test_the_servers_of_the_dns_are_tried_in_turn(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Domain] = []
-
-    async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
-        asked.append(domain)
-        return [Endpoint("127.0.0.1", 1), here(alpha)]
-
-    monkeypatch.setattr(connection, "locate", locate)
-    assert sign_in(alpha, server=None).user == str(ALICE)
-    assert asked == [ALPHA]
+def test_what_a_page_of_the_log_leaves_out_is_fetched(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten messages that took one number, too large together: each is whole, and comes once."""
+    monkeypatch.setattr(parley_sync, "PAGE", 10_000)
+    made = alpha.fill(ALICE, 10, 4000)
+    alice = sign_in(alpha)
+    alpha.wait(alice.mark("INBOX", list(range(1, 11)), add=["later"]))
+    got = inbox(alpha, alice)
+    assert sorted(message.id for message in got) == sorted(content.id for content in made)
+    for message in got:
+        message.content.check_bodies()
+    assert all("later" in message.flags for message in got)
 
 
 # -- composing and sending ------------------------------------------------------------------------------------------

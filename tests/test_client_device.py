@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from twisted.internet import defer
 
-from gatewayd.client import ConnectionGone, ParleyClient, RequestFailed, compose, connection, device
+from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connection, device
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
+from gatewayd.client.transfer import ignored
 from gatewayd.crypto.certificates import make_authority
-from gatewayd.wire.parley.schema import Result
+from gatewayd.message.model import Part
+from gatewayd.session import parley_sync
+from gatewayd.wire.parley.schema import Mailboxes, Result
 from tests.test_client import here, inbox, sign_in
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, defer_later, wait_until
 
@@ -281,3 +284,71 @@ def test_a_large_file_keeps_no_message_waiting(
     alpha.wait(both())
     assert settled == [second.id, first.id]
     assert received(alpha) == ["second", "first"]
+
+
+def test_what_a_page_of_the_log_leaves_out_is_fetched_once(
+    alpha: House, alice: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a new device; another change of their flags does not need them again."""
+    monkeypatch.setattr(parley_sync, "PAGE", 10_000)
+    made = alpha.fill(ALICE, 10, 4000)
+    marking = sign_in(alpha, ALICE)
+    alpha.wait(marking.mark("INBOX", list(range(1, 11)), add=["later"]))
+    new = alpha.wait(alice.sync())
+    assert sorted(message.id for message in new) == sorted(content.id for content in made)
+    fetched: list[int] = []
+    fetch = alice.parley.fetch
+    monkeypatch.setattr(alice.parley, "fetch", lambda ids: fetched.append(len(ids)) or fetch(ids))
+    alpha.wait(marking.mark("INBOX", list(range(1, 11)), add=["again"]))
+    assert alpha.wait(alice.sync()) == []
+    assert not any(fetched)
+    there = alpha.wait(alice.archive.mailbox("INBOX"))
+    assert [message.text for message in there] == [Message("", 0, 0, (), content).text for content in made]
+    assert all({"later", "again"} <= set(message.flags) for message in there)
+
+
+def test_a_large_file_that_is_not_sent_after_all(alpha: House, alice: Device, tmp_path: Path) -> None:
+    """Stopped in the middle; what waits behind it leaves."""
+    (tmp_path / "large").write_bytes(bytes(400_000))
+    moved: list[int] = []
+    drafts = [
+        compose(str(ALICE), [str(BOB)], text, now=1.0, files=[tmp_path / "large"]) for text in ("first", "second")
+    ]
+
+    def progress(part: Part, octets: int) -> None:
+        moved.append(octets)
+        if len(moved) == 3:
+            alpha.spawn(alice.cancel(drafts[0].id))
+
+    alice.progress = progress
+    assert alpha.wait(alice.send([str(BOB)], drafts[0])) == ()
+    assert moved[-1] < 400_000
+    assert alpha.wait(alice.outbox.waiting()) == []
+    alice.progress = ignored
+    assert [result.code for result in alpha.wait(alice.send([str(BOB)], drafts[1]))] == ["2.0.0"]
+    assert received(alpha) == ["second"]
+
+
+def test_mailboxes_that_are_renamed_or_deleted(alpha: House, alice: Device) -> None:
+    """What is in them is there under the new name, though two change names; or gone."""
+    parley = sign_in(alpha, ALICE)
+    made = alpha.fill(ALICE, 3, 10)
+
+    async def mailbox(action: str, name: str, to: str = "") -> None:
+        session = await parley.online()
+        await session.request("mailboxes", Mailboxes(action, name, to))  # type: ignore[arg-type]
+
+    def texts(name: str) -> list[bytes]:
+        return [message.id for message in alpha.wait(alice.archive.mailbox(name))]
+
+    for uid, name in enumerate(("One", "Two", "Three"), 1):
+        alpha.wait(mailbox("create", name))
+        alpha.wait(parley.mark("INBOX", [uid], move=name))
+    alpha.wait(alice.sync())
+    assert [texts(name) for name in ("One", "Two", "Three", "INBOX")] == [[one.id] for one in made] + [[]]
+    for name, to in (("One", "Between"), ("Two", "One"), ("Between", "Two")):
+        alpha.wait(mailbox("rename", name, to))
+    alpha.wait(mailbox("delete", "Three"))
+    alpha.wait(alice.sync())
+    assert [texts(name) for name in ("One", "Two", "Three")] == [[made[1].id], [made[0].id], []]
+    assert alpha.wait(alice.archive.message(made[2].id)) is None

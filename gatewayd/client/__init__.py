@@ -3,7 +3,8 @@
 A bot is ten lines: docs/bot.py. What each method does for a bot: docs/parley-client.rst.
 """
 
-from gatewayd.client.connection import ParleyClient, connect, locate
+from gatewayd.client.connection import ParleyClient, connect
+from gatewayd.client.dialling import locate
 from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.session.parley_client import ConnectionGone, RequestFailed
 from gatewayd.session.parley_transfer import TransferFailed

@@ -7,62 +7,27 @@ where it was. Several programs may use the file at once. Messages are shown with
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from gatewayd.address import Address
 from gatewayd.client.message import Message, Receipt
+from gatewayd.client.tables import ANSWERS, REACTS, REPLACES, STEPS
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import Content, ObjectError, Payload
-from gatewayd.wire.parley.schema import Change, Changes, Contact
+from gatewayd.wire.parley.schema import Change, Changes, Contact, Mailbox, Object
 
 SHOWN = 256 * 1024  # octets: a longer text is not read for a list
 INTRODUCTIONS = "Introductions"  # the mailbox where strangers wait (docs/parley.rst §8.4)
 APART = ("Junk", "Trash", INTRODUCTIONS, RECEIPTS)  # mailboxes that are no part of conversations
-STEPS = [
-    """
-    CREATE TABLE log (one INTEGER PRIMARY KEY CHECK (one = 1), modseq INTEGER NOT NULL);
-    INSERT INTO log VALUES (1, 0);
-    CREATE TABLE object (
-        id BLOB PRIMARY KEY, signed BLOB NOT NULL, date INTEGER NOT NULL, conversation TEXT NOT NULL) WITHOUT ROWID;
-    CREATE INDEX object_conversation ON object (conversation, date);
-    CREATE TABLE part (
-        id BLOB NOT NULL, hash BLOB NOT NULL, type TEXT NOT NULL, PRIMARY KEY (id, hash)) WITHOUT ROWID;
-    CREATE INDEX part_hash ON part (hash);
-    CREATE TABLE body (hash BLOB PRIMARY KEY, octets BLOB NOT NULL);
-    CREATE TABLE entry (
-        mailbox TEXT NOT NULL, uid INTEGER NOT NULL, modseq INTEGER NOT NULL, flags TEXT NOT NULL, id BLOB NOT NULL,
-        PRIMARY KEY (mailbox, uid)) WITHOUT ROWID;
-    CREATE INDEX entry_object ON entry (id);
-    CREATE INDEX entry_unseen ON entry (mailbox) WHERE instr(flags, '\\Seen') = 0;
-    CREATE TABLE receipt (
-        of BLOB NOT NULL, recipient TEXT NOT NULL, status TEXT NOT NULL, at REAL NOT NULL, signed INTEGER NOT NULL,
-        PRIMARY KEY (of, recipient, status)) WITHOUT ROWID;
-    CREATE TABLE contact (
-        address TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL, modseq INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE outbox (
-        number INTEGER PRIMARY KEY, id BLOB UNIQUE NOT NULL, recipients TEXT NOT NULL, payload BLOB NOT NULL,
-        bodies BLOB NOT NULL, trouble TEXT NOT NULL DEFAULT '');
-    CREATE TABLE undelivered (
-        id BLOB NOT NULL, recipient TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (id, recipient)) WITHOUT ROWID;
-    CREATE TABLE key_set (domain TEXT PRIMARY KEY, octets BLOB NOT NULL, fetched REAL NOT NULL) WITHOUT ROWID
-    """,
-    # What an object is about, and what is searched of it. What is here has neither: the log is asked for all anew.
-    """
-    CREATE TABLE link (
-        about BLOB NOT NULL, id BLOB NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (about, id)) WITHOUT ROWID;
-    CREATE INDEX link_id ON link (id);
-    CREATE TABLE words (id BLOB PRIMARY KEY, folded TEXT NOT NULL);
-    DELETE FROM object; DELETE FROM part; DELETE FROM body; DELETE FROM entry; DELETE FROM receipt; DELETE FROM contact;
-    UPDATE log SET modseq=0
-    """,
-]
-ANSWERS, REPLACES, REACTS = "answers", "replaces", "reacts"  # kinds of links
 ENTRY = "e.mailbox, e.uid, e.modseq, e.flags, o.signed, o.id"
 IN_CONVERSATIONS = f"e.mailbox NOT IN ({', '.join(repr(name) for name in APART)})"
 ONE = (  # of an object `o` that may stand in several mailboxes
@@ -71,6 +36,11 @@ ONE = (  # of an object `o` that may stand in several mailboxes
 )
 SAID = f"EXISTS (SELECT 1 FROM entry e WHERE e.id=o.id AND {IN_CONVERSATIONS})"
 LATEST = "ORDER BY o.date DESC, o.id DESC"
+
+
+def _bodies(db: sqlite3.Connection, id: bytes) -> tuple[bytes, ...]:
+    query = "SELECT b.octets FROM part p JOIN body b USING (hash) WHERE p.id=?"
+    return tuple(octets for (octets,) in db.execute(query, (id,)))
 
 
 Place = tuple[int, bytes]  # in a conversation: date and id
@@ -127,6 +97,7 @@ class Archive:
             (known,) = db.execute("SELECT modseq FROM log").fetchone()
             if page.modseq <= known:
                 return []  # another program was here before us, and may have gone further
+            self._name(db, page.mailboxes)
             new = [message for change in page.changes if (message := self._apply(db, change)) is not None]
             rows = [(one.address, one.state, one.since, one.modseq) for one in page.contacts]
             db.executemany("INSERT OR REPLACE INTO contact VALUES (?,?,?,?)", rows)
@@ -135,27 +106,62 @@ class Archive:
 
         return await self.database.write(work)
 
+    async def missing(self, page: Changes) -> list[bytes]:
+        """The ids of objects that a page names only, and that are not here."""
+        ids = [change.id for change in page.changes if change.id and not change.signed]
+        query = "SELECT 1 FROM object WHERE id=?"
+        if not ids:
+            return []
+        return await self.database.read(lambda db: [id for id in ids if not db.execute(query, (id,)).fetchone()])
+
+    async def keep(self, objects: Sequence[Object]) -> None:
+        """For a page that names them only, and is taken next."""
+
+        def work(db: sqlite3.Connection) -> None:
+            for one in objects:
+                with contextlib.suppress(ObjectError):  # as below
+                    self._keep(db, Message.of(Change("", 0, 0, id=one.id, signed=one.signed, bodies=one.bodies)))
+
+        await self.database.write(work)
+
     async def forget(self) -> None:
         """All but the outbox and what became of it: the server's log is another one now."""
 
         def work(db: sqlite3.Connection) -> None:
-            for table in ("object", "part", "body", "entry", "receipt", "contact", "link", "words"):
+            for table in ("object", "part", "body", "entry", "receipt", "contact", "link", "words", "mailbox"):
                 db.execute(f"DELETE FROM {table}")
             db.execute("UPDATE log SET modseq=0")
 
         await self.database.write(work)
+
+    def _name(self, db: sqlite3.Connection, mailboxes: Sequence[Mailbox]) -> None:
+        """What is in one that is gone is gone too; one that is renamed keeps what is in it, though two change names."""
+        known = dict(db.execute("SELECT uidvalidity, name FROM mailbox").fetchall())
+        for gone in (one for one in mailboxes if one.gone and one.uidvalidity in known):
+            for (uid,) in db.execute("SELECT uid FROM entry WHERE mailbox=?", (known[gone.uidvalidity],)).fetchall():
+                self._drop(db, known[gone.uidvalidity], uid)
+            db.execute("DELETE FROM mailbox WHERE uidvalidity=?", (gone.uidvalidity,))
+        named = [one for one in mailboxes if not one.gone]
+        moved = [(one, f"\0{one.uidvalidity}") for one in named if known.get(one.uidvalidity, one.name) != one.name]
+        for one, between in moved:
+            db.execute("UPDATE entry SET mailbox=? WHERE mailbox=?", (between, known[one.uidvalidity]))
+        for one, between in moved:
+            db.execute("UPDATE entry SET mailbox=? WHERE mailbox=?", (one.name, between))
+        db.executemany("INSERT OR REPLACE INTO mailbox VALUES (?,?)", [(one.uidvalidity, one.name) for one in named])
 
     def _apply(self, db: sqlite3.Connection, change: Change) -> Message | None:
         if change.gone:
             self._drop(db, change.mailbox, change.uid)
             return None
         message = None
-        if change.signed:
-            try:
+        try:
+            if change.signed:
                 message = Message.of(change)
                 self._keep(db, message)
-            except ObjectError:  # what no reader could show; the next version of this program may
-                return None
+            elif found := db.execute("SELECT signed FROM object WHERE id=?", (change.id,)).fetchone():
+                message = Message.of(replace(change, signed=found[0], bodies=_bodies(db, change.id)))
+        except ObjectError:  # what no reader could show; the next version of this program may
+            return None
         row = (change.mailbox, change.uid, change.modseq, " ".join(change.flags), change.id)
         known = db.execute("SELECT 1 FROM entry WHERE mailbox=? AND uid=?", row[:2]).fetchone()
         db.execute("INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?)", row)

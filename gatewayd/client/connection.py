@@ -10,35 +10,37 @@ from random import SystemRandom
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
-from OpenSSL import SSL
 from twisted.internet.defer import DeferredLock
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
-from gatewayd.address import Address, Domain
+from gatewayd.address import Address
+from gatewayd.client.dialling import dial
 from gatewayd.client.message import Draft, Message, Receipt, compose
 from gatewayd.client.tail import Tail
 from gatewayd.client.transfer import Progress, download, ignored, upload
-from gatewayd.interfaces.dns import Endpoint, ResolutionFailed
+from gatewayd.interfaces.dns import Endpoint
 from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import EDIT, MESSAGE, REACTION, RETRACT, Part
-from gatewayd.net.dial import dial_parley
-from gatewayd.net.tls import Trust
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection
 from gatewayd.wire.parley.schema import (
+    MAX_FETCH,
     Action,
     Body,
     Changes,
     Consent,
     ConsentReply,
     Contact,
+    Fetch,
+    FetchReply,
     Keys,
     KeysReply,
     Lookup,
     LookupReply,
     Mark,
+    Object,
     Result,
     Send,
     SendReply,
@@ -56,44 +58,6 @@ PAGE = 100  # changes asked for at once
 KEEP_ALIVE = 120.0  # seconds; finds a network that was lost in silence, and keeps the listener from hanging up
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a lost connection is dialled again; doubled each time
 _random = SystemRandom()
-
-
-async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
-    """Where the domain's server listens: SRV `_parley._tcp`. Raises OSError when there is none, or no answer."""
-    from gatewayd.dns.resolver import Resolver  # slow to import, and not needed where the server is told
-
-    resolver = Resolver(reactor)
-    resolver.start()
-    try:
-        found = await resolver.srv(f"_parley._tcp.{domain}")
-    except ResolutionFailed as error:
-        raise ConnectionError(str(error)) from None
-    finally:
-        resolver.stop()
-    endpoints = [record for record in found.records if isinstance(record, Endpoint)]
-    if not endpoints:
-        raise ConnectionError(f"{domain} publishes no Parley service (SRV _parley._tcp.{domain})")
-    return endpoints
-
-
-async def dial(
-    reactor: Any, domain: Domain, server: Endpoint | None, authorities: Path | None,
-    engine: Callable[[], ParleyConnection],
-) -> ParleyClientSession:  # fmt: skip
-    """To the first of the domain's servers that answers and proves to be it. Raises OSError."""
-    failed: OSError = ConnectionError(f"no server of {domain}")
-    for endpoint in [server] if server else await locate(reactor, domain):
-        made = engine()
-        session = ParleyClientSession("gatewayd.client", made)
-        try:
-            await dial_parley(reactor, endpoint.host, endpoint.port, domain, Trust(authorities), made, session)
-        except SSL.Error:  # before anything was dialled
-            raise ConnectionError(f"{authorities}: no certificates can be read from it") from None
-        except OSError as error:
-            failed = error
-            continue
-        return session
-    raise failed
 
 
 async def connect(
@@ -250,8 +214,21 @@ class ParleyClient:
         """The messages of one mailbox that are new or changed after modseq `since`."""
         async for page in self.changes(since, live=live):
             for change in page.changes:
-                if change.mailbox == mailbox and change.signed:  # else gone, or one of a group too large for a page
+                if change.mailbox == mailbox and change.signed:
                     yield Message.of(change)
+                elif change.mailbox == mailbox and change.id:  # of a group too large for a page; else gone
+                    async for objects in self.fetch([change.id]):
+                        yield Message.of(replace(change, signed=objects[0].signed, bodies=objects[0].bodies))
+
+    async def fetch(self, ids: Sequence[bytes]) -> AsyncIterator[tuple[Object, ...]]:
+        """Those of them that the account has, some at a time."""
+        left = list(dict.fromkeys(ids))
+        while left:
+            reply = await self._ask("fetch", Fetch(tuple(left[:MAX_FETCH])), FetchReply)
+            if reply.objects:
+                yield reply.objects
+            looked_at = left.index(reply.objects[-1].id) + 1 if reply.more and reply.objects else MAX_FETCH
+            left = left[looked_at:]
 
     async def receipts(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Receipt]:
         """What became of our messages, where receipts were asked for."""

@@ -213,6 +213,8 @@ class Device:
                     await self.archive.forget()
                     break
                 since = page.modseq
+                async for objects in self.parley.fetch(await self.archive.missing(page)):
+                    await self.archive.keep(objects)
                 yield await self.archive.take(page)
             else:
                 return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.client.connection import dial
+from gatewayd.client.dialling import dial
 from gatewayd.client.message import Message
 from gatewayd.crypto import cose
 from gatewayd.crypto.cose import SignatureError
