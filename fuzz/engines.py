@@ -16,6 +16,7 @@ from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeySetError, PublicKey, SigningKey
 from gatewayd.crypto.scram import ScramClient, ScramError, ScramServer
 from gatewayd.message import bridge, mime, object_types, structure, submission
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, ObjectError
 from gatewayd.wire import imap, parley, smtp
 from gatewayd.wire.imap import connection as imap_connection
@@ -123,7 +124,7 @@ def _content(signed: bytes, bodies: Sequence[bytes]) -> None:
     except (ObjectError, cose.SignatureError):
         return
     structure.summarize(mail)
-    restored = bridge.restore(mail)
+    restored = bridge.restore(Mail(mail))
     if restored is not None and restored.id != content.id and content.fields.type != "mail":
         raise Finding("a rendered object comes back as another")
 
@@ -312,22 +313,24 @@ def addresses(random: Random) -> None:
 def mails(random: Random) -> None:
     """Nothing that comes as mail raises anything."""
     mail = mutation.octets(random, random.choice(seeds.MAILS), seeds.MAILS)
-    root = mime.parse(mail)
-    for entity in mime.walk(root):
+    read = Mail(mail)
+    for entity in mime.walk(read.root):
         mime.decoded_text(mail, entity)
     for what in ("", "HEADER", "TEXT", "MIME"):
         mime.section(mail, (1, 1), what)
     structure.summarize(mail)
-    bridge.authors(mail)
-    payload, bodies = bridge.bridged_payload(mail, by=ALPHA, nonce=bytes(16), received_ms=10**12, reverse_path=None)
+    bridge.authors(read)
+    payload, bodies = bridge.bridged_payload(
+        Mail(mail), by=ALPHA, nonce=bytes(16), received_ms=10**12, reverse_path=None
+    )
     content = Content(b"", payload.encode(), b"", bodies)
     content.check_bodies()
     if bridge.as_mail(content) != mail:
         raise Finding("a mail does not come back as it was")
-    bridge.restore(mail)
-    submission.completed(mail, 1e9, "1@alpha.test", Address("a", ALPHA))
-    submission.claimed(mail)
-    bridge.without_results_of(mail, ALPHA)
+    bridge.restore(read)
+    submission.completed(read, 1e9, "1@alpha.test", Address("a", ALPHA))
+    submission.claimed(read)
+    bridge.without_results_of(read, ALPHA)
 
 
 TARGETS: dict[str, Callable[[Random], None]] = {

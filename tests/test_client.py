@@ -19,6 +19,7 @@ from gatewayd.crypto.scram import ScramServer
 from gatewayd.interfaces.dns import Endpoint
 from gatewayd.interfaces.records import Delivery
 from gatewayd.message import bridge
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Payload
 from gatewayd.session import parley_server, parley_sync
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
@@ -174,7 +175,7 @@ def test_a_draft_sent_twice_arrives_once(alpha: House) -> None:
 def test_a_message_that_was_born_as_mail(alpha: House) -> None:
     mail = b"From: Eve <eve@elsewhere.test>\r\nTo: bob@alpha.test\r\nSubject: Old\r\n\r\nplain words\r\n"
     payload, bodies = bridge.bridged_payload(
-        mail, by=ALPHA, nonce=bytes(16), received_ms=0, reverse_path=None, auth={"spf": "pass"}
+        Mail(mail), by=ALPHA, nonce=bytes(16), received_ms=0, reverse_path=None, auth={"spf": "pass"}
     )
     content = signed(Content(b"", payload.encode(), b"", bodies), alpha.key)
 

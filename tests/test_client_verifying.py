@@ -14,6 +14,7 @@ from gatewayd.client.verifying import verify
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, PublicKey, SigningKey
 from gatewayd.message import bridge
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Part, Payload
 
 ALPHA = Domain.parse("alpha.test")
@@ -50,7 +51,7 @@ def test_a_part_that_is_not_here_is_said_to_be_missing() -> None:
 def test_born_as_mail() -> None:
     mail = b"From: Boss <boss@alpha.test>\r\n\r\nPay!\r\n"
     payload, bodies = bridge.bridged_payload(
-        mail, by=ALPHA, nonce=bytes(16), received_ms=0, reverse_path=None, auth={"spf": "fail", "dmarc": "fail"}
+        Mail(mail), by=ALPHA, nonce=bytes(16), received_ms=0, reverse_path=None, auth={"spf": "fail", "dmarc": "fail"}
     )
     verdict = verify(message(payload.encode(), dict(bodies)), KEYS, 1000)
     assert verdict.holds is True

@@ -26,6 +26,7 @@ from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account, ContactState
 from gatewayd.interfaces.routes import Origin
 from gatewayd.message import bridge
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue.sqlite import SQLiteQueue
@@ -308,7 +309,7 @@ def test_postmaster_is_open_to_all(office: Office) -> None:
 def bridged(author: str, peer: Domain, sender: Address | None = CAROL) -> Content:
     mail = f"From: {author}\r\n\r\nHello\r\n".encode()
     payload, bodies = bridge.bridged_payload(
-        mail, by=peer, nonce=secrets.token_bytes(16), received_ms=0, reverse_path=sender
+        Mail(mail), by=peer, nonce=secrets.token_bytes(16), received_ms=0, reverse_path=sender
     )
     return Content(b"", payload.encode(), b"", bodies)
 

@@ -15,6 +15,7 @@ from gatewayd.core.reception import Judged, Reception
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.routes import Origin
+from gatewayd.message.mime import Mail
 from gatewayd.outcome import Deferred, Delivered, Refused
 from tests.loop import Loop
 from tests.test_core_examination import CAROL, GOOD_SPF, MAIL, ORIGIN, examined
@@ -55,7 +56,7 @@ class Door:
         return ask
 
     def judge(self, mail: bytes = MAIL, submitter: Account | None = None) -> Any:
-        return self.loop.one(self.reception.judge(ENVELOPE, mail, submitter, ORIGIN))
+        return self.loop.one(self.reception.judge(ENVELOPE, Mail(mail), submitter, ORIGIN))
 
 
 def filtered(action: Any, why: str = "", mail: bytes = b"", **more: Any) -> Filtered:
@@ -63,8 +64,8 @@ def filtered(action: Any, why: str = "", mail: bytes = b"", **more: Any) -> Filt
 
 
 def test_good_mail_is_taken_as_it_is() -> None:
-    assert Door(GOOD).judge() == Judged(MAIL, GOOD.field(HERE), examined=GOOD)
-    assert Door(None).judge() == Judged(MAIL)
+    assert Door(GOOD).judge() == Judged(Mail(MAIL), GOOD.field(HERE), examined=GOOD)
+    assert Door(None).judge() == Judged(Mail(MAIL))
 
 
 @pytest.mark.parametrize(("policy", "answer"), [("reject", Refused), ("quarantine", "\\Junk"), ("none", "INBOX")])
@@ -80,7 +81,7 @@ def test_what_the_authors_domain_asks_for(policy: str, answer: Any) -> None:
 
 def test_only_what_nobody_vouches_for_is_greylisted() -> None:
     assert Door(GOOD, early=LATER).judge().examined is GOOD
-    assert Door(None, early=LATER).judge() == Judged(MAIL)
+    assert Door(None, early=LATER).judge() == Judged(Mail(MAIL))
     assert Door(examined(), early=LATER).judge() == LATER
 
 
@@ -99,7 +100,7 @@ def test_a_filter_sees_what_the_one_before_it_made() -> None:
     door = Door(None, filtered("take", mail=changed), filtered("take", refused=frozenset([BOB])))
     judged = door.judge()
     assert door.shown == [MAIL, changed]
-    assert (judged.mail, judged.refused) == (changed, {BOB})
+    assert (judged.mail.octets, judged.refused) == (changed, {BOB})
 
 
 def test_a_refusal_ends_the_round() -> None:
@@ -120,7 +121,7 @@ def test_a_filter_that_is_down() -> None:
 
 def test_nobody_else_writes_our_verdict() -> None:
     forged = b"gatewayd-verdict: taken; all is well\r\n" + MAIL
-    assert Door(None, filtered("take")).judge(forged).mail == MAIL
+    assert Door(None, filtered("take")).judge(forged).mail.octets == MAIL
 
 
 def test_users_are_filtered_and_not_examined() -> None:
@@ -128,6 +129,6 @@ def test_users_are_filtered_and_not_examined() -> None:
     mail = b"From: alice@alpha.test\r\n\r\nx\r\n"
     judged = door.judge(mail, Account(1, ALICE))
     assert judged.examined is None
-    assert judged.mail.endswith(mail)
-    assert b"Message-ID: <" in judged.mail
-    assert door.shown == [judged.mail]
+    assert judged.mail.octets.endswith(mail)
+    assert b"Message-ID: <" in judged.mail.octets
+    assert door.shown == [judged.mail.octets]

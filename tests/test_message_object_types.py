@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gatewayd.address import Domain
 from gatewayd.message.bridge import bridged_payload, restore
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, ObjectError, Part, Payload
 from gatewayd.message.object_types import check, emoji, reaction_text
 from gatewayd.message.render import references, render, rendered_id
@@ -69,7 +70,7 @@ BAD = [
 @pytest.mark.parametrize("good", GOOD, ids=lambda c: c.fields.type)
 def test_what_is_well_formed_comes_back_from_its_mail_form(good: Content) -> None:
     check(good)
-    assert restore(render(good)) == good
+    assert restore(Mail(render(good))) == good
 
 
 @pytest.mark.parametrize(("bad", "why"), BAD, ids=lambda v: v if isinstance(v, str) else v.fields.type)
@@ -111,10 +112,10 @@ def test_a_reaction_is_one_of_rfc_9078_and_is_read_from_any_mail() -> None:
     mail = render(reaction)
     assert fields(reaction).get_content_disposition() == "reaction"
     assert emoji(reaction) == "👍"
-    view, _ = bridged_payload(mail, by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)
+    view, _ = bridged_payload(Mail(mail), by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)
     assert view.ext["bridged"]["reaction"] == "👍"
     assert view.parents == (ID,)
-    plain, _ = bridged_payload(render(GOOD[0]), by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)
+    plain, _ = bridged_payload(Mail(render(GOOD[0])), by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)
     assert "reaction" not in plain.ext["bridged"]
     assert emoji(GOOD[0]) is None
 
@@ -132,7 +133,7 @@ def test_a_conversation_holds_across_the_bridge() -> None:
         f"From: bob@beta.test\r\nMessage-ID: <yes@beta.test>\r\nIn-Reply-To: <{rendered_id(first)}>\r\n"
         f"References: <other@gamma.test>\r\n <{rendered_id(first)}>\r\n\r\nYes"
     ).encode()
-    view, bodies = bridged_payload(answer, by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)
+    view, bodies = bridged_payload(Mail(answer), by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)
     assert view.parents == (first.id,)
     assert references(view) == [rendered_id(first), "other@gamma.test"]
     bridged = Content(b"", view.encode(), b"", bodies)

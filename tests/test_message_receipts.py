@@ -12,6 +12,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.message import mime, receipts
 from gatewayd.message.bridge import bridged_payload, restore
 from gatewayd.message.dsn import report
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Payload
 from gatewayd.message.object_types import check
 from gatewayd.message.render import render
@@ -29,7 +30,7 @@ def receipt(status: str, by: str = "bob@beta.test", references: Any = (NAMED,)) 
 
 
 def view(mail: bytes) -> Payload:
-    return bridged_payload(mail, by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)[0]
+    return bridged_payload(Mail(mail), by=ALPHA, nonce=b"n" * 16, received_ms=1, reverse_path=None)[0]
 
 
 @pytest.mark.parametrize("by", ["bob@beta.test", "böb@beta.test", '"b b"@beta.test'])
@@ -41,7 +42,7 @@ def test_a_receipt_is_a_report_that_any_program_reads(status: str, as_mail: str,
     content = receipt(status, by)
     check(content)
     mail = render(content)
-    assert restore(mail) == content
+    assert restore(Mail(mail)) == content
     said = view(mail)
     assert said.parents == (ID,)
     assert (receipts.status(said), receipts.recipient(said)) == (as_mail, Address.parse(by))
@@ -61,7 +62,7 @@ def test_a_receipt_is_a_report_that_any_program_reads(status: str, as_mail: str,
 def test_no_field_brings_a_line_of_its_own(status: str, by: str, references: list[Any]) -> None:
     content = receipt(status, by, references)
     mail = render(content)
-    assert restore(mail) == content
+    assert restore(Mail(mail)) == content
     assert mail.count(b"\r\n") == mail.count(b"\n") == mail.count(b"\r")
     assert max(map(len, mail.split(b"\r\n"))) <= 998
     assert mail == render(content)

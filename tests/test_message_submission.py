@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatewayd.address import Address
+from gatewayd.message.mime import Mail
 from gatewayd.message.submission import claimed, completed
 
 ALICE = Address.parse("alice@alpha.test")
@@ -20,17 +21,18 @@ def names(*pairs: tuple[str, str | None]) -> list[tuple[str, Address | None]]:
 
 
 def test_what_is_missing_is_added() -> None:
-    bare = email.message_from_bytes(completed(b"Subject: x\r\n\r\nhi\r\n", NOW, "1@alpha.test", ALICE))
+    bare = email.message_from_bytes(completed(Mail(b"Subject: x\r\n\r\nhi\r\n"), NOW, "1@alpha.test", ALICE).octets)
     assert bare["Date"] == "Tue, 14 Nov 2023 22:13:20 +0000"
     assert (bare["Message-ID"], bare["From"], bare["Subject"]) == ("<1@alpha.test>", "alice@alpha.test", "x")
     whole = b"DATE: y\r\nfrom: a@b.test\r\nMessage-Id: <x@y>\r\n\r\nFrom: in the body\r\nBcc: too\r\n"
-    assert completed(whole, NOW, "1@alpha.test", ALICE) == whole
+    assert completed(Mail(whole), NOW, "1@alpha.test", ALICE).octets == whole
 
 
 def test_what_nobody_should_see_is_gone() -> None:
     kept = b"From: a@b.test\r\nDate: y\r\nMessage-ID: <x@y>\r\n"
     secret = b"BCC: one@x.test,\r\n two@x.test\r\nbcc : three@x.test\r\nResent-Bcc: x\r\nReturn-Path: <z@x.test>\r\n"
-    assert completed(secret + kept + secret + b"\r\nBcc: x\r\n", NOW, "1", ALICE) == kept + b"\r\nBcc: x\r\n"
+    mail = Mail(secret + kept + secret + b"\r\nBcc: x\r\n")
+    assert completed(mail, NOW, "1", ALICE).octets == kept + b"\r\nBcc: x\r\n"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_what_nobody_should_see_is_gone() -> None:
     ],
 )  # fmt: skip
 def test_in_whose_name_it_comes(header: bytes, said: list[tuple[str, Address | None]]) -> None:
-    assert claimed(header + b"\r\n\r\nFrom: body@x.test\r\n") == said
+    assert claimed(Mail(header + b"\r\n\r\nFrom: body@x.test\r\n")) == said
 
 
 @pytest.mark.parametrize(
@@ -68,14 +70,14 @@ def test_in_whose_name_it_comes(header: bytes, said: list[tuple[str, Address | N
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_never_ours_alone(value: bytes) -> None:
     """What one program shows as bob's and another as alice's is not taken for alice's."""
-    found = claimed(b"From: " + value + b"\r\n\r\n")
+    found = claimed(Mail(b"From: " + value + b"\r\n\r\n"))
     assert any(address != ALICE for _, address in found)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=50))
 def test_any_octets(head: bytes, body: bytes) -> None:
     mail = b"Bcc: x@y.test\r\n" + head + b"\r\n\r\n" + body
-    claimed(mail)
-    changed = completed(mail, NOW, "1@alpha.test", ALICE)
+    claimed(Mail(mail))
+    changed = completed(Mail(mail), NOW, "1@alpha.test", ALICE).octets
     assert changed.endswith(body)
     assert b"from" in {line.partition(b":")[0].strip().lower() for line in changed.split(b"\n")}

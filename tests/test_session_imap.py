@@ -26,7 +26,7 @@ from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces.records import Account, Delivery, Placed
-from gatewayd.message import bridge
+from gatewayd.message import bridge, mime
 from gatewayd.message.model import Content
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen
@@ -127,7 +127,7 @@ class House:
         """As if it had come."""
         account = self.account(address)
         payload, bodies = bridge.bridged_payload(
-            mail, by=ALPHA, nonce=secrets.token_bytes(16), received_ms=1, reverse_path=None
+            mime.Mail(mail), by=ALPHA, nonce=secrets.token_bytes(16), received_ms=1, reverse_path=None
         )
         content = Content(b"", payload.encode(), bytes(64), bodies)
         delivery = Delivery(account.account_id, content, b"", mailbox, flags, 1_000_000_000_000)

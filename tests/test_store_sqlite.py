@@ -41,6 +41,7 @@ from gatewayd.interfaces.records import (
     ScramCredentials,
 )
 from gatewayd.message.bridge import bridged_payload
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.message.render import LARGEST
 from gatewayd.store import rows, schema
@@ -55,7 +56,7 @@ TRACE = b"Received: here\r\n"
 
 def content(mail: bytes = b"Subject: x\r\n\r\nbody\r\n") -> Content:
     payload, bodies = bridged_payload(
-        mail, by=Domain.parse("alpha.test"), nonce=secrets.token_bytes(16), received_ms=0, reverse_path=None
+        Mail(mail), by=Domain.parse("alpha.test"), nonce=secrets.token_bytes(16), received_ms=0, reverse_path=None
     )
     return Content(b"", payload.encode(), b"", bodies)
 
@@ -640,6 +641,7 @@ import secrets, sys
 from pathlib import Path
 from tests.test_store_sqlite import Stores, content, TRACE
 from gatewayd.interfaces.records import Delivery
+from gatewayd.message.mime import Mail
 stores = Stores.__new__(Stores)
 from tests.loop import Loop
 from twisted.internet.task import Clock

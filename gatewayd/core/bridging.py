@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.message import bridge, object_types
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import MAIL, Content
 
 
@@ -33,7 +34,7 @@ class Bridging:
         self._now = now
         self._random = random
 
-    async def restored(self, mail: bytes) -> Content | None:
+    async def restored(self, mail: Mail) -> Content | None:
         """The native object inside a rendering, if its signature and every body still hold (DESIGN §3)."""
         restored = bridge.restore(mail)
         if restored is None:
@@ -48,7 +49,7 @@ class Bridging:
         return restored if native else None
 
     async def bridged(
-        self, mail: bytes, by: Domain, reverse_path: Address | None, auth: Mapping[str, str] | None = None
+        self, mail: Mail, by: Domain, reverse_path: Address | None, auth: Mapping[str, str] | None = None
     ) -> Content:
         payload, bodies = bridge.bridged_payload(
             mail,

@@ -37,6 +37,7 @@ from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge, object_types, submission
 from gatewayd.message.dates import internet_date
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import (
     ALIAS_LOOP,
@@ -176,20 +177,20 @@ class PostOffice:
     ) -> dict[Address, Outcome]:  # fmt: skip
         """Mail by SMTP or LMTP; `visit`: what filters saw of the client before it. Comes back when every recipient's
         copy is durable or refused: all alike, or `each` by itself."""
-        size = len(mail)
+        read = Mail(mail)
         recipients, reverse_path = envelope.recipients, envelope.reverse_path
         behind = self._bridges.sent_by(origin.address) if submitter is None else frozenset[Domain]()
         try:
-            if submitter is not None and (wrong := await self._sends_as(mail, submitter)):
+            if submitter is not None and (wrong := await self._sends_as(read, submitter)):
                 return dict.fromkeys(recipients, wrong)
             trusted = replace(origin, trusted=True) if behind else origin
-            judged = await self._reception.judge(envelope, mail, submitter, trusted, visit)
+            judged = await self._reception.judge(envelope, read, submitter, trusted, visit)
         except StoreError as error:
             return dict.fromkeys(recipients, self._posting.failed(error))
         if not isinstance(judged, Judged):
             self._story.turned_away(origin, reverse_path, recipients, judged)
             return dict.fromkeys(recipients, judged)
-        mail, examined = judged.mail, judged.examined
+        read, examined = judged.mail, judged.examined
         if judged.envelope is not None:
             envelope, reverse_path = judged.envelope, judged.envelope.reverse_path
         provenance = Provenance.UNEXAMINED if submitter is None else Provenance.HERE
@@ -200,12 +201,12 @@ class PostOffice:
             envelope = envelope.without_success()
         try:
             author = submitter.address.domain if submitter else await self._our_domain(recipients)
-            author = authors_domain([*bridge.authors(mail), reverse_path], behind) or author
-            restored = await self._bridge.restored(mail)
+            author = authors_domain([*bridge.authors(read), reverse_path], behind) or author
+            restored = await self._bridge.restored(read)
             if restored is not None and examined is not None:
                 provenance = Provenance.AUTHENTICATED  # by its signature
             content = restored or await self._bridge.bridged(
-                mail, author, reverse_path, examined.summary if examined else None
+                read, author, reverse_path, examined.summary if examined else None
             )
         except StoreError as error:
             return dict.fromkeys(recipients, self._posting.failed(error))
@@ -213,10 +214,10 @@ class PostOffice:
             self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
             return dict.fromkeys(recipients, STORE_FAILED)
         if submitter is not None:
-            by_hand = reverse_path is not None and not bridge.automatic(mail)
+            by_hand = reverse_path is not None and not bridge.automatic(read)
             if not await self._writes(submitter, content, recipients, by_hand=by_hand):
                 return dict.fromkeys(recipients, STORE_FAILED)
-        self._story.mail(content, origin, reverse_path, submitter, size)
+        self._story.mail(content, origin, reverse_path, submitter, len(mail))
         if examined is not None:
             self._story.examined(content, examined)
         if judged.verdict:
@@ -316,7 +317,7 @@ class PostOffice:
             return Provenance.NATIVE
         digest = fields.parts[0].hash
         mail = content.bodies.get(digest) or (await self._store.blobs.read(digest, 0, MAX_HEAD))[0]
-        said = bridge.author(mail, reverse_path)
+        said = bridge.author(Mail(mail), reverse_path)
         if said != fields.from_:
             raise ObjectError("the object names another author than its mail does")
         vouched = aligned(Address.parse(said).domain.name, peer.name)
@@ -337,7 +338,7 @@ class PostOffice:
         internal_date_ms: int | None = None,
     ) -> Placed:
         """File a message as it is: IMAP APPEND, import. Raises StoreError and its kinds."""
-        content = await self._bridge.bridged(mail, account.address.domain, account.address)
+        content = await self._bridge.bridged(Mail(mail), account.address.domain, account.address)
         delivery = Delivery(account.account_id, content, b"", mailbox, flags, internal_date_ms, once=False)
         placed = (await self._store.deliver([delivery]))[0]
         if isinstance(placed, StoreError):
@@ -380,7 +381,7 @@ class PostOffice:
         self._contacted[domain] = now
         await self._wake_peer(domain)
 
-    async def _sends_as(self, mail: bytes, owner: Account) -> Refused | None:
+    async def _sends_as(self, mail: Mail, owner: Account) -> Refused | None:
         """Every address in From and Sender is the account's own (RFC 6409 §6.1); a missing From is not refused for
         that."""
         for field, address in submission.claimed(mail):

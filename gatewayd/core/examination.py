@@ -22,6 +22,7 @@ from gatewayd.core.dmarc import Lookup, Verdict
 from gatewayd.interfaces.dns import ResolutionFailed
 from gatewayd.interfaces.routes import Origin
 from gatewayd.message import bridge
+from gatewayd.message.mime import Mail
 
 MAX_SIGNATURES = 5  # verified; more are an attack on our time
 BUDGET = 20.0  # seconds for all look-ups of one mail (RFC 7208 §4.6.4)
@@ -179,7 +180,7 @@ def examine(
         spf_result = "permerror"
     signatures = _signatures(mail, bounded)
     passed = [each.domain for each in signatures if each.result == "pass"]
-    authors = [author.domain.name for author in bridge.authors(mail) if author is not None]
+    authors = [author.domain.name for author in bridge.authors(Mail(mail)) if author is not None]
     verdict = dmarc.judge(authors, spf_domain if spf_result == "pass" else "", passed, bounded)
     arc = _chain(mail, bounded)
     overridden = verdict.result == "fail" and arc.dmarc and arc.sealer in trusted_sealers

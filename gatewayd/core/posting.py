@@ -27,6 +27,7 @@ from gatewayd.interfaces.queue import Envelope, IQueue
 from gatewayd.interfaces.records import Account, ContactState, Delivery, Placed
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import MAIL, Content
 from gatewayd.message.receipts import may_ask
 from gatewayd.outcome import (
@@ -172,7 +173,7 @@ class Posting:
         """Mail of the gateway's own, with a null reverse-path: nobody is told when it does not arrive."""
         domains = await self._store.domains()
         author = recipient.domain if recipient.domain in domains else min(domains, key=str)
-        letter = Letter(await self._bridge.bridged(mail, author, None), Envelope(None, (recipient,)), b"")
+        letter = Letter(await self._bridge.bridged(Mail(mail), author, None), Envelope(None, (recipient,)), b"")
         self._story.made_here(letter.content)
         return (await self.post(letter))[recipient]
 

@@ -19,6 +19,7 @@ from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.routes import Origin
 from gatewayd.message import bridge, submission
+from gatewayd.message.mime import Mail
 from gatewayd.outcome import Delivered, Outcome, Refused
 
 # None: the client is not examined (it is trusted)
@@ -29,7 +30,7 @@ Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined | None]]
 class Judged:
     """Mail that may be kept."""
 
-    mail: bytes
+    mail: Mail
     fields: bytes = b""  # that we set above it
     mailbox: str = INBOX
     examined: Examined | None = None
@@ -59,7 +60,7 @@ class Reception:
         return self._filters.visit(origin, submitter.address if submitter else None) if self._filters else None
 
     async def judge(
-        self, envelope: Envelope, mail: bytes, submitter: Account | None, origin: Origin, visit: Visits | None = None
+        self, envelope: Envelope, mail: Mail, submitter: Account | None, origin: Origin, visit: Visits | None = None
     ) -> Judged | Outcome:
         """An Outcome: it is not kept, and this is the answer for all. `visit`: of the client at the filters, which were
         asked before the data. Raises StoreError."""
@@ -70,7 +71,7 @@ class Reception:
             mail = submission.completed(mail, self._now(), name, envelope.reverse_path or submitter.address)
         elif self._examine is not None and not origin.trusted:
             mail = bridge.without_results_of(mail, self._hostname)
-            examined = await self._examine(mail, origin, envelope.reverse_path)
+            examined = await self._examine(mail.octets, origin, envelope.reverse_path)
         if examined is not None and examined.dmarc == "fail" and examined.policy == "reject":
             self.log.info("refused mail of {origin}: DMARC policy of {d}", origin=str(origin), d=examined.author)
             text = f"{examined.author} asks that mail which fails DMARC be refused"
@@ -79,10 +80,10 @@ class Reception:
             early = await self._greylist.ask(origin.address, envelope.reverse_path, envelope.recipients)
             if early is not None:
                 return early
-        filtered = Filtered("take", mail)
+        filtered = Filtered("take", mail.octets)
         if self._filters is not None:
             asked = visit or self._filters.visit(origin, submitter.address if submitter else None)
-            filtered = await asked.judge(mail, envelope)
+            filtered = await asked.judge(mail.octets, envelope)
             if visit is None:
                 asked.close()
             if filtered.envelope is not None and not filtered.envelope.recipients:
@@ -93,9 +94,9 @@ class Reception:
         if filtered.outcome is not None:
             self.log.info("not taken from {origin}: {why}", origin=str(origin), why=filtered.why)
             return filtered.outcome
-        return self._judged(filtered, examined)
+        return self._judged(mail if filtered.mail == mail.octets else Mail(filtered.mail), filtered, examined)
 
-    def _judged(self, filtered: Filtered, examined: Examined | None) -> Judged:
+    def _judged(self, mail: Mail, filtered: Filtered, examined: Examined | None) -> Judged:
         mailbox, why = INBOX, [filtered.why] if filtered.why else []
         if filtered.action == "junk":
             mailbox = JUNK
@@ -104,4 +105,4 @@ class Reception:
             why.insert(0, f"{examined.author} asks that mail which fails DMARC be put apart")
         verdict = "; ".join(why)
         fields = examined.field(self._hostname) if examined is not None else b""
-        return Judged(filtered.mail, fields, mailbox, examined, filtered.refused, verdict, filtered.envelope)
+        return Judged(mail, fields, mailbox, examined, filtered.refused, verdict, filtered.envelope)

@@ -10,6 +10,7 @@ _IN_COMMENT = re.compile(rb"\\.|[()]", re.DOTALL)
 # What most fields hold: addr, or words <addr>, without quotes, comments, groups, routes and domain literals
 _ATOM = rb"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.\x80-\xff]+"
 _PLAIN = re.compile(rb"\s*(?:((?:%s(?: %s)*)?) ?<(%s)@(%s)>|(%s)@(%s))\s*" % ((_ATOM,) * 6))
+_LOCAL = re.compile(_ATOM)
 _NOT_PLAIN = re.compile(rb'["(:;\\\[]')
 
 
@@ -23,6 +24,17 @@ def addresses(value: bytes) -> Iterator[tuple[bytes, bytes | None, bytes | None]
             yield from ((one[1] or b"", one[2] or one[4], one[3] or one[5]) for one in plain if one)
             return
     yield from _read(value)
+
+
+def mailboxes(value: bytes) -> Iterator[bytes]:
+    """The same, as RFC 5321 §4.1.2 writes them, quoted where they must be; b"" for one that has only a name."""
+    for display, local, domain in addresses(value):
+        if domain:
+            plain = _LOCAL.fullmatch(local or b"")
+            quoted = local if plain else b'"' + re.sub(rb'(["\\])', rb"\\\1", local or b"") + b'"'
+            yield b"%s@%s" % (quoted, domain)
+        elif domain is not None and (display or local):
+            yield local or b""
 
 
 def _read(value: bytes) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:

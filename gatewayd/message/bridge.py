@@ -7,12 +7,13 @@ import binascii
 import email.utils
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC
 from typing import Any
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.message import mime, receipts
+from gatewayd.message.addresses import mailboxes
 from gatewayd.message.model import MAIL, MAX_PARENTS, RFC822, Content, ObjectError, Part, Payload
 from gatewayd.message.object_types import reaction_text
 from gatewayd.message.render import OBJECT_FIELD, held, render
@@ -46,7 +47,7 @@ def fits(content: Content) -> bool:
 
 
 def bridged_payload(
-    mail: bytes, *, by: Domain, nonce: bytes, received_ms: int, reverse_path: Address | None,
+    mail: mime.Mail, *, by: Domain, nonce: bytes, received_ms: int, reverse_path: Address | None,
     auth: Mapping[str, str] | None = None,
 ) -> tuple[Payload, dict[bytes, bytes]]:  # fmt: skip
     """Any octets as an object of type mail: the original, and beside it a readable view. Raises nothing."""
@@ -57,30 +58,32 @@ def bridged_payload(
         bodies[digest] = body
         return Part(digest, media_type, len(body))
 
-    root = mime.parse(mail)
-    parts = [part(RFC822, mail)]
-    view = mime.text_of(mail, root).strip().encode("utf-8", "replace")[:MAX_VIEW].decode("utf-8", "ignore")
+    octets, root = mail.octets, mail.root
+    parts = [part(RFC822, octets)]
+    view = mime.text_of(octets, root).strip().encode("utf-8", "replace")
+    if len(view) > MAX_VIEW:  # no half character
+        view = view[:MAX_VIEW].decode("utf-8", "ignore").encode("utf-8")
     if view:
-        parts.append(part("text/plain; charset=utf-8", view.encode("utf-8")))
-    author = _author(_addresses(root.fields, b"from"), reverse_path)
+        parts.append(part("text/plain; charset=utf-8", view))
+    author = _author(authors(mail), reverse_path)
     bridged: dict[str, Any] = {"by": by.name, "message_id": _first(root, b"message-id"), **(auth or {})}
     ext: dict[str, Any] = {"bridged": bridged}
     answered = _answered(root)
-    reaction = _reaction(mail, root)
+    reaction = _reaction(octets, root)
     if reaction is not None:
         bridged["reaction"] = reaction
-    report = receipts.read_report(mail, root)
+    report = receipts.read_report(octets, root)
     if report is not None:
         reported_on, ext["receipt"] = report
         answered = list(dict.fromkeys([reported_on, *answered]))[:MAX_PARENTS]
-    elif _wants_notification(root, author):
+    elif _wants_notification(mail, author):
         ext["receipts"] = [receipts.DISPLAYED]
     if answered:
         ext["references"] = answered
-    shown = (_pairs(root.fields, b"to") + _pairs(root.fields, b"cc"))[:MAX_SHOWN]
+    shown = (_mailboxes(mail, b"to") + _mailboxes(mail, b"cc"))[:MAX_SHOWN]
     payload = Payload(
         from_=str(author or NOBODY),
-        to=tuple(_encodable(address) for _, address in shown if "@" in address),
+        to=tuple(_encodable(address) for address in shown if "@" in address),
         date=_date(mime.values(root.fields, b"date"), received_ms),
         nonce=nonce,
         type=MAIL,
@@ -112,25 +115,25 @@ def _reaction(mail: bytes, root: mime.Entity) -> str | None:
     return None
 
 
-def _wants_notification(root: mime.Entity, author: Address | None) -> bool:
+def _wants_notification(mail: mime.Mail, author: Address | None) -> bool:
     """The author asks to be told that it was displayed (RFC 8098 §2.1); of a list's mail nobody is told."""
-    if author is None or any(root.first(name) is not None for name in (b"list-id", b"auto-submitted")):
+    if author is None or any(mail.root.first(name) is not None for name in (b"list-id", b"auto-submitted")):
         return False
-    asked = _addresses(root.fields, b"disposition-notification-to")
+    asked = addresses(mail, b"disposition-notification-to")
     return len(asked) == 1 and asked[0] is not None and asked[0].key == author.key
 
 
-def authors(mail: bytes) -> list[Address | None]:
+def authors(mail: mime.Mail) -> list[Address | None]:
     """The addresses of the From field, None for each that is none."""
     return addresses(mail, b"from")
 
 
-def automatic(mail: bytes) -> bool:
+def automatic(mail: mime.Mail) -> bool:
     """A program's own answer, such as of somebody who is away (RFC 3834 §5)."""
-    return any(value.strip().lower() != "no" for value in mime.header(mail, b"auto-submitted"))
+    return any(value.strip().lower() != "no" for value in mime.values(mail.fields, b"auto-submitted"))
 
 
-def author(mail: bytes, reverse_path: Address | None) -> str:
+def author(mail: mime.Mail, reverse_path: Address | None) -> str:
     """Who says this, as `from` of its object has it."""
     return str(_author(authors(mail), reverse_path) or NOBODY)
 
@@ -139,40 +142,29 @@ def _author(found: list[Address | None], reverse_path: Address | None) -> Addres
     return next((address for address in found if address is not None), reverse_path)
 
 
-def addresses(mail: bytes, name: bytes) -> list[Address | None]:
+def addresses(mail: mime.Mail, name: bytes) -> list[Address | None]:
     """Those of a field of the header, None for each that is none."""
-    return _addresses(mime.fields(mail), name)
-
-
-def _addresses(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[Address | None]:
     found: list[Address | None] = []
-    for display, text in _pairs(fields, name):
+    for text in _mailboxes(mail, name):
         try:
             found.append(Address.parse(text))
         except AddressError:
-            if display or text:
-                found.append(None)
+            found.append(None)
     return found
 
 
-def _pairs(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[tuple[str, str]]:
-    """(display name, address) of each, encoded words as they are: a comma in one parts nothing (RFC 2047 §5). One that
-    is no address for what nobody writes: the library's time grows with the square of the length, its stack with the
-    depth of comments."""
-    values = [mime.unfolded(value) for key, value in fields if key == name]
+def _mailboxes(mail: mime.Mail, name: bytes) -> list[str]:
+    """Encoded words as they are: a comma in one parts nothing (RFC 2047 §5). One that is no address for more than
+    anybody writes."""
+    values = [value for key, value in mail.fields if key == name]
     if sum(map(len, values)) > MAX_ADDRESSES:
-        return [("too many", "")]
-    try:
-        return email.utils.getaddresses(values)
-    except RecursionError:
-        return [("too deep", "")]
+        return ["too many"]
+    return [mime.unfolded(address) for value in values for address in mailboxes(mime.unfold(value))]
 
 
-def restore(mail: bytes) -> Content | None:
+def restore(mail: mime.Mail) -> Content | None:
     """The object inside a rendering, with every body exact; None if it is not there whole. The caller verifies."""
-    if OBJECT_FIELD.lower() not in mail[:MAX_HEAD].lower():
-        return None
-    fields = [value for name, value in mime.parse(mail).fields if name == OBJECT_FIELD.lower()]
+    fields = [value for name, value in mail.fields if name == OBJECT_FIELD.lower()]
     if len(fields) != 1:
         return None
     try:
@@ -183,10 +175,10 @@ def restore(mail: bytes) -> Content | None:
         return None
     wanted = {part.hash for part in parts}
     bodies: dict[bytes, bytes] = {}
-    for entity in mime.walk(mime.parse(mail)):
+    for entity in mime.walk(mail.root):
         if entity.type == "multipart":
             continue
-        for body in _candidates(mime.decoded_body(mail, entity)):
+        for body in _candidates(mime.decoded_body(mail.octets, entity)):
             digest = hashlib.sha256(body).digest()
             if digest in wanted:
                 bodies[digest] = body
@@ -198,26 +190,26 @@ def restore(mail: bytes) -> Content | None:
     return None if restored.absent else restored
 
 
-def without_results_of(mail: bytes, hostname: Domain) -> bytes:
+def without_results_of(mail: mime.Mail, hostname: Domain) -> mime.Mail:
     """The mail without Authentication-Results that claim to be ours (RFC 8601 §5); untouched when there are none."""
     return _without(mail, (b"authentication-results",), lambda value: _claims(value, hostname))
 
 
-def without_fields(mail: bytes, *names: bytes) -> bytes:
+def without_fields(mail: mime.Mail, *names: bytes) -> mime.Mail:
     """The mail without fields of these names, in lower case; untouched when there are none."""
     return _without(mail, names, lambda value: True)
 
 
-def _without(mail: bytes, names: Collection[bytes], doomed: Callable[[bytes], bool]) -> bytes:
-    if not any(key in names and doomed(value) for key, value in mime.fields(mail)):
+def _without(mail: mime.Mail, names: Collection[bytes], doomed: Callable[[bytes], bool]) -> mime.Mail:
+    if not any(key in names and doomed(value) for key, value in mail.fields):
         return mail
-    body = mime.parse(mail).body
+    body = mail.root.body
     kept = []
-    for line in _LINES.findall(mail[:body]):
+    for line in _LINES.findall(mail.octets[:body]):
         key, _, value = line.partition(b":")
         if key.strip().lower() not in names or not doomed(value):
             kept.append(line)
-    return b"".join(kept) + mail[body:]
+    return mime.Mail(b"".join(kept) + mail.octets[body:])
 
 
 _LINES = re.compile(rb"[^\n]*\n(?:[ \t][^\n]*\n)*")

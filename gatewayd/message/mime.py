@@ -12,6 +12,7 @@ import email.utils
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 MAX_DEPTH = 50
 MAX_PARTS = 1000
@@ -48,6 +49,22 @@ class Entity:
     @property
     def media_type(self) -> str:
         return f"{self.type}/{self.subtype}"
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A mail on its way in, read when somebody first asks, and then once for all who do."""
+
+    octets: bytes
+
+    @cached_property
+    def root(self) -> Entity:
+        return parse(self.octets)
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Of its header: (name in lower case, raw value)."""
+        return self.root.fields
 
 
 def parse(mail: bytes) -> Entity:
@@ -91,12 +108,7 @@ def section(mail: bytes, path: tuple[int, ...], what: str, fields: Sequence[byte
 
 def header(mail: bytes, name: bytes) -> list[str]:
     """The values of a field, whose name is in lower case, of the top header, unfolded and decoded (RFC 2047)."""
-    return values(fields(mail), name)
-
-
-def fields(mail: bytes) -> list[tuple[bytes, bytes]]:
-    """Of the top header: (name in lower case, raw value)."""
-    return _fields(mail, 0, _header_end(mail, 0, len(mail)))
+    return values(_fields(mail, 0, _header_end(mail, 0, len(mail))), name)
 
 
 def block(text: bytes) -> list[tuple[bytes, bytes]]:
@@ -157,9 +169,13 @@ def decoded(value: bytes) -> str:
     return "".join((*out, _in_charset(octets, charset), text[at:]))
 
 
+def unfold(value: bytes) -> bytes:
+    return (_FOLD.sub(b"", value) if b"\n" in value else value).strip()
+
+
 def unfolded(value: bytes) -> str:
     """A raw field value as text: UTF-8, else Latin-1."""
-    octets = (_FOLD.sub(b"", value) if b"\n" in value else value).strip()
+    octets = unfold(value)
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError:

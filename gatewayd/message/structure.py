@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from gatewayd.message.addresses import addresses
-from gatewayd.message.mime import Entity, decoded, parameters, parse
+from gatewayd.message.mime import Entity, decoded, parameters, parse, unfold
 
 _UNSAFE = re.compile(rb'[\r\n\0\x80-\xff"\\]')
 
@@ -32,7 +32,7 @@ def nstring(value: bytes | None) -> bytes:
 def envelope(entity: Entity) -> bytes:
     def text(name: bytes) -> bytes:
         value = entity.first(name)
-        return nstring(None if value is None else _unfold(value))
+        return nstring(None if value is None else unfold(value))
 
     author = _addresses(entity, b"from")
     return b"(%s)" % b" ".join(
@@ -58,7 +58,7 @@ def body(mail: bytes, entity: Entity, *, extended: bool) -> bytes:
         if extended:
             items += [_parameters(entity.parameters), *_extension(entity)]
         return b"(%s)" % b" ".join(items)
-    encoding = _unfold(entity.first(b"content-transfer-encoding") or b"7bit").split(b";")[0].strip()
+    encoding = unfold(entity.first(b"content-transfer-encoding") or b"7bit").split(b";")[0].strip()
     items = [
         _string(entity.type),
         _string(entity.subtype),
@@ -82,13 +82,9 @@ def body(mail: bytes, entity: Entity, *, extended: bool) -> bytes:
 # -- inside ---------------------------------------------------------------------------------------------------------
 
 
-def _unfold(value: bytes) -> bytes:
-    return re.sub(rb"\r?\n(?=[ \t])", b"", value).strip()
-
-
 def _optional(entity: Entity, name: bytes) -> bytes | None:
     value = entity.first(name)
-    return None if value is None else _unfold(value)
+    return None if value is None else unfold(value)
 
 
 def _string(value: str) -> bytes:
@@ -111,7 +107,7 @@ def _extension(entity: Entity) -> list[bytes]:
         if name:
             disposition = b"(%s %s)" % (_string(name), _parameters(parameters(value)))
     raw = entity.first(b"content-language")
-    language = b"NIL" if raw is None else nstring(_unfold(raw))
+    language = b"NIL" if raw is None else nstring(unfold(raw))
     return [disposition, language, nstring(_optional(entity, b"content-location"))]
 
 
@@ -121,6 +117,6 @@ def _addresses(entity: Entity, name: bytes, default: bytes = b"NIL") -> bytes:
         b"(%s NIL %s %s)" % (nstring(display or None), nstring(local), nstring(domain))
         for key, value in entity.fields
         if key == name
-        for display, local, domain in addresses(_unfold(value))
+        for display, local, domain in addresses(unfold(value))
     ]
     return b"(%s)" % b"".join(out) if out else default

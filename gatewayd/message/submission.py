@@ -10,9 +10,9 @@ from gatewayd.message.dates import internet_date
 _DROPPED = (b"bcc", b"resent-bcc", b"return-path")
 
 
-def completed(mail: bytes, now: float, message_id: str, author: Address) -> bytes:
+def completed(mail: mime.Mail, now: float, message_id: str, author: Address) -> mime.Mail:
     """The mail with the Date, Message-ID and From that it may have left out, and without its Bcc."""
-    present = {name for name, _ in mime.fields(mail)}
+    present = {name for name, _ in mail.fields}
     lines = ""
     if b"date" not in present:
         lines += f"Date: {internet_date(now)}\r\n"
@@ -20,12 +20,13 @@ def completed(mail: bytes, now: float, message_id: str, author: Address) -> byte
         lines += f"Message-ID: <{message_id}>\r\n"
     if b"from" not in present:
         lines += f"From: {author}\r\n"
-    return lines.encode("utf-8") + bridge.without_fields(mail, *_DROPPED)
+    kept = bridge.without_fields(mail, *_DROPPED)
+    return mime.Mail(lines.encode("utf-8") + kept.octets) if lines else kept
 
 
-def claimed(mail: bytes) -> list[tuple[str, Address | None]]:
+def claimed(mail: mime.Mail) -> list[tuple[str, Address | None]]:
     """(field, address) of each whom the mail names as its author or sender; None for one that is no address, and for a
     From that names nobody."""
-    authors = bridge.authors(mail) or ([None] if mime.header(mail, b"from") else [])
+    authors = bridge.authors(mail) or ([None] if mail.root.first(b"from") is not None else [])
     senders = bridge.addresses(mail, b"sender")
     return [("From", each) for each in authors] + [("Sender", each) for each in senders]
