@@ -17,6 +17,7 @@ from gatewayd.crypto.domain_keys import KeySet, PublicKey, SigningKey
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.wire.parley.connection import ParleyConnection, Request
 from gatewayd.wire.parley.schema import Hello, Keys
+from tests.test_docs_parley_refused import refused
 
 SPECIFICATION = Path(__file__).parent.parent / "docs/parley.rst"
 MARK = ".. vectors\n"
@@ -65,9 +66,12 @@ def vectors() -> str:
         ("Frame HELLO", connection.send(Hello(1, "mx.alpha.test", 65536))),
         ("Frame REQ keys, stream 1", connection.send(Request(1, "keys", Keys("beta.test")))),
     ]
-    return "".join(
-        f"\n{name}::\n\n" + textwrap.indent("\n".join(textwrap.wrap(octets.hex(), 96)), "    ") + "\n"
-        for name, octets in values
+    return (
+        "".join(
+            f"\n{name}::\n\n" + textwrap.indent("\n".join(textwrap.wrap(octets.hex(), 96)), "    ") + "\n"
+            for name, octets in values
+        )
+        + refused()
     )
 
 
