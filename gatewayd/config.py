@@ -104,6 +104,7 @@ class Incoming(_Section, frozen=True, kw_only=True):
     trusted: tuple[str, ...] = ("127.0.0.0/8", "::1")  # networks whose mail is not examined
     proxies: tuple[str, ...] = ()  # networks whose connections begin with a PROXY header
     dmarc_reports: bool = True  # tell domains that ask for it, once a day, what their mail looked like
+    refused: tuple[str, ...] = ()  # networks, and domains with those below them, from which nothing is taken
     blocklists: tuple[str, ...] = ()  # DNS zones; an address that they list is refused
     greylist: bool = False  # whom nobody vouches for has to try again
     arc_sealers: tuple[str, ...] = ()  # domains, such as mailing lists', whose ARC seal excuses a DMARC failure
@@ -194,6 +195,11 @@ def load(path: Path) -> Config:
         for key in ("trusted", "proxies"):
             for text in _table(raw, "incoming").get(key, ()):
                 _network(f"incoming.{key}", text)
+        for text in _table(raw, "incoming").get("refused", ()):
+            if not isinstance(text, str) or "/" in text or text.replace(".", "").isdecimal() or ":" in text:
+                _network("incoming.refused", text)
+            else:
+                _domain("incoming.refused", text)
         config = msgspec.convert(raw, Config, dec_hook=lambda kind, text: base / text if kind is Path else text)
         return msgspec.structs.replace(
             config,

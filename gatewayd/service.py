@@ -174,7 +174,8 @@ class Gateway(Service):
         self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor, zones)
         limits = config.limits
         self.admission = Admission(
-            self.resolver, now, trusted=config.incoming.trusted, blocklists=config.incoming.blocklists,
+            self.resolver, now, trusted=config.incoming.trusted, refused=config.incoming.refused,
+            blocklists=config.incoming.blocklists,
             rates=Rates(
                 limits.messages_per_address, limits.messages_per_network, limits.messages_per_domain,
                 limits.recipients_per_account,

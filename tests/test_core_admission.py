@@ -39,6 +39,19 @@ class Door:
         return self.loop.one(self.admission.client(address, domain))
 
 
+def test_whom_the_operator_refuses() -> None:
+    door = Door(refused=["192.0.2.0/24", "2001:db8::/32", "Spam.test"], trusted=["192.0.2.9/32"])
+    no = Refused("5.7.1", "No mail is taken from 192.0.2.1 here")
+    assert door.client("192.0.2.1") == no
+    assert isinstance(door.client("2001:db8::1", None), Refused)
+    assert door.client("192.0.2.9") is None
+    assert door.client("192.0.3.1") is None
+    for name, refused in (("spam.test", True), ("a.b.spam.test", True), ("notspam.test", False), ("test", False)):
+        domain = Domain.parse(name)
+        said = Refused("5.7.1", f"No mail is taken from {name} here") if refused else None
+        assert door.admission.refuses(domain) == door.client("192.0.3.1", domain) == said
+
+
 def test_so_many_and_then_as_time_goes() -> None:
     door = Door(rates=Rates(per_address=3))
     assert [door.client("192.0.2.1") for _ in range(3)] == [None] * 3

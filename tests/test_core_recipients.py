@@ -183,8 +183,15 @@ def test_a_full_mailbox(alpha: Gateway) -> None:
         talk.do("EHLO client.test")
         big = b"Subject: big\r\n\r\n" + b"x" * 70 + b"\r\n"
         assert talk.send("x@elsewhere.test", ["bob@alpha.test"], big * 60).startswith("552 5.2.2")
-        for _ in range(2):
-            assert talk.send("x@elsewhere.test", ["bob@alpha.test"], big).startswith("250")
+        for size, answer in ((5000, "552 5.2.2"), (4000, "250 2.1.5")):  # announced
+            talk.do(f"MAIL FROM:<x@elsewhere.test> SIZE={size}")
+            assert talk.do("RCPT TO:<bob@alpha.test>").startswith(answer)
+            talk.do("RSET")
+        assert talk.send("x@elsewhere.test", ["bob@alpha.test"], big).startswith("250")
+        talk.do("MAIL FROM:<x@elsewhere.test> SIZE=4000")
+        assert talk.do("RCPT TO:<bob@alpha.test>") == "452 4.2.2 The mailbox is full"
+        talk.do("RSET")
+        assert talk.send("x@elsewhere.test", ["bob@alpha.test"], big).startswith("250")
         talk.do("MAIL FROM:<x@elsewhere.test>")
         assert talk.do("RCPT TO:<bob@alpha.test>") == "452 4.2.2 The mailbox is full"
         imap = bob.imap

@@ -124,7 +124,7 @@ def test_quota_counts_each_message_once_until_its_last_entry_is_gone(stores: Sto
     assert one(store.quota(alice)) == Quota(2 * size, 2, 3 * size)
     one(store.set_quota(alice, 3 * size, 3))
     assert stores.deliver(mail).uid == 3
-    assert one(store.quota(alice)).full
+    assert one(store.quota(alice)).full()
     one(store.set_quota(alice, None, 3))
     for octets, never in ((mail, False), (mail * 100, False)):
         refused = stores.deliver(octets)

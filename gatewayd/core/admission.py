@@ -66,11 +66,14 @@ class Admission:
 
     def __init__(
         self, resolver: IResolver, now: Callable[[], float], *, rates: Rates = Rates(), blocklists: Sequence[str] = (),
-        trusted: Sequence[str] = (),
+        trusted: Sequence[str] = (), refused: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        """`trusted` are networks, `refused` networks and domains."""
         self._resolver = resolver
         self._blocklists = blocklists
         self._trusted = [ipaddress.ip_network(text) for text in trusted]
+        self._refused_networks = [found for text in refused if (found := network(text)) is not None]
+        self._refused_domains = {Domain.parse(text).name for text in refused if network(text) is None}
         self.trusts = lru_cache(MAX_REMEMBERED)(self._trusts)  # asked several times for each message of a client
         self._addresses = Buckets(rates.per_address, now)
         self._networks = Buckets(rates.per_network, now)
@@ -82,8 +85,12 @@ class Admission:
         if self.trusts(address):
             return None
         client = ipaddress.ip_address(address)
-        network = ipaddress.ip_network((client, NETWORK[client.version]), strict=False)
-        kinds = [(self._addresses, address), (self._networks, str(network))]
+        if any(client in each for each in self._refused_networks):
+            return Refused("5.7.1", f"No mail is taken from {address} here")
+        if domain is not None and (refused := self.refuses(domain)):
+            return refused
+        around = ipaddress.ip_network((client, NETWORK[client.version]), strict=False)
+        kinds = [(self._addresses, address), (self._networks, str(around))]
         if domain is not None:
             kinds.append((self._domains, domain.name))
         for buckets, key in kinds:
@@ -98,6 +105,14 @@ class Admission:
             if reason is not None:
                 self.log.info("refused {client}: {reason}", client=address, reason=reason)
                 return Refused("5.7.1", reason)
+        return None
+
+    def refuses(self, domain: Domain) -> Refused | None:
+        """As the operator wishes: the domain, or one above it."""
+        if self._refused_domains:
+            labels = domain.name.split(".")
+            if any(".".join(labels[i:]) in self._refused_domains for i in range(len(labels))):
+                return Refused("5.7.1", f"No mail is taken from {domain} here")
         return None
 
     @property
@@ -130,3 +145,11 @@ class Admission:
             return None
         said = next((text.decode("ascii", "replace") for text in texts if isinstance(text, bytes)), "")
         return f"{client} is listed by {zone}" + (f": {said[:200]}" if said else "")
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """None for what is a name."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None

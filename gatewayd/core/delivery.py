@@ -41,7 +41,6 @@ from gatewayd.message.mime import Mail
 from gatewayd.message.model import MAIL, Content, ObjectError
 from gatewayd.outcome import (
     ALIAS_LOOP,
-    MAILBOX_FULL,
     NO_SUCH_USER,
     NOT_YOUR_ADDRESS,
     RELAY_DENIED,
@@ -126,16 +125,18 @@ class PostOffice:
 
     # -- questions before the data ----------------------------------------------------------------------------------
 
-    async def recipient(self, address: Address, submitter: Account | None, client: str = "") -> Outcome:
-        """May this sender write to this address? Open to all for local users, for everyone to signed-in users and to
-        the servers behind us, whose IP address `client` is."""
+    async def recipient(
+        self, address: Address, submitter: Account | None, client: str = "", octets: int = 0
+    ) -> Outcome:
+        """May this sender write to this address, a mail of so many octets if that is known? Open to all for local
+        users, for everyone to signed-in users and to the servers behind us, whose IP address `client` is."""
         try:
             if await self._recipients.is_ours(address):
                 found = await self._recipients.find(address)
                 if not found:
                     return ALIAS_LOOP if found.circular else NO_SUCH_USER
-                if await self._recipients.full(found):
-                    return MAILBOX_FULL
+                if full := await self._recipients.full(found, max(1, octets)):
+                    return full
                 if found.behind:
                     return await self._bridges.verify(address)
                 return Delivered("2.1.5", "Recipient ok")
@@ -251,6 +252,8 @@ class PostOffice:
     ) -> dict[Address, Outcome]:  # fmt: skip
         """An object from a peer domain, its signature verified; only our own users are reached this way. Its blobs are
         fetched from `source` before it is accepted."""
+        if self._admission is not None and (refused := self._admission.refuses(peer)):
+            return dict.fromkeys(recipients, refused)
         try:
             content.check_bodies()
             object_types.check(content)
@@ -294,8 +297,8 @@ class PostOffice:
             if not found:
                 stranger = peer if native else None
                 answers[address] = ALIAS_LOOP if found.circular else self._posting.no_such_user(stranger)
-            elif await self._recipients.full(found):
-                answers[address] = MAILBOX_FULL
+            elif full := await self._recipients.full(found):
+                answers[address] = full
             elif native and not await self._lets_bring(found, Address.parse(content.fields.from_)):
                 answers[address] = NO_FILES
         takers = [address for address in recipients if address not in answers]

@@ -14,6 +14,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.srs import SRS
 from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.store import IStore
+from gatewayd.outcome import MAILBOX_FULL, MESSAGE_OVER_QUOTA, Outcome
 
 MAX_TARGETS = 100  # that one address may have in the end
 SEPARATOR = "+"
@@ -56,14 +57,18 @@ class Recipients:
             return True
         return await self.is_ours(address) and account in (await self.find(address)).accounts
 
-    async def full(self, found: Found) -> bool:
-        """Whether nobody of them has room for anything."""
+    async def full(self, found: Found, octets: int = 1) -> Outcome | None:
+        """What is said where nobody of them has room for so many; None: somebody has."""
         if found.elsewhere or found.behind:
-            return False
+            return None
+        said: Outcome = MESSAGE_OVER_QUOTA
         for account in found.accounts:
-            if not account.limited or not (await self._store.quota(account.account_id)).full:
-                return False
-        return True
+            quota = await self._store.quota(account.account_id) if account.limited else None
+            if quota is None or not quota.full(octets):
+                return None
+            if not quota.never(octets):
+                said = MAILBOX_FULL
+        return said
 
     async def find_all(self, addresses: Collection[Address]) -> dict[Address, Found | None]:
         """None for those that are not ours."""

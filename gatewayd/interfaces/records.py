@@ -70,11 +70,14 @@ class Quota:
     max_octets: int | None = None  # None: as much as there is room for
     max_messages: int | None = None
 
-    @property
-    def full(self) -> bool:
-        """Not even the smallest message fits."""
-        octets = self.max_octets is not None and self.octets >= self.max_octets
-        return octets or (self.max_messages is not None and self.messages >= self.max_messages)
+    def full(self, octets: int = 1) -> bool:
+        """A message of so many does not fit now."""
+        many = self.max_octets is not None and self.octets + octets > self.max_octets
+        return many or (self.max_messages is not None and self.messages >= self.max_messages)
+
+    def never(self, octets: int) -> bool:
+        """Nor would it if all else were gone."""
+        return self.max_messages == 0 or (self.max_octets is not None and octets > self.max_octets)
 
 
 class Entry(NamedTuple):

@@ -32,7 +32,7 @@ MAX_IDLE_COMMANDS = 100  # EHLO, RSET, NOOP, VRFY, HELP in a row without a messa
 class MailAcceptor(Protocol):
     def visit(self, origin: Origin, submitter: Account | None) -> Visits | None: ...
 
-    async def recipient(self, address: Address, submitter: Account | None, client: str) -> Outcome: ...
+    async def recipient(self, address: Address, submitter: Account | None, client: str, octets: int) -> Outcome: ...
 
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome: ...
 
@@ -207,7 +207,8 @@ class SMTPServerSession:
         if not recipient.is_ascii and not self._mail.parameters.smtputf8:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
-        outcome = await self._acceptor.recipient(recipient, self._sign_in.account, self._link.peer_address)
+        size, account = self._mail.parameters.size, self._sign_in.account  # RFC 1870 §6.3
+        outcome = await self._acceptor.recipient(recipient, account, self._link.peer_address, size)
         if outcome.ok and self._visit is not None:
             outcome = await self._visit.rcpt(recipient) or outcome
         if outcome.ok:
