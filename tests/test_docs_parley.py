@@ -15,6 +15,8 @@ from gatewayd.address import Domain
 from gatewayd.crypto import cose, domain_auth
 from gatewayd.crypto.domain_keys import KeySet, PublicKey, SigningKey
 from gatewayd.message.model import Content, Part, Payload
+from gatewayd.outcome import outcome
+from gatewayd.session.smtp_server import as_reply
 from gatewayd.wire.parley.connection import ParleyConnection, Request
 from gatewayd.wire.parley.schema import Hello, Keys
 from tests.test_docs_parley_refused import refused
@@ -88,6 +90,55 @@ def test_sections_rise_and_what_is_referred_to_is_there() -> None:
 
 def test_vectors_are_those_of_the_code() -> None:
     assert SPECIFICATION.read_text().partition(MARK)[2] == vectors()
+
+
+GATEWAYD = SPECIFICATION.parent.parent / "gatewayd"
+
+
+def rows(title: str) -> list[list[str]]:
+    """The first table of a section, without its head."""
+    text = SPECIFICATION.read_text()
+    lines = iter(text[text.index(f"\n{title}\n") :].splitlines())
+    rules = 0
+    found = []
+    for line in lines:
+        if re.fullmatch(r"=[= ]+", line):
+            rules += 1
+        elif rules == 2:
+            found.append(line.split())
+        if rules == 3:
+            break
+    return found
+
+
+def said(pattern: str, *globs: str) -> set[str]:
+    """What stands in the code."""
+    files = [path for glob in globs for path in GATEWAYD.glob(glob)]
+    assert len(files) >= len(globs)
+    return {found for path in files for found in re.findall(pattern, path.read_text())}
+
+
+def test_the_registry_of_errors_is_whole() -> None:
+    pattern = r'(?:Failed|RemoteProtocolError|_bye|_say_bye|Error)\(\s*"([a-z-]+)"'
+    assert {row[0] for row in rows("10.1 Errors of requests and connections")} == said(
+        pattern, "session/parley_*.py", "wire/parley/*.py"
+    )
+
+
+def test_the_registry_of_statuses_is_whole() -> None:
+    """Each is said somewhere, and what the parts that Parley uses say stands there; SMTP answers as it tells."""
+    pattern = r'(?:Delivered|Deferred|Refused)\(\s*"(\d\.\d+\.\d+)"'
+    registry = {row[0]: int(row[1]) for row in rows("10.2 Statuses of recipients")}
+    assert registry.keys() <= said(pattern, "core/*.py", "session/parley_*.py", "*.py")
+    of_parley = said(pattern, "session/parley_*.py", "outcome.py", "routing.py", *CORE)
+    assert of_parley - {"2.1.0", "2.1.5"} <= registry.keys()  # SMTP's own
+    for code, number in registry.items():
+        assert as_reply(outcome(code, "x")).code == number
+    for row in rows("10.2 Statuses of recipients"):
+        assert row[2] == {"2": "delivered", "4": "delayed", "5": "failed"}[row[0][0]]
+
+
+CORE = [f"core/{name}.py" for name in ("consent", "contacts", "delivery", "filing", "posting", "pulling", "relay")]
 
 
 def test_no_merge_left_its_marks() -> None:
