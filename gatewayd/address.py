@@ -11,6 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import idna
 
@@ -71,12 +72,27 @@ class Domain:
         return self.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Address:
     """A mailbox, local-part@domain. `local` is unquoted; equality is exact, as RFC 5321 §2.4 asks of relays."""
 
+    __slots__ = ("_hash", "_text", "domain", "local")
+
     local: str
     domain: Domain
+    # Asked for many times a message, so made once; ClassVar only says that they are no fields.
+    _text: ClassVar[str]
+    _hash: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        local = self.local
+        if not _ATOM.match(local):
+            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        object.__setattr__(self, "_text", f"{local}@{self.domain.name}")
+        object.__setattr__(self, "_hash", hash(self._text))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     @lru_cache(4096)
@@ -118,7 +134,4 @@ class Address:
         return self.local.isascii()
 
     def __str__(self) -> str:
-        local = self.local
-        if not _ATOM.match(local):
-            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return f"{local}@{self.domain.name}"
+        return self._text

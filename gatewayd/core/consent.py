@@ -7,9 +7,10 @@ cannot be told to wait: a stranger's is only sorted, by whether the DNS vouches 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 
+from msgspec.structs import replace
 from twisted.internet import defer
 
 from gatewayd.address import Address, Domain

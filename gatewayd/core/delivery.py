@@ -7,9 +7,9 @@ others queued. No protocol's reply codes are known here; outcomes are those of o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Protocol
 
+from msgspec.structs import replace
 from twisted.internet import defer
 from twisted.logger import Logger
 

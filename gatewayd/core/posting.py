@@ -6,9 +6,10 @@ Everything is durable before it is answered, and idempotent, so that a crash in 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 
+import msgspec
+from msgspec.structs import replace
 from twisted.internet import defer
 from twisted.logger import Logger
 
@@ -30,6 +31,7 @@ from gatewayd.message import bridge
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import MAIL, Content
 from gatewayd.message.receipts import may_ask
+from gatewayd.once import once
 from gatewayd.outcome import (
     ALIAS_LOOP,
     MAILBOX_FULL,
@@ -43,11 +45,11 @@ from gatewayd.outcome import (
     Refused,
 )  # fmt: skip
 
+DELIVERED = Delivered("2.0.0", "Delivered")
 MAX_HEAD = 64 * 1024  # octets within which a loop is looked for
 
 
-@dataclass(frozen=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True, dict=True):
     """One accepted message on its way to its recipients."""
 
     content: Content
@@ -56,10 +58,10 @@ class Letter:
     provenance: Provenance = Provenance.HERE
     findings: Findings = UNEXAMINED
     author: Account | None = None  # a user of ours, who files a copy under Sent: without it nothing counts as done
-    told: set[Address] = field(default_factory=set)  # whose outcome the log and the story have
-    sorted: dict[Address, str] = field(default_factory=dict)  # the mailboxes of those for whom it was not that
+    told: set[Address] = set()  # whose outcome the log and the story have
+    sorted: dict[Address, str] = {}  # the mailboxes of those for whom it was not that
 
-    @cached_property
+    @once
     def sender(self) -> Address:
         return Address.parse(self.content.fields.from_)
 
@@ -335,7 +337,7 @@ class Posting:
             return self.failed(placed)
         if may_ask(delivery.content):
             await self._stored(account, delivery.content)
-        return Delivered("2.0.0", "Delivered")
+        return DELIVERED
 
     def no_such_user(self, peer: Domain | None) -> Outcome:
         """`peer`: whose native object it is for."""

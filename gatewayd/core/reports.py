@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from gatewayd.address import Address, Domain
 from gatewayd.interfaces.queue import Asked, Envelope
@@ -14,8 +15,7 @@ from gatewayd.outcome import Outcome
 _EVENTS: dict[dsn.Action, str] = {"failed": "FAILURE", "delayed": "DELAY", "relayed": "SUCCESS", "delivered": "SUCCESS"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(msgspec.Struct, frozen=True):
     """What became of some recipients' copies of one message."""
 
     action: dsn.Action

@@ -51,7 +51,7 @@ class DomainSigner:
 
     async def sign_all(self, payloads: Sequence[tuple[Domain, bytes]]) -> list[Signed | None]:
         """One signature for all of a domain. None where the domain has no key."""
-        keys = {domain: self._key(domain) for domain, _ in payloads}
+        keys = {domain: self._key(domain) for domain in {domain for domain, _ in payloads}}
         items = [(key, payload) for domain, payload in payloads if (key := keys[domain]) is not None]
         signed = iter(await self._sign(items) if items else [])
         return [None if keys[domain] is None else _answer([next(signed)]) for domain, _ in payloads]

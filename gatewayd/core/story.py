@@ -58,9 +58,11 @@ class Story:
         self._say(content, None, "written by this gateway itself")
 
     def posted(self, content: Content, recipient: Address, outcome: Outcome, mailbox: str) -> None:
-        there = "in the mailbox " + mailbox.removeprefix("\\")
-        fate = {"Delivered": there, "Received": there, "Queued": "waits in the queue"}
-        done = fate.get(outcome.text, _said(outcome)) if isinstance(outcome, Delivered) else _said(outcome)
+        done = _said(outcome)
+        if isinstance(outcome, Delivered) and outcome.text in ("Delivered", "Received"):
+            done = "in the mailbox " + mailbox.removeprefix("\\")
+        elif isinstance(outcome, Delivered) and outcome.text == "Queued":
+            done = "waits in the queue"
         self._say(content, recipient, done)
 
     def attempted(

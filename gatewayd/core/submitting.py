@@ -7,8 +7,8 @@ serve them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError
@@ -26,13 +26,13 @@ from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import object_types
 from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
+from gatewayd.message.receipts import may_ask
 from gatewayd.outcome import NOT_YOUR_ADDRESS, STORE_FAILED, TOO_BIG, Outcome, Refused
 
 NO_RECEIPT = Refused("5.7.1", "Receipts are made by the server that has the message")
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True):
     """A signed-in user's object, which nobody has signed yet."""
 
     account: Account
@@ -152,6 +152,8 @@ class Submitting:
             return list(letters)
         failed = []
         for number, (account, recipients) in written.items():
+            if not may_ask(letters[number].content):
+                continue
             try:
                 await self._receipts.expect(account, letters[number].content, recipients)
             except StoreError as error:

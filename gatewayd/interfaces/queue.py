@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
+import msgspec
+from msgspec.structs import replace
 from zope.interface import Interface
 
 from gatewayd.address import Address, Domain
@@ -14,8 +16,7 @@ from gatewayd.outcome import Outcome
 NEVER = frozenset({"NEVER"})
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What the sender asked to be told of one recipient (RFC 3461 §4.1, §4.2)."""
 
     notify: frozenset[str] = frozenset()  # NEVER; or some of SUCCESS, FAILURE, DELAY; empty: left to the servers
@@ -26,8 +27,7 @@ class Asked:
         return event in self.notify if self.notify else event != "SUCCESS"
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """RFC 5321 §2.3.1, with what the sender asked of the way."""
 
     reverse_path: Address | None  # None is <>, RFC 5321 §4.5.5
@@ -35,7 +35,7 @@ class Envelope:
     options: frozenset[str] = frozenset()  # "SMTPUTF8", "REQUIRETLS": what every hop has to keep to
     ret: str = ""  # FULL or HDRS: how much of the message a report brings back (RFC 3461 §4.3)
     envid: str = ""  # the sender's own name for this envelope, decoded (RFC 3461 §4.4)
-    asked: Mapping[Address, Asked] = field(default_factory=dict)
+    asked: Mapping[Address, Asked] = {}
     not_before: float = 0.0  # seconds since the epoch: held until then (RFC 4865)
 
     @property

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from gatewayd.address import Address, Domain
 from gatewayd.errors import StoreError
 from gatewayd.message.model import Content
@@ -167,8 +169,7 @@ class Introduction:
     allowance: Allowance | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One message into one account's mailbox."""
 
     account_id: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 from zope.interface import Interface
 
 from gatewayd.address import Address, Domain
@@ -41,8 +42,7 @@ class Bridged:
 Route = Local | Parley | Mail | Bridged | Outcome  # an Outcome: no route, and why
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where mail came from: the client's IP address, what it called itself, and how it spoke."""
 
     address: str

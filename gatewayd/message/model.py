@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cbor2
 import msgspec
+
+from gatewayd.once import once
 
 MESSAGE = "message"
 EDIT = "edit"
@@ -76,8 +76,7 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": 
         return payload
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(msgspec.Struct, frozen=True, dict=True):
     """A signed object with those of its bodies that are at hand: what is accepted, queued, stored and relayed.
 
     Blobs, its large bodies, need not be at hand: then they stand as files, found by their hash (IBlobs)."""
@@ -87,22 +86,22 @@ class Content:
     signature: bytes
     bodies: Mapping[bytes, bytes]  # SHA-256 -> octets
 
-    @cached_property
+    @once
     def id(self) -> bytes:
         """The object id: SHA-256 of the payload."""
         return hashlib.sha256(self.payload).digest()
 
-    @property
+    @once
     def trace_id(self) -> str:
         """What people find it by: in Received, in the log, on the command line."""
         return self.id.hex()[:16]
 
-    @cached_property
+    @once
     def fields(self) -> Payload:
         """The payload, decoded. Raises ObjectError."""
         return Payload.decode(self.payload)
 
-    @cached_property
+    @once
     def blobs(self) -> Mapping[bytes, Part]:
         """The parts, by hash, that travel in chunks and not beside the object: those above INLINE, and those that
         would bring the others, in their order, above INLINE_TOTAL. Follows from the payload alone, so that all agree.
@@ -131,7 +130,7 @@ class Content:
         """The blobs that are not at hand."""
         return [part for digest, part in self.blobs.items() if digest not in self.bodies]
 
-    @property
+    @once
     def size(self) -> int:
         """Octets that it takes of a quota: a mail's own, without the view beside it; else those of all parts."""
         parts = self.fields.parts
@@ -152,7 +151,7 @@ class Content:
         )
         return sealed
 
-    @cached_property
+    @once
     def signed(self) -> bytes:
         """The COSE_Sign1 array, untagged (RFC 9052 §4.2): what goes on the wire and into Parley-Object."""
         return cbor2.dumps([self.protected, {}, self.payload, self.signature])

@@ -11,8 +11,9 @@ import secrets
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from gatewayd.address import Address
 from gatewayd.core.filtering import FilterDown, Filtered, refusal

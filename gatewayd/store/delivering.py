@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cbor2
+from msgspec.structs import replace
 
 from gatewayd.database.sqlite import insert_rows, typed
 from gatewayd.errors import QuotaExceeded, StoreError

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 from unicodedata import category
 
@@ -148,6 +149,11 @@ def check_quota(used: Quota, octets: int) -> None:
 
 
 def joined(flags: Iterable[str]) -> str:
+    return _joined(flags) if isinstance(flags, tuple) else _joined(tuple(flags))
+
+
+@lru_cache(1024)
+def _joined(flags: tuple[str, ...]) -> str:
     return " ".join(sorted({flag for flag in flags if flag.lower() != "\\recent"}))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
 import cbor2
+from msgspec.structs import replace
 from twisted.internet import defer, threads
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
+
+import msgspec
 
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley.frames import FrameReader, encode
@@ -14,32 +15,30 @@ HELLO, REQ, RES, PUSH, BYE = range(5)
 FIRST_FRAME = 64 * 1024  # octets, until the peer's HELLO; and what is taken of a stranger
 MAX_FRAME = 2 * 1024 * 1024  # octets that a listener announces: an object without its blobs, or a few chunks
 MAX_REPLY = 64 * 1024 * 1024  # octets that a dialler announces: all that one change of its log may have moved
+FRAME = [int, int, str, dict]
 STREAMS = range(1, 2**32)
+NO_STREAM = range(1)
 MAX_OPEN = 1000  # requests without a reply, in each direction
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     stream: int
     method: str
     body: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     stream: int
     method: str
     body: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True):
     method: str
     body: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
+class Bye(msgspec.Struct, frozen=True):
     code: str
     text: str
 
@@ -138,14 +137,12 @@ class ParleyConnection:
         return encode([kind, stream, method, plain(body) if isinstance(body, Body) else body], self._peer_frame)
 
     def _event(self, item: Any) -> Event:
-        match item:
-            case [int(kind), int(stream), str(method), dict(body)] if not isinstance(kind, bool):
-                pass
-            case _:
-                raise RemoteProtocolError("bad-frame", "a frame is [kind, stream, method, body]")
+        if type(item) is not list or [*map(type, item)] != FRAME:
+            raise RemoteProtocolError("bad-frame", "a frame is [kind, stream, method, body]")
+        kind, stream, method, body = item
         if kind not in ALLOWED[self._theirs]:
             raise RemoteProtocolError("bad-frame", f"kind {kind} is not allowed now")
-        if isinstance(stream, bool) or stream not in (STREAMS if kind in {REQ, RES} else range(1)):
+        if stream not in (STREAMS if kind in (REQ, RES) else NO_STREAM):
             raise RemoteProtocolError("bad-frame", "a stream that this kind does not have")
         if kind == HELLO:
             hello = read(Hello, body)

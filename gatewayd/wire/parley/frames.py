@@ -60,19 +60,30 @@ def encode(item: Any, limit: int) -> bytes:
 
 def check(octets: bytes) -> None:
     """One walk over the heads: definite lengths, no tags, no floats, depth, nothing after the item."""
-    open_items: list[int] = []  # how many items each open array or map still needs
-    at, end = 0, len(octets)
+    around: list[int] = []  # how many items each open array or map still needs, but for the innermost
+    left, at, end = 1, 0, len(octets)
     while True:
+        if not left:
+            if not around:
+                break
+            left = around.pop()
+            continue
+        left -= 1
         if at >= end:
             raise RemoteProtocolError("bad-frame", "the CBOR item is cut off")
-        major, info = octets[at] >> 5, octets[at] & 31
+        head = octets[at]
         at += 1
-        if major == 7 and info not in _SIMPLE:
+        step = _STEPS[head]
+        if step >= 0:
+            at += step
+            continue
+        major, info = head >> 5, head & 31
+        if major == 7:
             raise RemoteProtocolError("bad-frame", "floats and other simple values are not used")
         if major == 6:
             raise RemoteProtocolError("bad-frame", "tags are not used")
         value = info
-        if info >= 24 and major != 7:
+        if info >= 24:
             size = _SIZES.get(info)
             if size is None:
                 raise RemoteProtocolError("bad-frame", "lengths must be definite")
@@ -80,23 +91,30 @@ def check(octets: bytes) -> None:
             at += size
         if major in (2, 3):
             at += value
-        elif major in (4, 5):
-            count = value * (2 if major == 5 else 1)
-            if count > end - at:
-                raise RemoteProtocolError("bad-frame", "more items announced than the frame can hold")
-            if count:
-                if len(open_items) >= MAX_DEPTH:
-                    raise RemoteProtocolError("bad-frame", f"nested deeper than {MAX_DEPTH}")
-                open_items.append(count)
-                continue
-        if at > end:
-            raise RemoteProtocolError("bad-frame", "the CBOR item is cut off")
-        while open_items:
-            open_items[-1] -= 1
-            if open_items[-1]:
-                break
-            open_items.pop()
-        if not open_items:
-            break
+            continue
+        count = value * (2 if major == 5 else 1)
+        if count > end - at:
+            raise RemoteProtocolError("bad-frame", "more items announced than the frame can hold")
+        if count:
+            if len(around) >= MAX_DEPTH:
+                raise RemoteProtocolError("bad-frame", f"nested deeper than {MAX_DEPTH}")
+            around.append(left)
+            left = count
+    if at > end:
+        raise RemoteProtocolError("bad-frame", "the CBOR item is cut off")
     if at != end:
         raise RemoteProtocolError("bad-frame", "octets after the CBOR item")
+
+
+def _step(head: int) -> int:
+    """How many octets follow the first one of an item that ends with them: an integer, a short string, false, true,
+    null. -1: there is more to it."""
+    major, info = head >> 5, head & 31
+    if major in (0, 1) and info < 28:
+        return _SIZES.get(info, 0)
+    if major in (2, 3) and info < 24:
+        return info
+    return 0 if major == 7 and info in _SIMPLE else -1
+
+
+_STEPS = [_step(head) for head in range(256)]
