@@ -147,7 +147,7 @@ class Config(_Section, frozen=True, kw_only=True):
     filters: Filters = Filters()
     consent: Consent = Consent()
     bridge: dict[Domain, Bridge] = {}
-    dkim: dict[Domain, DKIM] = {}
+    dkim: dict[Domain, tuple[DKIM, ...]] = {}
 
     @property
     def database(self) -> Path:
@@ -205,7 +205,11 @@ def load(path: Path) -> Config:
             config,
             bridge={domain: _bridge(f"bridge.{domain}", table) for domain, table in bridge.items()},
             dkim={
-                domain: msgspec.convert(text, DKIM, dec_hook=lambda kind, text: base / text if kind is Path else text)
+                domain: msgspec.convert(
+                    text if isinstance(text, list) else [text],
+                    tuple[DKIM, ...],
+                    dec_hook=lambda kind, text: base / text if kind is Path else text,
+                )
                 for domain, text in dkim.items()
             },
         )

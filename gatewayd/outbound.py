@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import astuple
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
@@ -23,7 +24,7 @@ from gatewayd.core.srs import SRS
 from gatewayd.core.tls_policy import TLSPolicies
 from gatewayd.core.tls_reports import TLSReporter
 from gatewayd.crypto import cose
-from gatewayd.crypto.dkim import DKIMSigner
+from gatewayd.crypto.dkim import DKIMSigners
 from gatewayd.database.sqlite import Database
 from gatewayd.interfaces.dns import Endpoint, IResolver
 from gatewayd.interfaces.routes import Bridged
@@ -81,7 +82,7 @@ class Outbound:
 
 def _renderer(config: Config, in_thread: InThread, blobs: Blobs) -> Callable[[Content, bytes, bool], Awaitable[bytes]]:
     try:
-        keys = {domain: DKIMSigner.load(domain, c.selector, c.key) for domain, c in config.dkim.items()}
+        signers = {domain: DKIMSigners.load(domain, map(astuple, keys)) for domain, keys in config.dkim.items()}
     except (OSError, ValueError) as error:
         raise ConfigError(f"[dkim] key: {error}") from None
 
@@ -89,14 +90,14 @@ def _renderer(config: Config, in_thread: InThread, blobs: Blobs) -> Callable[[Co
         """As mail; signed for an author of ours whose domain has a DKIM key, sealed by who hands it on."""
         mail = as_mail(await blobs.load(content, mail_bodies(content)))
         mail = seven_bit(mail) if seven else mail
-        signer = keys.get(Domain(content.fields.from_.rpartition("@")[2]))
+        signer = signers.get(Domain(content.fields.from_.rpartition("@")[2]))
         try:
             if signer is not None:
                 field: bytes = await in_thread(signer.sign, mail)
                 return field + trace + mail
         except ValueError as error:
             log.warn("{id} goes without DKIM: {error}", id=content.trace_id, error=error)
-        sealer = keys.get(cose.signer(content.protected)[0])
+        sealer = signers.get(cose.signer(content.protected)[0])
         if signer is None and sealer is not None and b"Authentication-Results:" in trace:
             sealed: bytes = await in_thread(sealer.seal, trace + mail, config.hostname)
             return sealed + trace + mail

@@ -25,12 +25,14 @@ def test_paths_bridges_and_keys(tmp_path: Path) -> None:
     file = tmp_path / "g.toml"
     file.write_text(
         LEAST + '[bridge."Old.test"]\nserver = "127.0.0.1:24"\n[dkim."a.test"]\nselector = "s"\nkey = "d.pem"\n'
+        '[[dkim."b.test"]]\nselector = "r"\nkey = "r.pem"\n[[dkim."b.test"]]\nselector = "e"\nkey = "e.pem"\n'
         '[relay]\nhelo = "h.a.test"\n'
     )
     config = load(file)
     assert (config.state_dir, config.tls.key) == (tmp_path / "state", Path("/k.pem"))
     assert config.bridge == {Domain("old.test"): Bridge(server="127.0.0.1:24")}
-    assert config.dkim[Domain("a.test")].key == tmp_path / "d.pem"
+    assert config.dkim[Domain("a.test")][0].key == tmp_path / "d.pem"
+    assert [key.selector for key in config.dkim[Domain("b.test")]] == ["r", "e"]
     assert config.relay.helo == Domain("h.a.test")
 
 

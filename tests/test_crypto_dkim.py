@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dkim
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gatewayd.address import Domain
-from gatewayd.crypto.dkim import DKIMSigner
+from gatewayd.crypto.dkim import DKIMSigner, DKIMSigners
 
 ALPHA = Domain.parse("alpha.test")
 MAIL = b"From: alice@alpha.test\r\nSubject: \xc3\xa4 hello\r\nDate: Tue, 24 Nov 2026 10:00:00 +0000\r\n\r\nBody.\r\n"
@@ -43,3 +45,19 @@ def test_what_cannot_sign() -> None:
     signer = DKIMSigner(ALPHA, "mail", pem(ed25519.Ed25519PrivateKey.generate()))
     with pytest.raises(ValueError, match="cannot be signed"):
         signer.sign(b"Subject: nobody wrote this\r\n\r\nBody\r\n")
+
+
+def test_two_keys_sign_and_the_one_that_others_know_seals(tmp_path: Path) -> None:
+    keys = {"ed": ed25519.Ed25519PrivateKey.generate(), "rsa": rsa.generate_private_key(65537, 2048)}
+    for name, key in keys.items():
+        (tmp_path / name).write_bytes(pem(key))
+    signers = DKIMSigners.load(ALPHA, [(name, tmp_path / name) for name in keys])
+    records = {f"{name}.".encode(): record.encode() for name, record in signers.records}
+    assert list(records) == [b"ed._domainkey.alpha.test.", b"rsa._domainkey.alpha.test."]
+    signed = signers.sign(MAIL) + MAIL
+    for number in range(2):
+        assert dkim.DKIM(signed).verify(number, dnsfunc=lambda name, timeout=5: records[name])
+    results = b"Authentication-Results: alpha.test; spf=pass smtp.mailfrom=alpha.test\r\n"
+    seal = signers.seal(results + MAIL, ALPHA)
+    assert b"s=rsa" in seal
+    assert dkim.arc_verify(seal + results + MAIL, dnsfunc=lambda name, timeout=5: records[name])[0] == b"pass"

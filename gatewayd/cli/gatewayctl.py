@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from msgspec.structs import astuple
 from rich.console import Console
 from rich.progress import Progress
 from twisted.internet import defer, task
@@ -21,7 +22,7 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.cli import addresses, importing, init, keys, queue, tls, trace
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dane import TLSA, Usage
-from gatewayd.crypto.dkim import DKIMSigner
+from gatewayd.crypto.dkim import DKIMSigners
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
@@ -153,8 +154,8 @@ async def _dns(gateway: Gateway, options: argparse.Namespace) -> None:
     print(f"{domain}. MX 10 {config.hostname}.")
     print(f'{domain}. TXT "v=spf1 mx -all"')
     if domain in config.dkim:
-        signer = DKIMSigner.load(domain, config.dkim[domain].selector, config.dkim[domain].key)
-        print(f'{signer.name}. TXT "{signer.record}"')
+        for name, value in DKIMSigners.load(domain, map(astuple, config.dkim[domain])).records:
+            print(f'{name}. TXT "{value}"')
         print(f'_dmarc.{domain}. TXT "v=DMARC1; p=quarantine"')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dkim
@@ -43,11 +44,6 @@ class DKIMSigner:
         kind = self._algorithm.partition(b"-")[0].decode()
         self.record = f"v=DKIM1; k={kind}; p={base64.b64encode(public).decode()}"  # the TXT record's value
 
-    @classmethod
-    def load(cls, domain: Domain, selector: str, path: Path) -> DKIMSigner:
-        """Raises OSError, ValueError."""
-        return cls(domain, selector, path.read_bytes())
-
     @property
     def name(self) -> str:
         """Where the record stands."""
@@ -71,7 +67,7 @@ class DKIMSigner:
 
     def seal(self, mail: bytes, hostname: Domain) -> bytes:
         """The ARC set with CRLF, to stand above a mail that holds our Authentication-Results: what we saw of a mail
-        that we hand on. b"" where there is nothing to seal, or the key is none that dkimpy seals with (only RSA).
+        that we hand on. b"" where there is nothing to seal, or the key is none that others know in a seal (only RSA).
         Takes a while: call it in a thread."""
         if self._algorithm != b"rsa-sha256":
             return b""
@@ -83,3 +79,28 @@ class DKIMSigner:
         except (dkim.DKIMException, ValueError, IndexError):  # a damaged header, or a chain that cannot go on
             return b""
         return b"".join(fields)
+
+
+class DKIMSigners:
+    """All keys of one domain: each signs, for there are verifiers that know one kind only (RFC 8463 §3)."""
+
+    def __init__(self, signers: Sequence[DKIMSigner]) -> None:
+        self._signers = signers
+
+    @classmethod
+    def load(cls, domain: Domain, keys: Iterable[tuple[str, Path]]) -> DKIMSigners:
+        """By selector. Raises OSError, ValueError."""
+        return cls([DKIMSigner(domain, selector, path.read_bytes()) for selector, path in keys])
+
+    @property
+    def records(self) -> list[tuple[str, str]]:
+        """Where each TXT record stands, and its value."""
+        return [(signer.name, signer.record) for signer in self._signers]
+
+    def sign(self, mail: bytes) -> bytes:
+        """A field of each. Raises ValueError."""
+        return b"".join(signer.sign(mail) for signer in self._signers)
+
+    def seal(self, mail: bytes, hostname: Domain) -> bytes:
+        """By the first that can."""
+        return next(filter(None, (signer.seal(mail, hostname) for signer in self._signers)), b"")
