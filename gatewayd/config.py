@@ -54,9 +54,14 @@ class SmartHost(_Section, frozen=True, kw_only=True):
     """All mail goes to it; Parley does not."""
 
     host: str  # a name: its certificate has to have it before it sees the password
-    port: int = 587  # STARTTLS
+    port: int = 587
+    tls: Literal["starttls", "implicit"] | None = None  # None: from the first octet on port 465 (RFC 8314 §3.3)
     user: str = ""  # "": without signing in
     password_file: Path | None = None  # its first line
+
+    @property
+    def implicit_tls(self) -> bool:
+        return self.tls == "implicit" or (self.tls is None and self.port == 465)
 
 
 class Bridge(_Section, frozen=True, kw_only=True):

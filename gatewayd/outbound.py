@@ -61,8 +61,10 @@ class Outbound:
         smart = relay.smart_host
 
         async def connect(host: str, port: int, name: str, engine: Engine, session: Session) -> None:
-            bind = relay.bind_address
-            await dial_smtp(reactor, host, port, engine, session, trust=trust, name=name, bind_address=bind)
+            await dial_smtp(
+                reactor, host, port, engine, session, trust=trust, name=name, bind_address=relay.bind_address,
+                implicit_tls=smart is not None and smart.implicit_tls and (name, port) == (smart.host, smart.port),
+            )  # fmt: skip
 
         memory = SQLiteTLSMemory(database)
         directory = PolicyDirectory(memory, resolver, PolicyFetcher(reactor, resolver, trust).fetch, now)

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatewayd.dns.selection import SRV, order_mx, order_srv
+from gatewayd.dns.selection import SRV, alternate, order_mx, order_srv
 
 records = st.lists(
     st.builds(SRV, st.integers(0, 3), st.integers(0, 65535), st.integers(1, 65535), st.sampled_from(["a", "b", "c"]))
@@ -39,3 +39,10 @@ def test_equal_preferences_are_shuffled() -> None:
     random = Random(3)
     orders = {tuple(order_mx([(20, "c"), (10, "a"), (10, "b")], random)) for _ in range(50)}
     assert orders == {((10, "a"), (10, "b"), (20, "c")), ((10, "b"), (10, "a"), (20, "c"))}
+
+
+def test_addresses_of_both_families_take_turns() -> None:
+    """A dead family costs one attempt before the other is tried."""
+    assert alternate(["::1", "::2", "::3"], ["192.0.2.1"]) == ("::1", "192.0.2.1", "::2", "::3")
+    assert alternate([], ["192.0.2.1", "192.0.2.2"]) == ("192.0.2.1", "192.0.2.2")
+    assert alternate([], []) == ()

@@ -7,11 +7,12 @@ import email.policy
 import hashlib
 import re
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatewayd.address import Address, Domain
-from gatewayd.message.bridge import as_mail, authors, bridged_payload, restore
+from gatewayd.message.bridge import as_mail, authors, bridged_payload, restore, waives_tls
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.message.render import render
@@ -129,3 +130,19 @@ def balanced(text: bytes) -> bool:
         if depth == 0 and position < len(text):
             return False
     return depth == 0
+
+
+@pytest.mark.parametrize(
+    ("mail", "waived"),
+    [
+        (b"TLS-Required: No\r\nSubject: x\r\n\r\n", True),
+        (b"Subject: x\r\ntls-required:NO \r\n\r\n", True),
+        (b"TLS-Required: yes\r\n\r\n", False),
+        (b"TLS-Required: No\r\nTLS-Required: No\r\n\r\n", False),
+        (b"Subject: x\r\n\r\nTLS-Required: No\r\n", False),
+        (b"X-TLS-Required: No\r\n\r\n", False),
+        (b"", False),
+    ],
+)
+def test_the_sender_had_rather_that_it_arrives(mail: bytes, waived: bool) -> None:
+    assert waives_tls(mail) is waived

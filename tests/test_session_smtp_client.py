@@ -38,6 +38,7 @@ class Server:
     """Each connection plays the script: a dictionary from a command's beginning to its answer, None to hang up."""
 
     tls: ssl.SSLContext | None = None
+    implicit = False  # TLS from the first octet
 
     def __init__(self, **answers: bytes | None) -> None:
         self.answers: dict[str, bytes | None] = {
@@ -63,6 +64,8 @@ class Server:
 
     def _play(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
+            if self.implicit and self.tls is not None:
+                connection = self.tls.wrap_socket(connection, server_side=True)
             file = connection.makefile("rb")
             if not self._say(connection, "BANNER"):
                 return
@@ -107,12 +110,16 @@ class Resolver:
 class Sender:
     """The courier on the reactor's thread."""
 
-    def __init__(self, reactor: Any, trust: Trust = Trust(), **more: Any) -> None:  # noqa: B008
+    def __init__(
+        self, reactor: Any, trust: Trust = Trust(), *, implicit_tls: bool = False, **more: Any  # noqa: B008
+    ) -> None:  # fmt: skip
         self._reactor = reactor
         self.resolver = Resolver()
 
         async def connect(host: str, port: int, name: str, engine: Any, session: Any) -> None:
-            await dial_smtp(reactor, host, port, engine, session, trust=trust, name=name)
+            await dial_smtp(
+                reactor, host, port, engine, session, trust=trust, name=name, implicit_tls=implicit_tls
+            )  # fmt: skip
 
         async def render(content: Content, trace: bytes, seven: bool) -> bytes:
             return trace + (seven_bit(content.payload) if seven else content.payload)

@@ -18,7 +18,7 @@ from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.dane import TLSA
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope
 from gatewayd.interfaces.routes import Bridged
 from gatewayd.message.model import Content
 from gatewayd.net.tls import Trust
@@ -173,14 +173,70 @@ def test_tls_demanded_all_the_way(world: World) -> None:
     assert world.send(unable, "REQUIRETLS").code == "5.7.30"
 
 
-def test_a_handshake_that_fails_is_no_way_to_plaintext(world: World) -> None:
-    broken = Server(EHLO=TLS_EHLO, STARTTLS=b"220 go\r\n")  # and then it goes on in the clear
-    world.servers.append(broken)
-    broken.answers[""] = b"500 what?\r\n"
+def test_a_sender_who_had_rather_that_it_arrives(world: World) -> None:
+    """RFC 8689 §5: neither MTA-STS nor DANE nor what was had before keeps it back."""
+    world.policies.now = Demand(Level.VERIFIED, STS)
+    plain, forged = world.serve(), world.serve("other.test", trusted=False)
+    for server, more in ((plain, {}), (forged, {"tlsa": (TLSA(3, 0, 1, bytes(32)),)})):
+        assert not world.send(server, name="elsewhere.test", **more).ok
+        assert world.send(server, TLS_OPTIONAL, name="elsewhere.test", **more).ok
+        assert not any(TLS_OPTIONAL in command for command in server.heard)
+    assert "STARTTLS" in forged.heard  # it is taken where it is there
+
+
+def broken_tls(world: World) -> Server:
+    """It says 220 to STARTTLS, and then goes on in the clear."""
+    server = Server(EHLO=TLS_EHLO, STARTTLS=b"220 go\r\n")
+    world.servers.append(server)
+    server.answers[""] = b"500 what?\r\n"
+    return server
+
+
+def test_a_handshake_that_fails_is_no_way_to_plaintext_for_who_had_tls(world: World) -> None:
+    world.policies.now = Demand(Level.ENCRYPTED)
+    broken = broken_tls(world)
     outcome = world.send(broken)
     assert isinstance(outcome, Deferred) and "TLS handshake" in outcome.text
     assert not any(command.startswith("MAIL") for command in broken.heard)
     assert world.policies.noted == [("mx.beta.test", "validation-failure")]
+
+
+def test_a_host_whose_tls_never_worked_gets_its_mail_without(world: World) -> None:
+    """On another connection: nothing that was said on the first is believed."""
+    broken = broken_tls(world)
+    assert world.send(broken).ok
+    assert broken.connections == 2 and broken.heard.count("STARTTLS") == 1
+    assert world.policies.noted == [("mx.beta.test", "validation-failure")]
+    assert not world.send(broken, "REQUIRETLS").ok
+
+
+@pytest.mark.parametrize("answer", [b"454 4.7.0 not now\r\n", b"502 5.5.1 no\r\n"])
+def test_a_host_that_refuses_starttls(world: World, answer: bytes) -> None:
+    refusing = Server(EHLO=TLS_EHLO, STARTTLS=answer)
+    world.servers.append(refusing)
+    assert world.send(refusing).ok
+    assert refusing.connections == 1
+    world.policies.now = Demand(Level.ENCRYPTED)
+    outcome = world.send(refusing)
+    assert isinstance(outcome, Deferred) and "offers no TLS" in outcome.text
+
+
+def test_a_smart_host_with_tls_from_the_first_octet(world: World, reactor: Any) -> None:
+    who = Credentials("relay", "sesame", lambda: "nonce")
+    sender = Sender(reactor, Trust(world.root / "ca.pem"), implicit_tls=True, credentials={"mx.beta.test": who})
+    ehlo = EHLO.replace(b"250 8", b"250-AUTH PLAIN\r\n250 8")
+    for name, ok in (("mx.beta.test", True), ("other.test", False)):
+        server = world.serve(name, ehlo=ehlo)
+        server.answers["AUTH PLAIN"] = b"235 2.7.0 welcome\r\n"
+        server.implicit = True
+        outcome = sender.post(server, Envelope(ALICE, (BOB,)), name="mx.beta.test")[BOB]
+        assert outcome.ok == ok, outcome
+        assert any(command.startswith("AUTH") for command in server.heard) == ok
+        assert "STARTTLS" not in server.heard
+    plain = world.serve()
+    outcome = sender.post(plain, Envelope(ALICE, (BOB,)), name="mx.beta.test")[BOB]
+    assert isinstance(outcome, Deferred) and "TLS handshake failed" in outcome.text
+    sender.run(sender.courier.close)
 
 
 def test_a_smart_host_proves_its_name_before_it_sees_the_password(world: World, reactor: Any) -> None:

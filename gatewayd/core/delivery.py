@@ -31,7 +31,7 @@ from gatewayd.core.story import Story
 from gatewayd.core.submitting import Submission, Submitting, too_big
 from gatewayd.core.verdict import Findings
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.queue import Envelope, IQueue
+from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope, IQueue
 from gatewayd.interfaces.records import Account, Delivery, Placed
 from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
@@ -194,6 +194,8 @@ class PostOffice:
         read, examined = judged.mail, judged.examined
         if judged.envelope is not None:
             envelope, reverse_path = judged.envelope, judged.envelope.reverse_path
+        if "REQUIRETLS" not in envelope.options and bridge.waives_tls(mail):
+            envelope = replace(envelope, options=envelope.options | {TLS_OPTIONAL})
         provenance = Provenance.UNEXAMINED if submitter is None else Provenance.HERE
         if examined is not None:
             provenance = Provenance.AUTHENTICATED if examined.authenticated else Provenance.UNAUTHENTICATED

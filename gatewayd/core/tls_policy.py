@@ -34,10 +34,11 @@ class Demand:
     level: Level = Level.PLAIN
     sts: Policy | None = None
     trouble: str = ""  # with the policy (RFC 8460 §4.3)
+    waived: bool = False  # by the sender of this message: it had rather arrive (RFC 8689 §5)
 
     @property
     def enforced(self) -> Policy | None:
-        return self.sts if self.sts is not None and self.sts.mode == "enforce" else None
+        return self.sts if self.sts is not None and self.sts.mode == "enforce" and not self.waived else None
 
 
 class Memory(Policies, Protocol):

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from gatewayd.address import Domain
 from gatewayd.crypto.dane import TLSA
-from gatewayd.dns.selection import SRV, order_mx, order_srv
+from gatewayd.dns.selection import SRV, alternate, order_mx, order_srv
 from gatewayd.interfaces.dns import Answer, Endpoint, IResolver, ResolutionFailed
 
 THREADS = 16  # lookups under way at once
@@ -101,7 +101,9 @@ class Resolver:
                 found.append(await kind)
             except ResolutionFailed as error:
                 failed = error
-        records = tuple(r.address for answer in found for r in answer.records)  # type: ignore[attr-defined]
+        every = [r.address for answer in found for r in answer.records]  # type: ignore[attr-defined]
+        six, four = ([a for a in every if (":" in a) == wide] for wide in (True, False))
+        records = alternate(six, four)
         if failed is not None and not records:  # one kind alone is enough to reach the host; none is not absence
             raise failed
         return Answer(records, all(answer.secure for answer in found), bool(records))

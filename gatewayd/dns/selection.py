@@ -1,9 +1,10 @@
-"""The order in which hosts are tried: SRV by priority and weight (RFC 2782), MX by preference (RFC 5321 §5.1)."""
+"""The order in which hosts are tried: SRV by priority and weight (RFC 2782), MX by preference (RFC 5321 §5.1),
+and a host's addresses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from operator import itemgetter
 from random import Random
 from typing import NamedTuple
@@ -39,3 +40,9 @@ def order_mx(records: Sequence[tuple[int, str]], random: Random) -> list[tuple[i
     shuffled = [record for record in records if record[1] != "."]
     random.shuffle(shuffled)
     return sorted(shuffled, key=itemgetter(0))
+
+
+def alternate(six: Sequence[str], four: Sequence[str]) -> tuple[str, ...]:
+    """IPv6 and IPv4 in turns (RFC 8305 §4): where one of them leads nowhere, the second attempt goes the other way."""
+    pairs = zip_longest(six, four)
+    return tuple(address for pair in pairs for address in pair if address is not None)

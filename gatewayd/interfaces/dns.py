@@ -44,7 +44,7 @@ class IResolver(Interface):
         """records: tuple[int, str] (preference, host), ordered; null MX (RFC 7505) gives exists=True and none."""
 
     async def addresses(host: str) -> Answer:
-        """records: str, IPv6 and IPv4 literals; a literal is its own answer."""
+        """records: str, IPv6 and IPv4 literals in turns; a literal is its own answer."""
 
     async def txt(name: str) -> Answer:
         """records: bytes, each the joined strings of one record."""

@@ -14,6 +14,7 @@ from gatewayd.message.model import Content
 from gatewayd.outcome import Outcome
 
 NEVER = frozenset({"NEVER"})
+TLS_OPTIONAL = "TLSOPTIONAL"  # an option of ours: the sender had rather that it arrives (RFC 8689 §5)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
     reverse_path: Address | None  # None is <>, RFC 5321 §4.5.5
     recipients: tuple[Address, ...]
-    options: frozenset[str] = frozenset()  # "SMTPUTF8", "REQUIRETLS": what every hop has to keep to
+    options: frozenset[str] = frozenset()  # "SMTPUTF8", "REQUIRETLS": what every hop has to keep to; TLS_OPTIONAL
     ret: str = ""  # FULL or HDRS: how much of the message a report brings back (RFC 3461 §4.3)
     envid: str = ""  # the sender's own name for this envelope, decoded (RFC 3461 §4.4)
     asked: Mapping[Address, Asked] = {}

@@ -25,6 +25,7 @@ MAX_ADDRESSES = 64 * 1024  # characters of fields that are read for addresses
 MAX_SHOWN = 100  # recipients in the structured view
 _MESSAGE_IDS = re.compile(r"<([!-;=?A-~]{1,400}@[!-;=?A-~]{1,400})>")
 _OBJECT_ID = re.compile(r"([0-9a-f]{64})@")  # as the rendering of an object names it
+_WAIVES_TLS = re.compile(rb"^TLS-Required[ \t]*:([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
 NOBODY = "unknown@invalid"  # the author of a mail that names none (RFC 2606 §2)
 _DATES = range(0, 253402300800)  # seconds of the years 1970 to 9999
 
@@ -34,6 +35,13 @@ def as_mail(content: Content, trace: bytes = b"") -> bytes:
     if content.fields.type == MAIL:
         return trace + content.bodies[content.fields.parts[0].hash]
     return trace + render(content)
+
+
+def waives_tls(mail: bytes) -> bool:
+    """Whether the sender says that it had rather arrive than be secret (RFC 8689 §5). Said twice it is not said."""
+    end = mail.find(b"\r\n\r\n")
+    said = _WAIVES_TLS.findall(mail, 0, end + 2 if end >= 0 else len(mail))
+    return len(said) == 1 and said[0].strip().lower() == b"no"
 
 
 def mail_bodies(content: Content) -> set[bytes]:

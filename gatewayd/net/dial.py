@@ -22,7 +22,16 @@ from gatewayd.session.link import Engine, Session
 CONNECT_TIMEOUT = 30  # seconds
 
 
-class _VerifiedLink(LinkProtocol):
+class _DialledLink(LinkProtocol):
+    """Says of a handshake that it failed, and why."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._ready is not None and reason.check(SSL.Error):
+            reason = Failure(ConnectionError(f"TLS handshake failed: {_tls_reason(reason)}"))
+        super().connectionLost(reason)
+
+
+class _VerifiedLink(_DialledLink):
     """Opens its session only when the listener has passed the `check`, which raises ConnectionError."""
 
     reads_on = True  # else two sides that both send much could wait for each other for ever
@@ -38,11 +47,6 @@ class _VerifiedLink(LinkProtocol):
             self.abort()
             return
         super().handshakeCompleted()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._ready is not None and reason.check(SSL.Error):
-            reason = Failure(ConnectionError(f"TLS handshake failed: {_tls_reason(reason)}"))
-        super().connectionLost(reason)
 
 
 def _tls_reason(reason: Failure) -> str:
@@ -121,13 +125,15 @@ async def dial_smtp(
     trust: Trust,
     name: str | None = None,
     bind_address: str | None = None,
+    implicit_tls: bool = False,
 ) -> None:
-    """Returns once connected. What the host's certificate is worth, the session judges after STARTTLS; `name` is what
-    it should be called. Raises OSError."""
+    """Returns once connected. What the host's certificate is worth, the session judges after the handshake; `name` is
+    what it should be called. `implicit_tls`: TLS from the first octet (RFC 8314 §3.3). Raises OSError."""
     ready: defer.Deferred[None] = defer.Deferred()
     faults: list[int] = []
     creator = _ClientConnection(client_context(trust, parley=False, judged=True), name, faults)
-    link = LinkProtocol(engine, session, reactor, implicit_tls=False, starttls=creator, ready=ready)
+    link = _DialledLink(engine, session, reactor, implicit_tls=implicit_tls, starttls=creator, ready=ready)
     link.faults = faults
-    await _connect(reactor, host, port, _factory(link), bind_address)
+    factory = TLSMemoryBIOFactory(creator, True, _factory(link), reactor) if implicit_tls else _factory(link)
+    await _connect(reactor, host, port, factory, bind_address)
     await ready

@@ -28,20 +28,25 @@ class ConnectionGone(ConnectionError):
     """The server closed, or said something that is not SMTP."""
 
 
+class HandshakeFailed(ConnectionGone):
+    """It offered STARTTLS, and then there was no TLS."""
+
+
 def _anything(tls: TLSInfo | None) -> Proof:
     return Proof(Level.ENCRYPTED if tls else Level.PLAIN)
 
 
 class SMTPClientSession:
     """`deliver` may be called again and again while `usable`. `prove` judges what TLS has shown; with `credentials` it
-    signs in."""
+    signs in. `starttls` False: TLS is not asked for."""
 
     def __init__(
-        self, hostname: Domain, *, lmtp: bool = False, prove: Callable[[TLSInfo | None], Proof] = _anything,
-        credentials: Credentials | None = None,
+        self, hostname: Domain, *, lmtp: bool = False, starttls: bool = True,
+        prove: Callable[[TLSInfo | None], Proof] = _anything, credentials: Credentials | None = None,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._lmtp = lmtp
+        self._starttls = starttls
         self._prove = prove
         self._credentials = credentials
         self._replies: deque[ServerReply] = deque()
@@ -101,7 +106,7 @@ class SMTPClientSession:
         if banner.code != 220:
             return _outcome(banner)
         failed = await self._hello()
-        if failed is None and "STARTTLS" in self._extensions and self._link.tls is None:
+        if failed is None and self._starttls and "STARTTLS" in self._extensions and self._link.tls is None:
             if (await self._ask("STARTTLS")).code == 220:
                 if self._replies:
                     raise ConnectionGone("replies sent ahead of the TLS handshake")
@@ -111,7 +116,7 @@ class SMTPClientSession:
                 try:
                     await up
                 except ConnectionGone as gone:
-                    raise ConnectionGone(f"TLS handshake failed: {gone}") from None
+                    raise HandshakeFailed(f"TLS handshake failed: {gone}") from None
             failed = await self._hello()
         self.proof = self._prove(self._link.tls)
         if self.proof.level < need:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,12 +16,12 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
-from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope
 from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
 from gatewayd.session.link import Engine, Session
-from gatewayd.session.smtp_client import NO_BINARY, NO_REQUIRETLS, SMTPClientSession
+from gatewayd.session.smtp_client import NO_BINARY, NO_REQUIRETLS, HandshakeFailed, SMTPClientSession
 from gatewayd.session.smtp_sign_in import Credentials
 from gatewayd.session.smtp_tls import Proof, lacking, needed, prove
 from gatewayd.wire.smtp.client import SMTPClient
@@ -78,6 +79,7 @@ class SMTPCourier:
                 demand = await self._policies.demand(domain)
             except StoreError:
                 return dict.fromkeys(envelope.recipients, STORE_FAILED)
+        demand = replace(demand, waived=TLS_OPTIONAL in envelope.options)
         why: Outcome = NO_ANSWER
         for endpoint in endpoints:
             session, failed = await self._session(domain, endpoint, demand, lmtp)
@@ -138,41 +140,63 @@ class SMTPCourier:
             return None, Deferred("4.7.5", f"{name} is no mail host in the domain's MTA-STS policy")
         waiting = self._idle[endpoint]
         while waiting:
-            session, timer = waiting.pop()
+            kept, timer = waiting.pop()
             timer.cancel()
-            if session.usable and session.proof.level >= need:
-                return session, None
+            if kept.usable and kept.proof.level >= need:
+                return kept, None
         failed: Outcome | None = None
         try:
             addresses = (await self._resolver.addresses(endpoint.host)).records
         except ResolutionFailed as error:
             return None, Deferred("4.4.3", f"No address of {endpoint.host} for now: {error}")
         for address in addresses:
-            where = f"{name} [{address}]:{endpoint.port}"
-            session = SMTPClientSession(
-                self._hostname, lmtp=lmtp, prove=partial(prove, endpoint=endpoint), credentials=credentials
-            )
+            meet = partial(self._meet, domain, endpoint, str(address), demand, need, lmtp)
             try:
-                await self._connect(str(address), endpoint.port, name, SMTPClient(), session)
-                refused = await session.greet(need)
+                try:
+                    session, failed = await meet()
+                except HandshakeFailed:  # whoever can break TLS can hide that it is offered: nothing is lost
+                    if need > Level.PLAIN:
+                        raise
+                    session, failed = await meet(starttls=False)
             except OSError as error:
-                failed = Deferred("4.4.1", f"{where}: {error}")
-                if "TLS handshake" in str(error):
-                    self._note(domain, demand, endpoint, "validation-failure")
+                failed = Deferred("4.4.1", f"{name} [{address}]:{endpoint.port}: {error}")
                 continue
-            self._note(domain, demand, endpoint, _failure(session.proof, demand))
-            if session.proof.level < need:
-                session.quit()
-                reason = "sign in there" if credentials else ""
-                failed = Deferred("4.7.5", lacking(name, need, session.proof, demand, reason))
-                continue
-            if refused is None:
-                if domain is not None and self._policies is not None:
-                    await self._policies.learn(domain, demand.level, session.proof.level)
+            if session is not None:
                 return session, None
-            session.quit()
-            failed = Deferred(refused.code if credentials else "4.4.1", f"{where}: {refused.text}")
         return None, failed
+
+    async def _meet(
+        self, domain: Domain | None, endpoint: Endpoint, address: str, demand: Demand, need: Level, lmtp: bool, *,
+        starttls: bool = True,
+    ) -> tuple[SMTPClientSession | None, Outcome | None]:  # fmt: skip
+        """As `_session`, at one address. Raises OSError."""
+        name = endpoint.name or endpoint.host
+        credentials = self._credentials.get(name)
+        session = SMTPClientSession(
+            self._hostname, lmtp=lmtp, starttls=starttls, prove=partial(prove, endpoint=endpoint),
+            credentials=credentials,
+        )  # fmt: skip
+        try:
+            await self._connect(address, endpoint.port, name, SMTPClient(), session)
+            refused = await session.greet(need)
+        except OSError as error:
+            if "TLS handshake" in str(error):
+                self._note(domain, demand, endpoint, "validation-failure")
+            raise
+        if starttls:
+            self._note(domain, demand, endpoint, _failure(session.proof, demand))
+        if session.proof.level < need:
+            session.quit()
+            reason = "sign in there" if credentials else ""
+            return None, Deferred("4.7.5", lacking(name, need, session.proof, demand, reason))
+        if refused is None:
+            if domain is not None and self._policies is not None:
+                await self._policies.learn(domain, demand.level, session.proof.level)
+            return session, None
+        session.quit()
+        return None, Deferred(
+            refused.code if credentials else "4.4.1", f"{name} [{address}]:{endpoint.port}: {refused.text}"
+        )
 
     def _note(self, domain: Domain | None, demand: Demand, endpoint: Endpoint, failure: str) -> None:
         if domain is not None and self._reports is not None:

@@ -22,6 +22,8 @@ class Proof(NamedTuple):
 
 def needed(endpoint: Endpoint, demand: Demand) -> Level:
     """Usable TLSA records demand a match, unusable ones TLS all the same (RFC 7672 §2.2)."""
+    if demand.waived:
+        return Level.PLAIN
     if usable(endpoint.tlsa, DANE):
         return Level.VERIFIED
     return max(demand.level, Level.ENCRYPTED if endpoint.tlsa else Level.PLAIN)
