@@ -11,14 +11,29 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
+from gatewayd import config
 from gatewayd.address import Domain
+from gatewayd.core.consent import MAX_PAYLOAD as INTRODUCTION
+from gatewayd.core.consent import MAX_SUBJECT, Policy
+from gatewayd.core.contacts import ANSWERED, ASKED
+from gatewayd.core.keys import MAX_KEPT
+from gatewayd.core.pulling import PER_PEER, QUOTA, TOTAL
 from gatewayd.crypto import cose, domain_auth
-from gatewayd.crypto.domain_keys import KeySet, PublicKey, SigningKey
-from gatewayd.message.model import Content, Part, Payload
+from gatewayd.crypto.domain_keys import MAX_KEYS, KeySet, PublicKey, SigningKey
+from gatewayd.crypto.merkle import MAX_STEPS
+from gatewayd.interfaces.records import MAX_MAILBOXES, MAX_NAME
+from gatewayd.message.model import INLINE, INLINE_TOTAL, MAX_PARENTS, MAX_PAYLOAD, Content, Part, Payload
+from gatewayd.message.object_types import MAX_REACTION
+from gatewayd.message.render import LARGEST
 from gatewayd.outcome import outcome
+from gatewayd.session import parley_server, parley_signal, parley_sync
+from gatewayd.session.parley_send import MAX_RECIPIENTS
+from gatewayd.session.parley_transfer import WINDOW
 from gatewayd.session.smtp_server import as_reply
-from gatewayd.wire.parley.connection import ParleyConnection, Request
-from gatewayd.wire.parley.schema import Hello, Keys
+from gatewayd.store.holdings import MAX_FILES
+from gatewayd.wire.parley.connection import FIRST_FRAME, MAX_FRAME, MAX_OPEN, MAX_REPLY, ParleyConnection, Request
+from gatewayd.wire.parley.frames import MAX_DEPTH
+from gatewayd.wire.parley.schema import CHUNK, MAX_FETCH, Hello, Keys
 from tests.test_docs_parley_refused import refused
 
 SPECIFICATION = Path(__file__).parent.parent / "docs/parley.rst"
@@ -136,6 +151,72 @@ def test_the_registry_of_statuses_is_whole() -> None:
         assert as_reply(outcome(code, "x")).code == number
     for row in rows("10.2 Statuses of recipients"):
         assert row[2] == {"2": "delivered", "4": "delayed", "5": "failed"}[row[0][0]]
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    limits = {
+        "Octets of a frame before sign-in": FIRST_FRAME,
+        "Octets of a frame that a listener takes": MAX_FRAME,
+        "Octets of a frame that a dialler takes": MAX_REPLY,
+        "Levels of a frame": MAX_DEPTH,
+        "Seconds to sign in": parley_server.BEFORE_SIGN_IN,
+        "Failed sign-ins": parley_server.MAX_AUTH_FAILURES,
+        "Open requests in one direction": MAX_OPEN,
+        "Requests of a dialler worked on at once": parley_server.CONCURRENT,
+        "Seconds of silence of a dialler": parley_server.IDLE,
+        "Seconds of silence of one who owes an answer": parley_server.ANSWER,
+        "Recipients of a send": MAX_RECIPIENTS,
+        "Octets of a payload": MAX_PAYLOAD,
+        "Octets of a body inline": INLINE,
+        "Octets of all bodies inline": INLINE_TOTAL,
+        "Parents of an object": MAX_PARENTS,
+        "Octets of a reaction": MAX_REACTION,
+        "Octets of the blobs of an object": config.Limits().object_size,
+        "Octets of a chunk": CHUNK,
+        "Chunks of one blob in flight": WINDOW,
+        "Octets brought that no message names": QUOTA,
+        "Blobs brought that no message names": MAX_FILES,
+        "Objects fetched at once from one domain": PER_PEER,
+        "Objects fetched at once from all": TOTAL,
+        "Changes of a page": parley_sync.MAX_SYNC,
+        "Octets of a page, or of fetched objects": parley_sync.PAGE,
+        "Ids of a fetch": MAX_FETCH,
+        "Characters of a mailbox name": MAX_NAME,
+        "Mailboxes of an account": MAX_MAILBOXES,
+        "Recipients of a signal": parley_signal.MAX_RECIPIENTS,
+        "Seconds of a presence": parley_signal.LEASES["presence"],
+        "Seconds of a typing": parley_signal.LEASES["typing"],
+        "Look-ups a minute of a domain": ANSWERED,
+        "Look-ups a minute of a user elsewhere": ASKED,
+        "Keys of a set": MAX_KEYS,
+        "Seconds that a set is kept": MAX_KEPT,
+        "Steps of the proof in a batch": MAX_STEPS,
+    }
+    text = SPECIFICATION.read_text()
+    section = text[text.index("\n11. Limits\n") : text.index("\n12. ")]
+    table = re.findall(r"^(\S.*?)  +([\d,]+)  +\S", section, re.MULTILINE)
+    assert {name: int(value.replace(",", "")) for name, value in table} == limits
+
+
+def test_numbers_in_the_prose_are_those_of_the_code() -> None:
+    text = " ".join(SPECIFICATION.read_text().split())
+    policy = Policy()
+    for phrase in (
+        f"in this implementation {policy.text} characters",
+        f"{MAX_SUBJECT} of a subject, {INTRODUCTION} octets of payload",
+        f"of one sender to one user (here {policy.pending})",
+        f"to one user (here {policy.per_account}, from one domain a fifth of it)",
+        f"do not exist included (here {policy.per_domain})",
+        f"at most {MAX_KEYS} keys",
+        f"at most {MAX_PARENTS}",
+        f"nesting at most {MAX_DEPTH} deep",
+        f"A payload has at most {MAX_PAYLOAD:,} octets",
+        f"is a body of more than {INLINE:,} octets",
+        f"above {INLINE_TOTAL:,} octets together",
+        f"{LARGEST // 1024**2} MiB is replaced by a text part",
+        f"answers {ANSWERED} look-ups a minute",
+    ):
+        assert phrase in text, phrase
 
 
 CORE = [f"core/{name}.py" for name in ("consent", "contacts", "delivery", "filing", "posting", "pulling", "relay")]

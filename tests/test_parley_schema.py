@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gatewayd.address import Domain
 from gatewayd.crypto.cose import SignatureError, signer
 from gatewayd.crypto.domain_keys import KeySet, KeySetError
 from gatewayd.message.model import Content, ObjectError, Payload
+from gatewayd.session import parley_server
 from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection, Push, Request, Response
 from gatewayd.wire.parley.schema import (
@@ -266,6 +268,17 @@ def check(frame: Any) -> None:
             read(Changes, body)
         case Push("signal", body):
             read(Signalled, body)
+
+
+def test_every_method_is_in_the_schema_in_both_directions_and_in_the_specification() -> None:
+    for kind, known in ((1, ASKED), (2, ANSWERED)):
+        assert set(re.findall(rf'\[{kind}, stream, "([a-z]+)"', CDDL)) == known.keys()
+    text = (Path(__file__).parent.parent / "docs/parley.rst").read_text()
+    methods = text[text.index("\nMethod ") : text.index("\n7.1 auth")]
+    assert set(re.findall(r"^([a-z]+) ", methods, re.MULTILINE)) == ASKED.keys()
+    assert set(re.findall(r"^7\.\d+ ([a-z]+)$", text, re.MULTILINE)) == ASKED.keys()
+    server = Path(parley_server.__file__).read_text()
+    assert set(re.findall(r'case "([a-z]+)":', server)) == ASKED.keys()
 
 
 @pytest.mark.parametrize("frame", GOOD)
