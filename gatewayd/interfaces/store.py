@@ -91,8 +91,8 @@ class IStore(Interface):
     async def mailbox(account_id: int, name: str) -> Mailbox:
         """Raises NoSuchMailbox."""
 
-    async def counts(account_id: int) -> dict[int, Counts]:
-        """By mailbox_id; none of a mailbox that is empty."""
+    async def counts(account_id: int, mailbox_id: int | None = None) -> dict[int, Counts]:
+        """By mailbox_id, of all mailboxes or of this one; none of one that is empty."""
 
     async def create_mailbox(account_id: int, name: str) -> Mailbox:
         """Superior levels are made too. Raises MailboxExists, BadMailbox."""

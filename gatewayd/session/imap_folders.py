@@ -100,7 +100,8 @@ class Folders:
             wanted.append(arguments.word())
         arguments.end()
         mailbox = await self._store.mailbox(self._account_id, name)
-        counts = (await self._store.counts(self._account_id)).get(mailbox.mailbox_id, Counts(0, 0))
+        counted = await self._store.counts(self._account_id, mailbox.mailbox_id)
+        counts = counted.get(mailbox.mailbox_id, Counts(0, 0))
         values = {
             "MESSAGES": counts.messages,
             "RECENT": 0,

@@ -37,7 +37,7 @@ class Folders:
         return await self._listed((await self._store.mailbox(self._id, name)).mailbox_id)
 
     async def _listed(self, only: int | None = None) -> MailboxesReply:
-        counts = await self._store.counts(self._id)
+        counts = await self._store.counts(self._id, only)
         listed = []
         for one in await self._store.mailboxes(self._id):
             if only in (None, one.mailbox_id):

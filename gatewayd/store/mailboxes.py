@@ -49,10 +49,11 @@ def subscribe(db: sqlite3.Connection, account_id: int, name: str, subscribed: bo
         db.execute("UPDATE mailbox SET subscribed=?, changed=? WHERE account_id=? AND mailbox_id=?", row)
 
 
-def counts(db: sqlite3.Connection, account_id: int) -> dict[int, Counts]:
-    unseen = "sum(instr(flags, '\\Seen') = 0)"
-    query = f"SELECT mailbox_id, count(*), {unseen} FROM entry WHERE account_id=? GROUP BY mailbox_id"
-    return {mailbox_id: Counts(*row) for mailbox_id, *row in db.execute(query, (account_id,)).fetchall()}
+def counts(db: sqlite3.Connection, account_id: int, mailbox_id: int | None) -> dict[int, Counts]:
+    only, key = ("", (account_id,)) if mailbox_id is None else (" AND mailbox_id=?", (account_id, mailbox_id))
+    query = "SELECT mailbox_id, count(*), sum(instr(flags, '\\Seen') = 0) FROM entry WHERE account_id=?"
+    found = db.execute(f"{query}{only} GROUP BY mailbox_id", key).fetchall()
+    return {mailbox_id: Counts(*row) for mailbox_id, *row in found}
 
 
 def _uids(db: sqlite3.Connection, account_id: int, mailbox_id: int) -> list[int]:

@@ -346,8 +346,8 @@ class SQLiteStore:
     async def mailbox(self, account_id: int, name: str) -> Mailbox:
         return await self._database.read(lambda db: rows.mailbox(db, account_id, name))
 
-    async def counts(self, account_id: int) -> dict[int, Counts]:
-        return await self._database.read(lambda db: mailboxes.counts(db, account_id))
+    async def counts(self, account_id: int, mailbox_id: int | None = None) -> dict[int, Counts]:
+        return await self._database.read(lambda db: mailboxes.counts(db, account_id, mailbox_id))
 
     async def create_mailbox(self, account_id: int, name: str) -> Mailbox:
         made = await self._database.write(lambda db: rows.create_mailbox(db, account_id, name))
