@@ -243,3 +243,24 @@ def test_what_cannot_be_asked(alpha: Gateway, command: str) -> None:
             talk.do("MAIL FROM:<x@elsewhere.test>")
         assert talk.do(command).startswith("501 5.5.4")
         assert talk.do("MAIL FROM:<x@elsewhere.test> HOLDFOR=10")[:3] in {"555", "503"}
+
+
+# -- what our users hand in -----------------------------------------------------------------------------------------
+
+
+def test_what_users_submit_is_completed_and_theirs(alpha: Gateway, bob: Mailbox) -> None:
+    with Talk(alpha, "submissions", tls=True) as talk:
+        talk.sign_in()
+        mail = b"Bcc: carol@alpha.test\r\nSubject: x\r\n\r\nBcc: not a field\r\n"
+        answer = talk.send("alice@alpha.test", ["bob@alpha.test"], mail)
+        (octets,) = bob.wait(1)
+        got = email.message_from_bytes(octets)
+        assert (got["From"], got["Bcc"], got.get_payload()) == ("alice@alpha.test", None, "Bcc: not a field\r\n\r\n")
+        assert got["Date"] and got["Message-ID"].endswith("@alpha.test>")
+        named = re.fullmatch(r"250 2\.0\.0 Delivered, id ([0-9a-f]{16})", answer)
+        assert named is not None
+        assert f" id {named[1]}" in got["Received"]
+        for header in (b"From: bob@alpha.test", b"From: alice@alpha.test\r\nSender: bob@alpha.test", b"From: us:;"):
+            answer = talk.send("alice@alpha.test", ["bob@alpha.test"], header + b"\r\n\r\nbody")
+            assert answer.startswith("550 5.7.1 "), header
+        assert len(bob.mails()) == 1
