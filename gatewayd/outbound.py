@@ -32,7 +32,7 @@ from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.downgrade import seven_bit
 from gatewayd.message.model import Content
 from gatewayd.net.dial import dial_smtp
-from gatewayd.net.https import PolicyFetcher
+from gatewayd.net.https import HTTPS
 from gatewayd.net.tls import Trust
 from gatewayd.outcome import Outcome
 from gatewayd.routing import Router
@@ -67,8 +67,9 @@ class Outbound:
             )  # fmt: skip
 
         memory = SQLiteTLSMemory(database)
-        directory = PolicyDirectory(memory, resolver, PolicyFetcher(reactor, resolver, trust).fetch, now)
-        self.reporter = TLSReporter(memory, resolver, hostname, notify, contact, now)
+        https = HTTPS(reactor, resolver, trust)
+        directory = PolicyDirectory(memory, resolver, https.fetch, now)
+        self.reporter = TLSReporter(memory, resolver, hostname, notify, https.post, contact, now)
         self.router = Router(
             store, resolver, reactor, relay.smtp_port, {domain: one.route for domain, one in behind.items()}, hostname,
             Endpoint(smart.host, smart.port) if smart else None,

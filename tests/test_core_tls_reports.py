@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gatewayd.address import Address, Domain
-from gatewayd.core.mta_sts import Policy
+from gatewayd.core.mta_sts import FetchFailed, Policy
 from gatewayd.core.tls_policy import Demand, Level
-from gatewayd.core.tls_reports import DAY, TLSReporter, destinations
+from gatewayd.core.tls_reports import DAY, MAX_PLACES, TLSReporter, destinations
 from gatewayd.crypto.dane import TLSA
 from gatewayd.database.sqlite import Database
 from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
@@ -32,9 +32,11 @@ class World:
         self.time = 100.0 * DAY
         self.records: list[bytes] | None = [b"v=TLSRPTv1; rua=mailto:tls@beta.test,https://beta.test/"]
         self.sent: list[tuple[bytes, Address]] = []
+        self.posted: list[tuple[str, bytes, str]] = []
+        self.closed = False
         self.reporter = TLSReporter(
-            SQLiteTLSMemory(self.database), self, Domain.parse("mx.alpha.test"), self.send, self.contact,  # type: ignore[arg-type]
-            lambda: self.time,
+            SQLiteTLSMemory(self.database), self, Domain.parse("mx.alpha.test"), self.send,  # type: ignore[arg-type]
+            self.post, self.contact, lambda: self.time,
         )  # fmt: skip
 
     async def txt(self, name: str) -> Answer:
@@ -46,6 +48,11 @@ class World:
     async def send(self, mail: bytes, to: Address) -> Outcome:
         self.sent.append((mail, to))
         return Delivered()
+
+    async def post(self, url: str, document: bytes, media_type: str) -> None:
+        if self.closed:
+            raise FetchFailed("it answers 500")
+        self.posted.append((url, document, media_type))
 
     async def contact(self) -> Address:
         return Address.parse("postmaster@alpha.test")
@@ -89,6 +96,9 @@ def test_a_day_is_told(world: World) -> None:
         {"result-type": "certificate-expired", "receiving-mx-hostname": "mx.beta.test", "receiving-ip": "192.0.2.1",
          "failed-session-count": 1}
     ]  # fmt: skip
+    ((url, posted, kind),) = world.posted
+    assert (url, kind) == ("https://beta.test/", "application/tlsrpt+gzip")
+    assert json.loads(gzip.decompress(posted)) == report
     assert policies["tlsaTrue"]["policy"]["policy-string"] == ["3 1 1 01"]
     assert policies["stsFalse"]["failure-details"][0]["result-type"] == "sts-policy-fetch-error"
     world.next_day()
@@ -106,9 +116,27 @@ def test_only_who_asks_is_told(world: World) -> None:
     assert world.sent == []
 
 
+def test_a_report_that_nobody_took_is_tried_for_some_days(world: World) -> None:
+    world.records, world.closed = [b"v=TLSRPTv1; rua=https://beta.test/"], True
+    world.reporter.note(BETA, Demand(), HOST, "")
+    world.next_day()
+    world.closed = False
+    world.next_day()
+    assert len(world.posted) == 1
+    world.closed = True
+    world.reporter.note(BETA, Demand(), HOST, "")
+    for _ in range(4):
+        world.next_day()
+    world.closed = False
+    world.next_day()
+    assert len(world.posted) == 1  # it was too old
+
+
 def test_where_reports_go() -> None:
     assert destinations([b"v=TLSRPTv1;rua=MAILTO:a@b.test , mailto:nobody, mailto:c@d.test; x=y", b"other"]) == [
         Address.parse("a@b.test"), Address.parse("c@d.test"),
     ]  # fmt: skip
+    assert destinations([b"v=TLSRPTv1; rua=https://b.test/x , ftp://b.test"]) == ["https://b.test/x"]
+    assert len(destinations([b"v=TLSRPTv1; rua=" + b",".join([b"https://b.test/"] * 1000)])) == MAX_PLACES
     assert destinations([b"v=TLSRPTv1; rua=mailto:a@b.test"] * 2) == []
     assert destinations([b"v=TLSRPTv1", b"rua=mailto:a@b.test"]) == []

@@ -17,7 +17,7 @@ from gatewayd.address import Domain
 from gatewayd.core.mta_sts import FetchFailed
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.interfaces.dns import Answer
-from gatewayd.net.https import MAX_SIZE, PolicyFetcher
+from gatewayd.net.https import HTTPS, MAX_SIZE
 from gatewayd.net.tls import Trust
 
 BETA = Domain.parse("beta.test")
@@ -26,7 +26,12 @@ POLICY = b"version: STSv1\nmode: none\nmax_age: 1\n"
 
 class Handler(BaseHTTPRequestHandler):
     asked: list[str] = []
+    posted: list[tuple[str, bytes]] = []
     reply: tuple[int, str, bytes] = (200, "text/plain", POLICY)
+
+    def do_POST(self) -> None:
+        self.posted.append((self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"]))))
+        self.do_GET()
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.headers['Host']}{self.path}")
@@ -63,13 +68,16 @@ class World:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.resolver = Resolver()
         trust, port = Trust(root / "ca.pem"), self.server.server_address[1]
-        self.fetcher = PolicyFetcher(reactor, self.resolver, trust, port)  # type: ignore[arg-type]
+        self.fetcher = HTTPS(reactor, self.resolver, trust, port, lambda address: True)  # type: ignore[arg-type]
+        self.guarded = HTTPS(reactor, self.resolver, trust, port)  # type: ignore[arg-type]
         self._reactor = reactor
-        Handler.asked, Handler.reply = [], (200, "text/plain", POLICY)
+        Handler.asked, Handler.posted, Handler.reply = [], [], (200, "text/plain", POLICY)
+
+    def wait(self, work: Any) -> Any:
+        return blockingCallFromThread(self._reactor, lambda: defer.Deferred.fromCoroutine(work))
 
     def fetch(self) -> bytes:
-        work = lambda: defer.Deferred.fromCoroutine(self.fetcher.fetch(BETA))  # noqa: E731
-        fetched: bytes = blockingCallFromThread(self._reactor, work)
+        fetched: bytes = self.wait(self.fetcher.fetch(BETA))
         return fetched
 
 
@@ -119,3 +127,42 @@ def test_a_host_that_is_not_there(world: World) -> None:
     world.server.server_close()
     with pytest.raises(FetchFailed):
         world.fetch()
+
+
+@pytest.mark.parametrize("code", [200, 201, 204])
+def test_a_report_is_posted(world: World, code: int) -> None:
+    Handler.reply = (code, "text/plain", b"")
+    world.wait(world.fetcher.post("https://mta-sts.beta.test/v1/tls?from=us", b"\x1f\x8b" * 40_000, "application/x"))
+    assert Handler.asked == ["mta-sts.beta.test/v1/tls?from=us"]
+    assert Handler.posted == [("application/x", b"\x1f\x8b" * 40_000)]
+
+
+@pytest.mark.parametrize("code", [301, 307, 400, 500])
+def test_a_report_that_is_not_taken(world: World, code: int) -> None:
+    Handler.reply = (code, "text/plain", b"")
+    with pytest.raises(FetchFailed, match=str(code)):
+        world.wait(world.fetcher.post("https://mta-sts.beta.test", b"x", "application/x"))
+    assert Handler.asked == ["mta-sts.beta.test/"]  # nobody is followed anywhere
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://mta-sts.beta.test/", "https:///x", "https://mta-sts.beta.test:8443/", "https://user@mta-sts.beta.test/",
+        "https://[::1]/", "https://127.0.0.1/", "https://mta-sts.beta.test:x/", "https://mta-sts.beta.test/\u00fc",
+        "https://mta-sts.beta.test/ HTTP/1.1\r\nX: y", "file:///etc/passwd",
+    ],
+)  # fmt: skip
+def test_no_place_to_report_to(world: World, url: str) -> None:
+    with pytest.raises(FetchFailed):
+        world.wait(world.fetcher.post(url, b"x", "application/x"))
+    assert Handler.asked == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "::ffff:127.0.0.1"])
+def test_nobody_has_us_knock_at_our_own_doors(world: World, address: str) -> None:
+    world.resolver.found = (address,)
+    for work in (world.guarded.fetch(BETA), world.guarded.post("https://mta-sts.beta.test/", b"x", "application/x")):
+        with pytest.raises(FetchFailed, match="open internet"):
+            world.wait(work)
+    assert Handler.asked == []

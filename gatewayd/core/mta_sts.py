@@ -27,7 +27,7 @@ class BadPolicy(ValueError):
 
 
 class FetchFailed(Exception):
-    """The policy host cannot be reached, has no good certificate, or does not answer 200."""
+    """The host cannot be reached by HTTPS, has no good certificate, or does not answer as it should."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -13,10 +13,14 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.daily_reports import DAY, Tally, report_mail
+from gatewayd.core.mta_sts import FetchFailed
 from gatewayd.core.tls_policy import Demand
 from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
 from gatewayd.outcome import Outcome
 
+MEDIA_TYPE = "application/tlsrpt+gzip"  # §6.4
+GIVE_UP = 2  # days that a report is tried for, where no place took it
+MAX_PLACES = 10  # of one record
 MAX_KINDS = 20_000  # kept in memory between two flushes; more are not counted
 
 Kind = tuple[int, str, str]
@@ -47,13 +51,15 @@ class TLSReporter:
 
     def __init__(
         self, sessions: Sessions, resolver: IResolver, hostname: Domain,
-        send: Callable[[bytes, Address], Awaitable[Outcome]], contact: Callable[[], Awaitable[Address]],
-        now: Callable[[], float],
+        send: Callable[[bytes, Address], Awaitable[Outcome]], post: Callable[[str, bytes, str], Awaitable[None]],
+        contact: Callable[[], Awaitable[Address]], now: Callable[[], float],
     ) -> None:  # fmt: skip
+        """`send` takes mail, `post` an https URI, a document and its media type; that raises FetchFailed."""
         self._sessions = sessions
         self._resolver = resolver
         self._hostname = hostname
         self._send = send
+        self._post = post
         self._contact = contact
         self._now = now
         self._tally = Tally[Kind](sessions.add, MAX_KINDS)
@@ -78,23 +84,38 @@ class TLSReporter:
 
     async def send_due(self) -> None:
         """The reports of the days that are over. One that cannot be sent now is sent later. Raises StoreError."""
-        for day, domain in await self._sessions.finished(int(self._now()) // DAY):
+        today = int(self._now()) // DAY
+        for day, domain in await self._sessions.finished(today):
             try:
                 found = await self._resolver.txt(f"_smtp._tls.{domain}")
             except ResolutionFailed as error:
                 self.log.info("the TLS report for {domain} waits: {error}", domain=domain, error=error)
                 continue
             places = destinations([text for text in found.records if isinstance(text, bytes)])
-            if places:
-                rows = await self._sessions.results(day, domain)
-                results = [(msgspec.json.decode(text, type=Result), count) for text, count in rows]
-                contact = await self._contact()
-                name = f"{day}.{domain}@{self._hostname}"
-                octets = gzip.compress(document(self._hostname, contact, name, day, domain, results), mtime=0)
-                for place in places:
+            if not places or await self._report(day, domain, places) or today - day > GIVE_UP:
+                await self._sessions.reported(day, domain)
+
+    async def _report(self, day: int, domain: str, places: Sequence[Address | str]) -> bool:
+        """Whether somebody took it."""
+        rows = await self._sessions.results(day, domain)
+        results = [(msgspec.json.decode(text, type=Result), count) for text, count in rows]
+        contact = await self._contact()
+        name = f"{day}.{domain}@{self._hostname}"
+        octets = gzip.compress(document(self._hostname, contact, name, day, domain, results), mtime=0)
+        taken = False
+        for place in places:
+            try:
+                if isinstance(place, Address):
                     sent = await self._send(self._mail(contact, place, day, domain, name, octets), place)
-                    self.log.info("TLS report for {d} to {to}: {text}", d=domain, to=str(place), text=sent.text)
-            await self._sessions.reported(day, domain)
+                    said, ok = sent.text, sent.ok
+                else:
+                    await self._post(place, octets, MEDIA_TYPE)
+                    said, ok = "taken", True
+            except FetchFailed as error:
+                said, ok = str(error), False
+            taken = taken or ok
+            self.log.info("TLS report for {d} to {to}: {text}", d=domain, to=str(place), text=said)
+        return taken
 
     def _mail(self, contact: Address, place: Address, day: int, domain: str, name: str, octets: bytes) -> bytes:
         """§5.3."""
@@ -104,24 +125,26 @@ class TLSReporter:
         mail["TLS-Report-Submitter"] = self._hostname.name
         mail.set_content(f"This is the TLS report of {self._hostname} about {domain} (RFC 8460).\n")
         filename = f"{self._hostname}!{domain}!{day * DAY}!{(day + 1) * DAY - 1}!{day}.json.gz"
-        mail.add_attachment(octets, "application", "tlsrpt+gzip", filename=filename)
+        mail.add_attachment(octets, *MEDIA_TYPE.split("/"), filename=filename)
         mail.replace_header("Content-Type", 'multipart/report; report-type="tlsrpt"')
         return mail.as_bytes()
 
 
-def destinations(records: list[bytes]) -> list[Address]:
-    """The mailto addresses of the one record (§3); reports by HTTPS are not sent."""
+def destinations(records: list[bytes]) -> list[Address | str]:
+    """The mail addresses and https URIs of the one record (§3)."""
     records = [text for text in records if text.startswith(b"v=TLSRPTv1")]
     found = re.search(rb";\s*rua=([^;]*)", records[0]) if len(records) == 1 else None
-    places = []
+    places: list[Address | str] = []
     for uri in found[1].decode("ascii", "replace").split(",") if found else ():
         kind, _, text = uri.strip().partition(":")
-        if kind.lower() == "mailto":
+        if kind.lower() == "https":
+            places.append(uri.strip())
+        elif kind.lower() == "mailto":
             try:
                 places.append(Address.parse(text.strip()))
             except AddressError:
                 continue
-    return places
+    return places[:MAX_PLACES]
 
 
 def document(
