@@ -27,7 +27,7 @@ from demo.legacy import PORT, PostfixInstance
 from demo.world import Gateway, Reactor, zone
 from gatewayd.address import Address, Domain
 from gatewayd.cli.gatewayctl import Gateway as Parts
-from gatewayd.cli.queue import post_office
+from gatewayd.cli.office import post_office
 from gatewayd.config import load
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin

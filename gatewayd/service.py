@@ -95,12 +95,13 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> Gateway:
-    """Called by twistd. A bad configuration ends the start with one clear line."""
+    """Called by twistd. A bad configuration, or a state directory that does not serve, ends the start with one clear
+    line."""
     from twisted.internet import reactor
 
     try:
         return Gateway(load(Path(options["config"])), reactor)
-    except ConfigError as error:
+    except (ConfigError, StoreError, OSError) as error:
         raise SystemExit(f"gatewayd: {error}") from None
 
 

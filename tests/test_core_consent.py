@@ -21,7 +21,7 @@ from gatewayd.core.dmarc import Verdict
 from gatewayd.core.examination import Examined, Signature
 from gatewayd.core.reception import Reception
 from gatewayd.core.submitting import Submission
-from gatewayd.errors import StoreError
+from gatewayd.errors import StoreError, StoreFull
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account, ContactState
 from gatewayd.interfaces.routes import Origin
@@ -402,6 +402,15 @@ def test_a_store_that_cannot_tell(office: Office, monkeypatch: pytest.MonkeyPatc
             answers = office.send(office.bob, sent, (CAROL,))
             assert answers[CAROL].code == "4.3.0"
     assert office.object(native()).ok
+
+
+def test_a_store_without_room(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: Any) -> Any:
+        raise StoreFull("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(office.store, "set_contact", full)
+        assert office.send(office.bob, native(BOB), (CAROL,))[CAROL].code == "4.3.1"
 
 
 # -- floods ---------------------------------------------------------------------------------------------------------

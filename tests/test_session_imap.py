@@ -603,6 +603,19 @@ def test_a_full_store(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.append(mail(1)).startswith(b"OK ")
 
 
+def test_what_is_there_can_be_read_when_the_store_is_full(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Mail(house, ALICE, "INBOX")
+    client.append(mail(1))
+
+    async def full(*arguments: Any) -> Any:
+        raise StoreFull("no space")
+
+    monkeypatch.setattr(house.store, "store_flags", full)
+    assert client.do("STORE 1 +FLAGS (\\Flagged)") == [b"NO [OVERQUOTA] No space is left"]
+    *told, last = client.do("FETCH 1 BODY[]")
+    assert last == b"OK Done" and mail(1) in b"".join(told)
+
+
 # -- SEARCH ---------------------------------------------------------------------------------------------------------
 
 SEARCHED = [

@@ -22,7 +22,6 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.cli import addresses, importing, init, keys, queue, tls, trace
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dane import TLSA, Usage
-from gatewayd.crypto.dkim import DKIMSigners
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
 from gatewayd.database.sqlite import Database
@@ -128,10 +127,12 @@ async def _account(gateway: Gateway, options: argparse.Namespace) -> None:
 
 
 async def _import(gateway: Gateway, options: argparse.Namespace) -> None:
+    from gatewayd.cli.office import post_office
+
     account = await gateway.account(options.account)
     if options.mailbox not in {m.name for m in await gateway.store.mailboxes(account.account_id)}:
         await gateway.store.create_mailbox(account.account_id, options.mailbox)
-    office = queue.post_office(gateway)
+    office = post_office(gateway)
     done = 0
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task(str(options.path), total=sum(1 for _ in importing.read(options.path)))
@@ -143,6 +144,8 @@ async def _import(gateway: Gateway, options: argparse.Namespace) -> None:
 
 
 async def _dns(gateway: Gateway, options: argparse.Namespace) -> None:
+    from gatewayd.crypto.dkim import DKIMSigners
+
     domain, config = Domain.parse(options.domain), gateway.config
     port = config.listen.parley[0].port if config.listen.parley else 5299
     print(f"_parley._tcp.{domain}. SRV 0 0 {port} {config.hostname}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import string
 import sys
 from collections.abc import Callable
@@ -13,34 +12,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from twisted.internet import threads
 
 from gatewayd.address import Address, Domain
-from gatewayd.core.delivery import PostOffice
-from gatewayd.core.reports import Fate
-from gatewayd.core.signing import DomainSigner
-from gatewayd.crypto.domain_keys import KeySet
-from gatewayd.interfaces.queue import EVERYTHING, Picked, Queued
+from gatewayd.interfaces.queue import EVERYTHING, Picked
 from gatewayd.message import mime
 from gatewayd.message.bridge import as_mail, mail_bodies
-from gatewayd.outcome import Refused
 
 WHAT = "a number of the list, an address (sender or recipient), a domain, a message id (16 hex digits), or all"
 PIPED = 200  # columns where no terminal says how many
 MESSAGE_ID = 16  # hex digits
-
-
-class NoPeers:
-    """A directory for work that verifies nothing that others signed."""
-
-    async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
-        raise LookupError(f"no keys of {domain} at hand")
-
-
-def post_office(gateway: Any) -> PostOffice:
-    """As the running gateway's, for what a command sends or files."""
-    signer = DomainSigner(gateway.keys, NoPeers(), gateway.store, gateway.clock, threads.deferToThread)
-    return PostOffice(gateway.store, gateway.queue, signer, gateway.config.hostname, gateway.now, os.urandom)
 
 
 def picked(words: list[str]) -> list[Picked]:
@@ -108,6 +88,8 @@ async def change(gateway: Any, options: argparse.Namespace) -> None:
 
 
 async def drop(gateway: Any, options: argparse.Namespace) -> None:
+    from gatewayd.cli.office import bounce
+
     count = 0
     for one in picked(options.what):
         if options.bounce:
@@ -115,19 +97,11 @@ async def drop(gateway: Any, options: argparse.Namespace) -> None:
             rows = await gateway.queue.listing(2**31, one)
             for row in rows:
                 if row.state == "held":
-                    await _bounce(gateway, row)
+                    await bounce(gateway, row)
                     count += await gateway.queue.drop(replace(EVERYTHING, queue_ids=(row.queue_id,)))
         else:
             count += await gateway.queue.drop(one)
     print(f"{count} dropped")
-
-
-async def _bounce(gateway: Any, row: Queued) -> None:
-    content, trace = await gateway.queue.message(row.message_key)
-    result = Refused("5.7.1", f"Taken out of the queue by the operator; last: {row.last_status.strip() or 'not tried'}")
-    (to,) = row.envelope.recipients
-    fate = Fate("failed", content, trace, row.envelope, {to: result}, row.accepted)
-    await post_office(gateway).report(fate)
 
 
 def _meant(options: argparse.Namespace) -> list[Picked]:

@@ -79,8 +79,8 @@ class Submitting:
                 continue
             envelope = Envelope(submission.account.address, tuple(submission.recipients))
             letters[number] = Letter(signed, envelope, b"", author=submission.account)
-        for number in await self._unwritten(letters):
-            refused[number] = STORE_FAILED
+        for number, failed in (await self._unwritten(letters)).items():
+            refused[number] = failed
             del letters[number]
         for letter in letters.values():
             assert letter.author is not None
@@ -141,24 +141,22 @@ class Submitting:
             return self._posting.failed(error)
         return self._admission.account(str(submission.account.address), elsewhere)
 
-    async def _unwritten(self, letters: Mapping[int, Letter]) -> list[int]:
-        """Who is written to may answer, and the receipts that a message asks for will be known when they come; the
-        numbers of those for which that could not be noted."""
+    async def _unwritten(self, letters: Mapping[int, Letter]) -> dict[int, Outcome]:
+        """Who is written to may answer, and the receipts that a message asks for will be known when they come; what
+        becomes of those for which that could not be noted."""
         written = {n: (letter.author, letter.envelope.recipients) for n, letter in letters.items() if letter.author}
         try:
             await self._consent.written(list(written.values()))
         except StoreError as error:
-            self.log.error("the store could not: {error}", error=error)
-            return list(letters)
-        failed = []
+            return dict.fromkeys(letters, self._posting.failed(error))
+        failed = {}
         for number, (account, recipients) in written.items():
             if not may_ask(letters[number].content):
                 continue
             try:
                 await self._receipts.expect(account, letters[number].content, recipients)
             except StoreError as error:
-                self.log.error("the store could not: {error}", error=error)
-                failed.append(number)
+                failed[number] = self._posting.failed(error)
         return failed
 
 

@@ -127,7 +127,7 @@ class Database:
             connection.execute("INSERT OR REPLACE INTO schema VALUES (?, ?)", (component, len(steps)))
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise typed(error) from error
+            raise typed(error, f"{self.path}: ") from error
         finally:
             connection.close()
 

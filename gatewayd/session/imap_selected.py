@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from gatewayd.errors import StoreFull
 from gatewayd.interfaces.records import Entry
 from gatewayd.interfaces.store import IStore
 from gatewayd.session import imap_fetch, imap_search
@@ -50,7 +53,8 @@ class Selected:
         if imap_fetch.sets_seen(wanted) and not self.opened.read_only:
             unseen = [entry.uid for _, entry in chosen if "\\Seen" not in entry.flags]
             if unseen:
-                await self._flag(unseen, "+", ["\\Seen"])
+                with contextlib.suppress(StoreFull):  # what is there can be read still
+                    await self._flag(unseen, "+", ["\\Seen"])
                 chosen = [(n, self.opened.entries[n - 1]) for n, _ in chosen]
                 if "FLAGS" not in wanted:
                     wanted.append("FLAGS")
