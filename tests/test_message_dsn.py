@@ -81,3 +81,49 @@ def test_no_text_of_others_makes_a_field(envid: str, orcpt: str) -> None:
         "Reporting-MTA", "Original-Envelope-Id", "Arrival-Date", "Original-Recipient", "Final-Recipient", "Action",
         "Status", "Diagnostic-Code",
     }  # fmt: skip
+
+
+def words(code: str, to: str = "gone@legacy.test", text: str = "as it said", mail: bytes = MAIL) -> str:
+    outcome = Deferred(code, text) if code.startswith("4") else Refused(code, text)
+    octets = report(
+        "failed", reporting=Domain.parse("mx.alpha.test"), reverse_path=Address.parse("alice@alpha.test"),
+        results={Address.parse(to): outcome}, mail=mail, arrival=0, now=60, unique="abc",
+    )  # fmt: skip
+    human: Any = email.message_from_bytes(octets).get_payload(0)
+    return str(human.get_payload(decode=True).decode()).replace("\r\n", "\n")
+
+
+def test_a_person_reads_which_message_it_was_and_what_went_wrong() -> None:
+    assert words("5.1.1").splitlines()[2:11] == [
+        "Your message could not be delivered to:",
+        "",
+        "  <gone@legacy.test>",
+        "      There is no such mailbox. Is the address spelled correctly?",
+        "      In detail: 5.1.1 as it said",
+        "",
+        "Subject: hi",
+        "Of:      Thu, 01 Jan 1970 00:00:00 +0000",
+        "",
+    ]
+    assert "takes no mail at all" in words("5.1.10")
+    assert "too large" in words("5.3.4") and "cannot be reached" in words("4.4.1")
+    assert "\n      5.0.0 as it said\n" in words("5.0.0")  # nothing is made up
+    assert "Subject: (none)" in words("5.1.1", mail=b"")
+    assert "Subject: a b\n" in words("5.1.1", mail=b"Subject: =?utf-8?q?a=0Ab?=\r\n\r\n")
+    assert "<bob@bücher.test>" in words("5.1.1", "bob@bücher.test")
+
+
+def test_other_letters_than_english_ones() -> None:
+    """RFC 6533 §3, §4: what is in eight bits says so, and has the types made for it."""
+    to = Address.parse("käthe@bücher.test")
+    octets = report(
+        "failed", reporting=Domain.parse("mx.alpha.test"), reverse_path=Address.parse("jürgen@alpha.test"),
+        results={to: Refused("5.1.1", "no")}, mail="Subject: Grüße\r\n\r\n".encode(), arrival=0, now=60, unique="abc",
+    )  # fmt: skip
+    parts: Any = email.message_from_bytes(octets).get_payload()
+    kinds = ["text/plain", "message/global-delivery-status", "message/global-headers"]
+    assert [part.get_content_type() for part in parts] == kinds
+    assert all(part["Content-Transfer-Encoding"] == "8bit" for part in parts)
+    assert "Final-Recipient: utf-8; käthe@bücher.test\r\n".encode() in octets
+    ascii_only = make("failed", Refused("5.1.1", "no"))
+    assert [part.get_content_type() for part in ascii_only.get_payload()][2] == "text/rfc822-headers"  # type: ignore[union-attr]

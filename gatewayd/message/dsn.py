@@ -30,6 +30,23 @@ _WORDS: dict[Action, tuple[str, str]] = {
     "relayed": ("Your message was handed over to a server that will not report its delivery, for:", ""),
     "delivered": ("Your message was delivered to:", ""),
 }
+_WHY: tuple[tuple[str, str], ...] = (  # RFC 3463 codes in plain words, the first that begins so
+    ("5.1.1", "There is no such mailbox. Is the address spelled correctly?"),
+    ("5.1.10", "The domain takes no mail at all."),
+    ("5.1.2", "There is no such domain. Is the address spelled correctly?"),
+    ("5.1.3", "That is no address."),
+    ("5.2.2", "The mailbox is full."),
+    ("5.3.4", "The message is too large for the server there."),
+    ("5.4.7", "It was tried again and again, in vain. You may send it once more."),
+    ("5.4", "There is no way to the mail server of the domain."),
+    ("5.6.7", "The server there takes no addresses with other than English letters."),
+    ("5.6", "The server there cannot take a message of this form."),
+    ("5.7.30", "You demand that it stays encrypted all the way, and the next server does not promise that."),
+    ("5.7", "It is not let in there. Their postmaster can tell why."),
+    ("4.2.2", "The mailbox is full."),
+    ("4.4", "The mail server of the domain cannot be reached."),
+    ("4.7.5", "The mail server of the domain does not prove that it is the right one."),
+)
 _END = """\
 You do not have to answer this report. Below it are the details for mail programs, and {what}.
 """
@@ -54,13 +71,13 @@ def report(
     message is given up. `envid`, `orcpt` and `whole` (RET=FULL) are what the sender gave along."""
     whole = whole and mail == _crlf(mail)  # binary fits into no report
     header = mime.section(mail, (), "HEADER") or b""
-    human = _human(action, reporting, results, until, "your message" if whole else "the header of your message")
+    human = _human(action, reporting, results, until, mail, arrival, whole)
     fields = [f"Original-Envelope-Id: {_line(envid)}"] if envid else []
     fields += [f"Reporting-MTA: dns; {reporting}", f"Arrival-Date: {internet_date(arrival)}"]
     for address, result in results.items():
         kind = "rfc822" if address.is_ascii else "utf-8"
         fields += ["", *([f"Original-Recipient: {_line(orcpt[address])}"] if orcpt.get(address) else [])]
-        fields += [f"Final-Recipient: {kind}; {address}", f"Action: {action}", f"Status: {result.code}"]
+        fields += [f"Final-Recipient: {kind}; {_shown(address)}", f"Action: {action}", f"Status: {result.code}"]
         if action in {"failed", "delayed"}:
             fields.append(f"Diagnostic-Code: smtp; {_line(result.text)}")
         if until is not None:
@@ -79,13 +96,14 @@ def report(
         f'Content-Type: multipart/report; report-type=delivery-status; boundary="{boundary}"',
     ]
     original = mail if whole else _crlf(header[:MAX_HEADER])
-    message_type = "message/rfc822" if header.isascii() else "message/global"
-    original_type = message_type if whole else "text/rfc822-headers"
-    encoding = "" if human.isascii() else "Content-Transfer-Encoding: 8bit\r\n"
+    if header.isascii():
+        original_type = "message/rfc822" if whole else "text/rfc822-headers"
+    else:
+        original_type = "message/global" if whole else "message/global-headers"
     parts = (
-        f"Content-Type: text/plain; charset=utf-8\r\n{encoding}\r\n".encode() + _crlf(human.encode()),
-        f"Content-Type: message/{status}\r\n\r\n".encode() + _crlf("\n".join(fields).encode()) + b"\r\n",
-        f"Content-Type: {original_type}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + original,
+        _part("text/plain; charset=utf-8", _crlf(human.encode())),
+        _part(f"message/{status}", _crlf("\n".join(fields).encode()) + b"\r\n"),
+        _part(original_type, original),
     )
     mark = boundary.encode()
     body = b"".join(b"--" + mark + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + mark + b"--\r\n"
@@ -104,13 +122,35 @@ def is_automatic(mail: bytes) -> bool:
 
 
 def _human(
-    action: Action, reporting: Domain, results: Mapping[Address, Outcome], until: float | None, what: str
+    action: Action, reporting: Domain, results: Mapping[Address, Outcome], until: float | None, mail: bytes,
+    arrival: float, whole: bool,
 ) -> str:  # fmt: skip
     first, more = _WORDS[action]
     more = more.format(reporting=reporting, until="" if until is None else internet_date(until))
-    said = "\n".join(f"  <{address}>\n      {o.code} {_line(o.text)}" for address, o in results.items())
-    end = _END.format(what=what)
-    return f"This is the mail server at {reporting}.\n\n{first}\n\n{said}\n\n{more}{end}"
+    subject = _line("".join(mime.header(mail, b"subject")[:1]))[:200]
+    about = f"Subject: {subject or '(none)'}\nOf:      {internet_date(arrival)}"
+    said = "\n".join(_of_one(address, outcome) for address, outcome in results.items())
+    end = _END.format(what="your message" if whole else "the header of your message")
+    return f"This is the mail server at {reporting}.\n\n{first}\n\n{said}\n\n{about}\n\n{more}{end}"
+
+
+def _of_one(address: Address, outcome: Outcome) -> str:
+    """What it means, and below it the words that a postmaster asks for."""
+    lines = [f"  <{address.local}@{address.domain.unicode}>"]
+    means = next((words for code, words in _WHY if outcome.code == code or outcome.code.startswith(f"{code}.")), "")
+    lines += [f"      {means}"] if means else []
+    said = _line(outcome.text)
+    return "\n".join([*lines, f"      {'In detail: ' if means else ''}{outcome.code} {said}"])
+
+
+def _shown(address: Address) -> str:
+    """What has other letters in front of the @ may have them behind it (RFC 6533 §4)."""
+    return str(address) if address.is_ascii else f"{address.local}@{address.domain.unicode}"
+
+
+def _part(media_type: str, octets: bytes) -> bytes:
+    encoding = "" if octets.isascii() else "Content-Transfer-Encoding: 8bit\r\n"
+    return f"Content-Type: {media_type}\r\n{encoding}\r\n".encode() + octets
 
 
 def _line(text: str) -> str:

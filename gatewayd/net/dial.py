@@ -20,6 +20,11 @@ from gatewayd.net.tls import JudgedConnection, Trust, check_listener, client_con
 from gatewayd.session.link import Engine, Session
 
 CONNECT_TIMEOUT = 30  # seconds
+_WORDS = (  # senders read them
+    (error.ConnectionRefusedError, "connection refused"),
+    (error.NoRouteError, "no route to it"),
+    ((error.TimeoutError, error.TCPTimedOutError), "no answer"),
+)
 
 
 class _DialledLink(LinkProtocol):
@@ -87,7 +92,8 @@ async def _connect(reactor: Any, host: str, port: int, factory: Any, bind_addres
     try:
         await endpoint.connect(factory)
     except error.ConnectError as failed:
-        raise ConnectionError(str(failed)) from None
+        words = next((words for kind, words in _WORDS if isinstance(failed, kind)), str(failed))
+        raise ConnectionError(words) from None
 
 
 async def dial_parley(
