@@ -264,3 +264,22 @@ def test_what_users_submit_is_completed_and_theirs(alpha: Gateway, bob: Mailbox)
             answer = talk.send("alice@alpha.test", ["bob@alpha.test"], header + b"\r\n\r\nbody")
             assert answer.startswith("550 5.7.1 "), header
         assert len(bob.mails()) == 1
+
+
+def test_why_a_client_was_turned_away_can_be_found(alpha: Gateway) -> None:
+    with Talk(alpha) as talk:
+        talk.do("EHLO asks.test")
+        talk.do("MAIL FROM:<alice@alpha.test>")
+        talk.do("MAIL FROM:<x@elsewhere.test>")
+        talk.all("RCPT TO:<nobody@alpha.test>", "RCPT TO:<x@elsewhere.test>")
+    lines = [
+        "not taken: from <alice@alpha.test> by asks.test [127.0.0.1]: 5.7.1 Relaying denied; sign in first",
+        "not taken: from <x@elsewhere.test> to <nobody@alpha.test> by asks.test [127.0.0.1]: 5.1.1 No such user here",
+        "not taken: from <x@elsewhere.test> to <x@elsewhere.test> by asks.test [127.0.0.1]: 5.7.1 Relaying denied",
+    ]
+    deadline = time.monotonic() + TIMEOUT
+    while (log := (alpha.root / "gatewayd.log").read_text()) and time.monotonic() < deadline:
+        if all(line in log for line in lines):
+            return
+        time.sleep(0.05)
+    raise AssertionError(log[-2000:])

@@ -108,9 +108,10 @@ class PostOffice:
         self._admission = admission
         self._consent = consent or Consent(store, now)
         self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
+        self._note = note or (lambda line: self.log.info("{line}", line=line))
         self._posting = Posting(
             store, queue, self._recipients, self._consent, self._bridge, Reporter(hostname, now, random), self._story,
-            self._receipts.stored, note or (lambda line: self.log.info("{line}", line=line)), now,
+            self._receipts.stored, self._note, now,
             self._bridges, srs,
         )  # fmt: skip
         self._submitting = Submitting(
@@ -149,6 +150,15 @@ class PostOffice:
     def visit(self, origin: Origin, submitter: Account | None) -> Visits | None:
         """A client's connection, for the filters to be asked step by step; None: there are none."""
         return self._reception.visit(origin, submitter)
+
+    def turned_away(self, origin: Origin, sender: Address | None, recipient: Address | None, why: Outcome) -> None:
+        """A client heard no before its data: who asks why finds it in the log, and where it is no mere guess at names,
+        in the trace."""
+        to = f" to <{recipient}>" if recipient is not None else ""
+        line = f"not taken: from <{sender or ''}>{to} by {origin}: {why.code} {why.text}"
+        self._note("".join(c if c.isprintable() else "?" for c in line))
+        if why not in (NO_SUCH_USER, RELAY_DENIED):
+            self._story.turned_away(origin, sender, [about for about in (recipient or sender,) if about], why)
 
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome:
         """A signed-in user sends as an address of that account, a server behind us as any of its domain; nobody else

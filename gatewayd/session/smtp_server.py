@@ -36,6 +36,8 @@ class MailAcceptor(Protocol):
 
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome: ...
 
+    def turned_away(self, origin: Origin, sender: Address | None, recipient: Address | None, why: Outcome) -> None: ...
+
     async def accept_mail(
         self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin,
         *, each: bool = False, visit: Visits | None = None,
@@ -192,6 +194,8 @@ class SMTPServerSession:
         if outcome.ok:
             self._reset()
             self._mail = event
+        else:
+            self._acceptor.turned_away(self._origin(), address, None, outcome)
         self._answer(outcome, State.MAIL)
 
     async def _rcpt_to(self, event: wire.RcptTo) -> None:
@@ -214,6 +218,8 @@ class SMTPServerSession:
         if outcome.ok:
             self._accepted.append(recipient)
             self._recipients[recipient] = Asked(event.parameters.notify, event.parameters.orcpt)
+        else:
+            self._acceptor.turned_away(self._origin(), self._mail.reverse_path, recipient, outcome)
         self._answer(outcome, State.RCPT)
 
     async def _start_data(self) -> None:
