@@ -39,6 +39,10 @@ from gatewayd.wire.parley.schema import (
     KeysReply,
     Lookup,
     LookupReply,
+    Mailbox,
+    MailboxAction,
+    Mailboxes,
+    MailboxesReply,
     Mark,
     Object,
     Result,
@@ -244,6 +248,11 @@ class ParleyClient:
         were read who asked for that. Returns the modseq up to which the log has it."""
         mark = Mark(mailbox, tuple(uids), tuple(add), tuple(remove), move, delete, displayed)
         return (await self._ask("mark", mark, Changes)).modseq
+
+    async def mailboxes(self, action: MailboxAction = "list", mailbox: str = "", to: str = "") -> tuple[Mailbox, ...]:
+        """All, or what became of the one that is named: "create", "rename" (`to`), "delete", "subscribe" and
+        "unsubscribe". Changes of them come in `changes`."""
+        return (await self._ask("mailboxes", Mailboxes(action, mailbox, to), MailboxesReply)).mailboxes
 
     async def signal(
         self, to: Sequence[str], kind: str, state: str, *, lease: int, about: bytes = b""

@@ -24,6 +24,7 @@ SUBJECTS = {  # modules, and their commands
     "sending": ("send",),
     "reading": ("inbox", "watch", "search", "save"),
     "contacts": ("contacts", "grant", "revoke", "request", "cancel", "lookup"),
+    "mailboxes": ("mailboxes",),
     "syncing": ("sync", "outbox"),
     "verifying": ("verify", "keys"),
 }

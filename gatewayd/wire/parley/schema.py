@@ -119,8 +119,11 @@ class Mailbox(Body, frozen=True):
     unseen: Number | None = None
 
 
+MailboxAction = Literal["list", "create", "rename", "delete", "subscribe", "unsubscribe"]
+
+
 class Mailboxes(Body, frozen=True):
-    action: Literal["list", "create", "rename", "delete", "subscribe", "unsubscribe"]
+    action: MailboxAction
     mailbox: str = ""  # but for "list"
     to: str = ""  # for "rename"
 
