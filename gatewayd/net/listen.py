@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, cast
+from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet import tcp
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -52,6 +53,23 @@ class LinkFactory(Factory):
         )
 
 
+class _Server(tcp.Server):
+    """Writes at once what the socket takes. Twisted waits for the next turn, and asks the kernel three times instead of
+    once: the most of what a small reply costs."""
+
+    def write(self, data: bytes) -> None:
+        waits = self.dataBuffer or self._tempDataBuffer
+        if data and self.connected and not (self.TLS or waits or self.disconnecting or self._writeDisconnected):
+            sent = self.writeSomeData(data)
+            if isinstance(sent, int):  # else the next attempt tells of the error
+                data = data[sent:]
+        super().write(data)  # type: ignore[no-untyped-call]
+
+
+class _Port(tcp.Port):
+    transport = _Server
+
+
 def listen(
     reactor: Any, host: str, port: int, make: Callable[[], tuple[Engine, Session]], limits: Limits, *,
     tls: SSL.Context | None = None, starttls: SSL.Context | None = None, proxies: Collection[Network] = (),
@@ -64,4 +82,6 @@ def listen(
         factory.noisy = False
     if proxies:
         factory = ProxyFactory(reactor, factory, proxies)
-    return cast(IListeningPort, reactor.listenTCP(port, factory, backlog=BACKLOG, interface=host))
+    made = _Port(port, factory, BACKLOG, host, reactor)
+    made.startListening()
+    return made

@@ -26,7 +26,6 @@ EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
 EXPORTER_LENGTH = 32
 ENOUGH = 4096  # octets that count as a sign of life though they complete nothing
 AT_ONCE = 64 * 1024  # octets that one turn gathers before they are written
-MAX_WAITING_EVENTS = 1000  # parsed ahead of the session before the transport is paused for good
 
 
 def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) -> TLSInfo:
@@ -292,16 +291,13 @@ class LinkProtocol(Protocol):
             self._place.holds(self._unfinished + kept)
 
     def _work(self) -> None:
-        """Hand the waiting events to the session; stop reading while it waits for something."""
+        """Hand the waiting events to the session; stop reading once more comes while it waits for something."""
         if self._handling:
-            if len(self._events) > MAX_WAITING_EVENTS:
-                self._pause()
+            self._pause()
             return
         self._handling = True
         task = defer.Deferred.fromCoroutine(self._handle_all())
         self._tasks.add(task)
-        if not task.called:
-            self._pause()
         task.addErrback(self._unexpected)
         task.addBoth(lambda _: self._handled(task))
 
