@@ -448,8 +448,8 @@ def test_the_whole_story_of_a_message(house: House) -> None:
     bob = [text for address, text in told if address == "bob@beta.test"]
     assert sorted(bob, key=lambda text: text.startswith("attempt")) == [  # the attempt may be quicker than the answer
         "waits in the queue",
-        "attempt 1, by SMTP to beta.test (192.0.2.1): put off for 10 s; said: 4.2.1 greylisted",
-        "attempt 2, by SMTP to beta.test (192.0.2.1): refused for good; said: 5.1.1 no such user",
+        "attempt 1, by SMTP to beta.test (192.0.2.1): put off for 10 s (4.2.1 greylisted)",
+        "attempt 2, by SMTP to beta.test (192.0.2.1): refused for good (5.1.1 no such user)",
     ]
     assert [text for address, text in told if address == "alice@alpha.test"] == [
         "received by SMTP from peer.test [192.0.2.1], sender <alice@alpha.test>, signed in as "

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice, Router
 from gatewayd.core.reports import Fate
-from gatewayd.core.story import Story
+from gatewayd.core.story import Story, duration
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import IQueue, Leased
 from gatewayd.interfaces.routes import Bridged, ICourier, Local, Mail, Parley, Route
@@ -256,7 +256,7 @@ class Relay:
             missing = STORE_FAILED
         except Exception:  # ours to mend, and no reason to forget the message or to try for ever
             self.log.failure("queue {id}: an attempt failed", id=group[0].queue_id)
-            missing = Deferred("4.3.0", "Internal error")
+            missing = Deferred("4.3.0", "Internal error; the log of the gateway says more")
 
         why = _unreachable(answers)
         if isinstance(route, Parley) and why is None:
@@ -337,7 +337,7 @@ class Relay:
                 if now - row.accepted >= self._delay_notice and not row.warned:
                     await self._warn(row, outcome, content, trace)
                 return
-            outcome = Refused("5.4.7", f"Given up after {self._give_up / 86400:.1f} days; last: {outcome.text}")
+            outcome = Refused("5.4.7", f"Given up after {duration(self._give_up)}; last: {outcome.text}")
         self._story.attempted(content, row.recipient, number, route, outcome)
         fate = "delivered" if isinstance(outcome, Delivered) else "refused"
         self._note(

@@ -11,7 +11,7 @@ from gatewayd.interfaces.routes import Bridged, Local, Mail, Origin, Parley, Rou
 from gatewayd.interfaces.story import Event, Record
 from gatewayd.message.dsn import Action
 from gatewayd.message.model import Content
-from gatewayd.outcome import Deferred, Delivered, Outcome
+from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 
 _TOLD: dict[Action, str] = {
     "failed": "that it could not be delivered",
@@ -74,14 +74,18 @@ class Story:
         outcome: Outcome,
         wait: float = 0.0,
     ) -> None:
-        match outcome:
-            case Delivered():
+        match outcome, route:
+            case Delivered(), Mail():
+                fate = "handed over"  # what comes of it there is not ours to know
+            case Delivered(), _:
                 fate = "delivered"
-            case Deferred():
-                fate = f"put off for {_duration(wait)}"
+            case Deferred(), _:
+                fate = f"put off for {duration(wait)}"
+            case Refused("5.4.7"), _:
+                fate = "given up"
             case _:
                 fate = "refused for good"
-        self._say(content, recipient, f"attempt {number}, {_way(route)}: {fate}; said: {_said(outcome)}")
+        self._say(content, recipient, f"attempt {number}{_way(route)}: {fate} ({_said(outcome)})")
 
     def told(self, content: Content, action: Action, sender: Address) -> None:
         self._say(content, sender, f"<{sender}> was told {_TOLD[action]}")
@@ -97,19 +101,19 @@ def _said(outcome: Outcome) -> str:
 def _way(route: Route | None) -> str:
     match route:
         case Parley():
-            return f"by Parley to {route.domain}"
+            return f", by Parley to {route.domain}"
         case Mail():
             hosts = dict.fromkeys(endpoint.name or endpoint.host for endpoint in route.endpoints)
-            return f"by SMTP to {route.domain} ({', '.join(hosts)})"
+            return f", by SMTP to {route.domain} ({', '.join(hosts)})"
         case Local():
-            return "to a mailbox here"
+            return ", to a mailbox here"
         case Bridged():
-            return f"to the server behind us, {route.endpoint.host}"
-    return "no way found"
+            return f", to the server behind us, {route.endpoint.host}"
+    return ""
 
 
-def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
+def duration(seconds: float) -> str:
+    for unit, length in (("days", 2 * 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
