@@ -76,10 +76,13 @@ mynetworks = {address}/32
 inet_interfaces = loopback-only
 inet_protocols = ipv4
 smtp_dns_support_level = disabled
+smtp_host_lookup = native
+smtp_bind_address = {address}
 smtpd_client_connection_count_limit = 0
-in_flow_delay = 0
 maillog_file = {root}/postfix.log
 maillog_file_prefixes = {root}
+"""
+DELIVERING = """\
 virtual_mailbox_domains = bench.test
 virtual_mailbox_maps = static:yes
 virtual_transport = lmtp:unix:{root}/dovecot/lmtp
@@ -122,7 +125,7 @@ service lmtp {{
 
 @contextmanager
 def postfix_dovecot(root: Path) -> Iterator[Target]:
-    postfix = PostfixInstance(root, PEER, MAIN_CF)
+    postfix = PostfixInstance(root, PEER, MAIN_CF + DELIVERING)
     authority_key, authority = make_authority("bench")
     key, certificate = issue(authority_key, authority, [PEER], ["bench.test"])
     for name, octets in (("ca.pem", authority), ("key.pem", key), ("certificate.pem", certificate)):

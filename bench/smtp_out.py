@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench import figures
 from bench.load_smtp import message
-from bench.peers import OURS, PEER, missing
+from bench.peers import MAIN_CF, OURS, PEER, missing
 from bench.smtp_in import SENDER
 from demo.dns_server import DNSServer
 from demo.legacy import PORT, PostfixInstance
@@ -37,24 +37,9 @@ ROUNDS = 3
 SINK = "127.0.0.33"
 TO = "bob@sink.test"
 
-MAIN_CF = """\
-compatibility_level = 3.6
-queue_directory = {root}/queue
-data_directory = {root}/data
-mail_owner = postfix
-myhostname = mx.bench.test
-mydestination =
-mynetworks = {address}/32
-inet_interfaces = loopback-only
-inet_protocols = ipv4
-smtp_dns_support_level = disabled
-smtp_host_lookup = native
-smtp_bind_address = {address}
-smtpd_client_connection_count_limit = 0
+RELAYING = """\
 smtpd_client_message_rate_limit = 0
 in_flow_delay = 0
-maillog_file = {root}/postfix.log
-maillog_file_prefixes = {root}
 transport_maps = inline:{{ {{ sink.test = smtp:[127.0.0.33]:2525 }} }}
 defer_transports = smtp
 """
@@ -122,7 +107,7 @@ def fill(reactor: Reactor, gateway: Gateway, count: int, size: int) -> None:
 
 @contextmanager
 def postfix(root: Path) -> Iterator[PostfixInstance]:
-    made = PostfixInstance(root, PEER, MAIN_CF)
+    made = PostfixInstance(root, PEER, MAIN_CF + RELAYING)
     try:
         made.start()
         yield made
