@@ -3,6 +3,8 @@ them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import signal
@@ -20,6 +22,7 @@ from twisted.internet import defer
 from twisted.internet.threads import blockingCallFromThread
 
 from demo.dns_server import DNSServer
+from gatewayd.cli import gatewayctl
 from gatewayd.cli.init import LOOPBACK_PORTS as PORTS
 
 PASSWORD = "parley-demo"
@@ -77,6 +80,23 @@ class Reactor:
             self._thread.join(10)
 
 
+def ctl(*words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """gatewayctl, in this process: as one of its own it would take most of its time to start."""
+    said, failed, status = io.StringIO(), io.StringIO(), 0
+    given, sys.stdin = sys.stdin, io.StringIO(stdin)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(failed):
+            options = gatewayctl.command_line().parse_args(list(map(str, words)))
+            running = Reactor()
+            running.wait(gatewayctl.run(running.reactor, options), timeout=60.0)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+        failed.write("" if isinstance(ended.code, int) else f"{ended.code}\n")
+    finally:
+        sys.stdin = given
+    return subprocess.CompletedProcess(words, status, said.getvalue(), failed.getvalue())
+
+
 class Gateway:
     """One gateway: a directory, and a process that can be killed and started again."""
 
@@ -89,11 +109,12 @@ class Gateway:
         self.address = address
         self._process: subprocess.Popen[bytes] | None = None
         command: list[str | Path] = [
-            BIN / "gatewayctl", "init", root, "--domain", domain, "--hostname", f"mx.{domain}", "--loopback",
+            "init", root, "--domain", domain, "--hostname", f"mx.{domain}", "--loopback",
             "--address", address, "--smtp-port", str(PORTS["smtp"]), "--nameserver", f"127.0.0.1:{dns_port}",
         ]  # fmt: skip
         command += [word for name in accounts for word in ("--account", f"{name}:{PASSWORD}")]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        done = ctl(*command)
+        assert done.returncode == 0, done.stderr
         self.config = root / "gatewayd.toml"
         text = self.config.read_text().replace('trust = "ca.pem"', 'trust = "trust.pem"')
         relay = f'[relay]\nbind_address = "{address}"\nretry = [{", ".join(map(str, retry))}]\n'
@@ -120,10 +141,19 @@ class Gateway:
 
     def start(self) -> None:
         """Returns when it is healthy. Raises RuntimeError with its log's end."""
+        self.begin()
+        self.await_health()
+
+    def begin(self) -> None:
+        """Starts its process, and does not wait."""
         with (self.root / "gatewayd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [BIN / "twistd", "-n", "--pidfile=", "gatewayd", "--config", self.config], stdout=log, stderr=log
             )
+
+    def await_health(self) -> None:
+        """Raises RuntimeError with its log's end."""
+        assert self._process is not None
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -188,7 +218,9 @@ class World:
 
     def start(self) -> None:
         for gateway in self.gateways.values():
-            gateway.start()
+            gateway.begin()
+        for gateway in self.gateways.values():
+            gateway.await_health()
 
     def publish(self, **zones: str) -> None:
         """More zones, or others for those that are there; underscores stand for dots."""

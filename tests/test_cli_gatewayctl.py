@@ -1,24 +1,18 @@
-"""The command as operators run it: processes of its own over one directory."""
+"""The command as operators run it, over one directory."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.threads import blockingCallFromThread
 
+from demo.world import BIN, ctl
 from gatewayd.cli.gatewayctl import Gateway
 from gatewayd.config import load
-
-COMMAND = [sys.executable, "-c", "from gatewayd.cli.gatewayctl import main; main()"]
-
-
-def ctl(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_init_and_accounts(tmp_path: Path) -> None:
@@ -69,7 +63,9 @@ def test_keys(tmp_path: Path) -> None:
 
 
 def test_a_missing_configuration_is_one_line(tmp_path: Path) -> None:
-    done = ctl("--config", str(tmp_path / "none.toml"), "domain", "list")
+    """In a process of its own: the others share this one."""
+    command = [BIN / "gatewayctl", "--config", tmp_path / "none.toml", "domain", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("gatewayctl: ") and done.stderr.count("\n") == 1
 

@@ -9,13 +9,13 @@ import pytest
 from twisted.internet import defer
 from twisted.internet.threads import blockingCallFromThread
 
+from demo.world import ctl
 from gatewayd.address import Address, AddressError
 from gatewayd.cli.gatewayctl import Gateway
 from gatewayd.cli.queue import picked
 from gatewayd.config import load
 from gatewayd.interfaces.queue import EVERYTHING, Asked, Envelope, Picked
 from gatewayd.interfaces.story import Event
-from tests.test_cli_gatewayctl import ctl
 from tests.test_store_sqlite import content
 
 BOB, CAROL = Address.parse("bob@beta.test"), Address.parse("carol@gamma.test")

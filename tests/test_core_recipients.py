@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
-from demo.world import BIN, PASSWORD, Gateway, World
+from demo.world import PASSWORD, Gateway, World, ctl
 from gatewayd.address import Address, Domain
 from gatewayd.core.recipients import MAX_TARGETS, Recipients
 from gatewayd.database.sqlite import Database
@@ -144,13 +143,13 @@ def legacy(world: World) -> Iterator[NextHop]:
     made.close()
 
 
-def ctl(gateway: Gateway, *words: str) -> None:
-    subprocess.run([BIN / "gatewayctl", "--config", gateway.config, *words], check=True, stdout=subprocess.DEVNULL)
+def told(gateway: Gateway, *words: str, stdin: str = "") -> None:
+    assert ctl("--config", gateway.config, *words, stdin=stdin).returncode == 0
     time.sleep(1.1)  # what another process changes is seen within a second (KNOWN_FOR)
 
 
 def test_one_mail_to_an_alias_reaches_all(alpha: Gateway, legacy: NextHop) -> None:
-    ctl(alpha, "alias", "add", "sales@alpha.test", "alice@alpha.test", "bob@alpha.test", "carol@legacy.test")
+    told(alpha, "alias", "add", "sales@alpha.test", "alice@alpha.test", "bob@alpha.test", "carol@legacy.test")
     with Talk(alpha) as talk:
         talk.do("EHLO client.test")
         assert talk.send("x@elsewhere.test", ["sales+now@alpha.test"], MAIL).startswith("250 2.0.0")
@@ -178,7 +177,7 @@ def test_one_mail_to_an_alias_reaches_all(alpha: Gateway, legacy: NextHop) -> No
 
 
 def test_a_full_mailbox(alpha: Gateway) -> None:
-    ctl(alpha, "quota", "bob@alpha.test", "--octets", "4K", "--messages", "2")
+    told(alpha, "quota", "bob@alpha.test", "--octets", "4K", "--messages", "2")
     with Talk(alpha) as talk, Mailbox(alpha, "bob@alpha.test") as bob:
         talk.do("EHLO client.test")
         big = b"Subject: big\r\n\r\n" + b"x" * 70 + b"\r\n"
@@ -205,7 +204,7 @@ def test_a_full_mailbox(alpha: Gateway) -> None:
 
 
 def test_sending_as_an_alias(alpha: Gateway) -> None:
-    ctl(alpha, "alias", "add", "press@alpha.test", "alice@alpha.test")
+    told(alpha, "alias", "add", "press@alpha.test", "alice@alpha.test")
     with Talk(alpha, "submissions", tls=True) as talk, Mailbox(alpha, "alice@alpha.test") as alice:
         talk.sign_in("alice@alpha.test")
         mail = MAIL.replace(b"x@elsewhere.test", b"Press <press@alpha.test>")
@@ -218,10 +217,7 @@ def test_sending_as_an_alias(alpha: Gateway) -> None:
 
 
 def test_an_address_that_is_not_ascii(alpha: Gateway) -> None:
-    subprocess.run(
-        [BIN / "gatewayctl", "--config", alpha.config, "account", "add", "Jürgen@alpha.test", "--password-stdin"],
-        input=f"{PASSWORD}\n".encode(), check=True,
-    )  # fmt: skip
+    told(alpha, "account", "add", "Jürgen@alpha.test", "--password-stdin", stdin=f"{PASSWORD}\n")
     with Talk(alpha) as talk:
         talk.do("EHLO client.test")
         talk.do("MAIL FROM:<x@elsewhere.test>")

@@ -8,7 +8,6 @@ authority that all believe.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -25,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from demo.clients import IMAPProgram
-from demo.world import BIN, PASSWORD, Gateway, zone
+from demo.world import PASSWORD, Gateway, ctl, zone
 from gatewayd.crypto.certificates import issue, make_authority
 from tests.signed_dns import SignedDNS, needed
 
@@ -84,11 +83,10 @@ class Houses:
         add = self.dns.add
         add("alpha.test", zone(SENDER, parley=True), signed=False)
         for name in SAYING:
-            ctl = [BIN / "gatewayctl", "--config", self.sender.config]
-            subprocess.run([*ctl, "domain", "add", name], check=True)
-            subprocess.run(
-                [*ctl, "account", "add", f"alice@{name}", "--password-stdin"], check=True, input=PASSWORD.encode()
-            )
+            config = "--config", self.sender.config
+            assert ctl(*config, "domain", "add", name).returncode == 0
+            user = f"alice@{name}"
+            assert ctl(*config, "account", "add", user, "--password-stdin", stdin=PASSWORD).returncode == 0
         add("said.test", zone(SENDER, parley=False) + NOBODY + self.keys("said.test"), signed=True)
         add("silent.test", zone(SENDER, parley=True), signed=True)
         add("insecure-keys.test", zone(SENDER, parley=True) + self.keys("said.test"), signed=False)
@@ -107,11 +105,10 @@ class Houses:
             (self.by_authority, [*NAMED[1:], "altered.test", "withheld.test"]),
         ):
             for name in names:
-                ctl = [BIN / "gatewayctl", "--config", house.config]
-                subprocess.run([*ctl, "domain", "add", name], check=True)
-                subprocess.run(
-                    [*ctl, "account", "add", f"bob@{name}", "--password-stdin"], check=True, input=PASSWORD.encode()
-                )
+                config = "--config", house.config
+                assert ctl(*config, "domain", "add", name).returncode == 0
+                user = f"bob@{name}"
+                assert ctl(*config, "account", "add", user, "--password-stdin", stdin=PASSWORD).returncode == 0
         self.dns.start()
         for house in houses:
             house.start()
@@ -139,8 +136,7 @@ class Houses:
 
     def keys(self, name: str) -> str:
         """What `gatewayctl dns` says that the zone should say."""
-        command = [BIN / "gatewayctl", "--config", self.sender.config, "dns", name]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        printed = ctl("--config", self.sender.config, "dns", name).stdout
         (line,) = [line for line in printed.splitlines() if line.startswith("_keys._parley.")]
         return "_keys._parley" + line.removeprefix(f"_keys._parley.{name}.") + "\n"
 
@@ -214,9 +210,7 @@ def test_delivered(houses: Houses, to: str) -> None:
 )
 def test_not_delivered_and_tried_again(houses: Houses, to: str, why: str) -> None:
     assert re.search(rf"deferred {why}.*again in", houses.send(to))
-    queue = [BIN / "gatewayctl", "--config", houses.sender.config, "queue"]
-    listing = subprocess.run(queue, capture_output=True, check=True)
-    assert to.encode() in listing.stdout
+    assert to in ctl("--config", houses.sender.config, "queue").stdout
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ ORIGIN = Origin("192.0.2.7", "mail.elsewhere.test")
 HEAD = b"Received: x\r\nFrom: carol@alpha.test\r\nSubject: a\r\n b\r\nsubject: twice\r\n\r\n"
 MAIL = HEAD + b"Body\r\n.\r\n" + b"x" * 70000
 CONTINUE, ACCEPT = Packet("c"), Packet("a")
+NO_REPLY = {  # the step's flag by which a filter says that it gives none
+    "C": 0x1000, "H": 0x2000, "M": 0x4000, "R": 0x8000, "T": 0x10000, "L": 0x80, "N": 0x40000, "B": 0x80000,
+}  # fmt: skip
 
 
 class Scripted:
@@ -43,6 +46,7 @@ class Scripted:
     Connections come one after the other."""
 
     def __init__(self, *, flags: int = 0, actions: int = 0xFF, version: int = 6, **answers: list[Packet]) -> None:
+        self._flags = flags
         self.hello = Packet("O", struct.pack(">III", version, actions, flags))
         self.answers: dict[str | tuple[str, bytes], list[Packet]] = dict(answers)  # type: ignore[arg-type]
         self.shown: list[Packet] = []
@@ -62,7 +66,7 @@ class Scripted:
                         return
                     if packet.letter != "D":
                         self.shown.append(packet)
-                    if packet.letter not in "DA":
+                    if packet.letter not in "DA" and not self._flags & NO_REPLY.get(packet.letter, 0):
                         connection.sendall(b"".join(each.encode() for each in self._said(packet)))
 
     def _said(self, packet: Packet) -> list[Packet]:

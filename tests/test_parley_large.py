@@ -128,7 +128,7 @@ def test_a_large_body_arrives(alpha: House, beta: House, body: bytes, gets: Gets
 
 def test_in_bounded_memory(alpha: House, beta: House) -> None:
     """Both gateways live in this process; neither ever holds more than what is in flight."""
-    size = 64 * 1024 * 1024
+    size = 32 * 1024 * 1024
     digest = sha256(bytes(size)).digest()
     part = Part(digest, "video/mp4", size)
     path = alpha.store.blobs._files.path(digest)

@@ -198,7 +198,7 @@ async def _init(reactor: Any, options: argparse.Namespace) -> None:
         print(init.first_steps(options.directory, config, users), flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gatewayctl", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("/etc/gatewayd/gatewayd.toml"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -253,7 +253,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
 
     def start(reactor: Any) -> defer.Deferred[None]:
         work: Coroutine[Any, Any, None] = run(reactor, options)
