@@ -455,3 +455,32 @@ def test_leaving_the_block_signs_out(alpha: House) -> None:
 
     alpha.wait(run())
     wait_until(alpha, lambda: alpha.sessions[0]._link._gone)  # type: ignore[attr-defined]
+
+
+def test_trying_now(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits until he dials again need not; who leaves does not wait either."""
+    monkeypatch.setattr(connection._random, "uniform", lambda least, most: 3600.0)
+    alice = sign_in(alpha, patient=True)
+    answers: list[object] = []
+
+    async def ask() -> None:
+        try:
+            answers.append(await alice.contacts())
+        except ConnectionGone as gone:
+            answers.append(str(gone))
+
+    def asked_in_vain() -> None:
+        alpha.hush()
+        wait_until(alpha, lambda: not alice.is_online)
+        alpha.call(lambda: alpha.spawn(ask()))
+        wait_until(alpha, lambda: bool(alice._pauses))
+
+    asked_in_vain()
+    alpha.listen()
+    alice._where = (here(alpha), *alice._where[1:])
+    alpha.call(alice.try_now)
+    wait_until(alpha, lambda: answers == [()])
+    asked_in_vain()
+    alpha.call(alice.close)
+    wait_until(alpha, lambda: answers == [(), "closed by us"])
+    alpha.listen()

@@ -10,8 +10,8 @@ from random import SystemRandom
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
-from twisted.internet.defer import DeferredLock
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from gatewayd.address import Address
@@ -111,6 +111,7 @@ class ParleyClient:
         self._syncing = DeferredLock()
         self._live_on: ParleyClientSession | None = None  # which session's server pushes the log's tail
         self._tails: set[Tail] = set()
+        self._pauses: set[Deferred[None]] = set()
         self._closed = False
         self._keeping_alive = LoopingCall(self._keep_alive)
         self._keeping_alive.clock = reactor
@@ -287,9 +288,16 @@ class ParleyClient:
         and OSError when the file cannot be written."""
         await download(self, self._reactor, part, to, partial(progress, part))
 
+    def try_now(self) -> None:
+        """Waits no longer until it dials again."""
+        for over in list(self._pauses):
+            self._pauses.discard(over)
+            over.callback(None)
+
     def close(self) -> None:
         """Signs out; live loops end with ConnectionGone."""
         self._closed = True
+        self.try_now()
         if self._keeping_alive.running:
             self._keeping_alive.stop()
         if self._session is not None:
@@ -359,8 +367,19 @@ class ParleyClient:
             except RequestFailed as failed:
                 if failed.error != "unavailable" or self._closed:
                     raise
-            await deferLater(self._reactor, _random.uniform(0, wait))  # all of a server's clients come back at once
+            await self._pause(_random.uniform(0, wait))  # all of a server's clients come back at once
             wait = min(2 * wait, LONGEST_WAIT)
+
+    async def _pause(self, seconds: float) -> None:
+        over: Deferred[None] = Deferred()
+        self._pauses.add(over)
+        call = self._reactor.callLater(seconds, over.callback, None)
+        try:
+            await over
+        finally:
+            self._pauses.discard(over)
+            if call.active():
+                call.cancel()
 
     async def _keep_alive(self) -> None:
         """The cheapest question; if no answer comes the session finds that it is gone."""

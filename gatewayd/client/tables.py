@@ -30,15 +30,20 @@ STEPS = [
         id BLOB NOT NULL, recipient TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (id, recipient)) WITHOUT ROWID;
     CREATE TABLE key_set (domain TEXT PRIMARY KEY, octets BLOB NOT NULL, fetched REAL NOT NULL) WITHOUT ROWID
     """,
-    # What an object is about, what is searched of it, which mailbox has which name. As what is here has none of it, the
-    # log is asked for all anew.
+    # What an object is about, and what is searched of it. What is here has neither, so the log is asked for all anew.
     """
     CREATE TABLE link (
         about BLOB NOT NULL, id BLOB NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (about, id)) WITHOUT ROWID;
     CREATE INDEX link_id ON link (id);
-    CREATE TABLE mailbox (uidvalidity INTEGER PRIMARY KEY, name TEXT NOT NULL);
     CREATE TABLE words (id BLOB PRIMARY KEY, folded TEXT NOT NULL);
     DELETE FROM object; DELETE FROM part; DELETE FROM body; DELETE FROM entry; DELETE FROM receipt; DELETE FROM contact;
+    UPDATE log SET modseq=0
+    """,
+    # Which mailbox has which name: again, only the log from its beginning tells of those that are there.
+    """
+    CREATE TABLE IF NOT EXISTS mailbox (uidvalidity INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    DELETE FROM object; DELETE FROM part; DELETE FROM body; DELETE FROM entry; DELETE FROM receipt; DELETE FROM contact;
+    DELETE FROM link; DELETE FROM words; DELETE FROM mailbox;
     UPDATE log SET modseq=0
     """,
 ]

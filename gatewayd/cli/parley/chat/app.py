@@ -98,7 +98,7 @@ class ChatApp(App[None]):
             device.on_changed = lambda new: self._tell_screen(Changed([m.sender for m in new]))
             device.parley.on_state = self._connection_changed
             device.parley.on_signal = lambda signal: self._tell_screen(SignalCame(signal))
-            device.progress = lambda part, octets: self._tell_screen(Moved(part, octets, up=True))
+            device.progress = lambda part, octets: self._file_moved(part, octets, up=True)
             Deferred.fromCoroutine(device.run()).addErrback(self._device_stopped)
 
         self._reactor.callFromThread(begin)
@@ -109,6 +109,12 @@ class ChatApp(App[None]):
         """On the reactor's thread."""
         text = "online" if why is None else f"offline, trying again: {why}"
         self._tell_screen(State(text, why is None))
+
+    def _file_moved(self, part: Part, octets: int, *, up: bool) -> None:
+        """On the reactor's thread; the screen hears of it a hundred times at most."""
+        known = self._moving.get(part.hash)
+        if known is None or 100 * known.octets // part.size != 100 * octets // part.size:
+            self._tell_screen(Moved(part, octets, up=up))
 
     def _device_stopped(self, failure: Failure) -> None:
         if not failure.check(ConnectionGone):
@@ -149,6 +155,10 @@ class ChatApp(App[None]):
 
     def on_app_focus(self) -> None:
         self._refresh()  # now it is read
+        self._talk.try_now()
+
+    def action_try_now(self) -> None:
+        self._talk.try_now()
 
     def _show_status(self) -> None:
         moving = [
@@ -377,7 +387,7 @@ class ChatApp(App[None]):
         deeds: dict[str, Callable[[Said], Coroutine[Any, Any, None]]] = {
             "answer": self._answer, "edit": self._edit, "react": self._react, "take_back": self._take_back,
             "save_files": self._save_files, "thread": self._thread, "original": self._original,
-            "details": self._details, "cancel": self._talk.cancel, "accept": self._accept, "refuse": self._refuse,
+            "details": self._details, "cancel": self._cancel, "accept": self._accept, "refuse": self._refuse,
         }  # fmt: skip
         self._do(lambda: deeds[event.kind](said))
 
@@ -416,15 +426,22 @@ class ChatApp(App[None]):
             raise NotNow("the message has no files")
 
         def told(part: Part, octets: int) -> None:
-            self._tell_screen(Moved(part, octets, up=False))
+            self._file_moved(part, octets, up=False)
 
         try:
             for path in await self._talk.save(said.message.id, told):
                 self.notify(plain(f"saved as {path}"), markup=False)
         finally:
-            for part in said.message.files:
-                self._moving.pop(part.hash, None)
-            self._show_status()
+            self._moves_no_more(said)
+
+    def _moves_no_more(self, said: Said) -> None:
+        for part in said.message.files:
+            self._moving.pop(part.hash, None)
+        self._show_status()
+
+    async def _cancel(self, said: Said) -> None:
+        await self._talk.cancel(said)
+        self._moves_no_more(said)
 
     async def _thread(self, said: Said) -> None:
         if said.waiting is None:

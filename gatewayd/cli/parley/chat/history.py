@@ -107,14 +107,16 @@ class History(OptionList):
         found = [Option(lines.rule("earlier"), id=EARLIER)] if earlier else []
         today, day = datetime.now().astimezone().date(), date.min
         before: Said | None = None
+        under: Said | None = None  # whose head it is
         for one in said:
             if lines.day(one) != day and not self._strangers:
-                day, before = lines.day(one), None
+                day, before, under = lines.day(one), None, None
                 found.append(Option(lines.rule(lines.named(day, today)), disabled=True))
             if one.message.id == new:
                 found.append(Option(lines.rule("new", "red"), disabled=True))
-            found.append(Option(lines.message(one, self._user, before), id=one.message.id.hex()))
-            before = one
+            head = under is None or not lines.goes_on(one, under, self._user)
+            found.append(Option(lines.message(one, self._user, before, head=head), id=one.message.id.hex()))
+            before, under = one, one if head else under
         return found + ([Option(lines.rule("later (Enter, or End: to the newest)"), id=LATER)] if later else [])
 
     @property

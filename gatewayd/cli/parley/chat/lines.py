@@ -43,12 +43,11 @@ def named(day: date, today: date) -> str:
     return "today" if day == today else f"{day:%A, %d %B}" if day.year == today.year else f"{day:%A, %d %B %Y}"
 
 
-def message(said: Said, user: str, before: Said | None = None) -> Text:
-    """A head, what it answers, and what is said. `before` is the message that stands above: of what is the same
-    nothing is said again."""
+def message(said: Said, user: str, before: Said | None = None, *, head: bool = True) -> Text:
+    """A head, what it answers (unless that is `before`, the message above), and what is said."""
     mine = said.message.sender == user
     text = Text()
-    if before is None or not _goes_on(said, before, user):
+    if head:
         text.append(f"{_when(said):%H:%M}  ", "dim")
         text.append(plain("you" if mine else said.message.sender), "bold green" if mine else "bold cyan")
         note = _note(said, mine)
@@ -57,7 +56,7 @@ def message(said: Said, user: str, before: Said | None = None) -> Text:
         text.append("\n")
     if said.answers is not None and (before is None or said.answers.message.id != before.message.id):
         quoted = f"{BAR} {plain('you' if said.answers.message.sender == user else said.answers.message.sender)}: "
-        text.append(quoted + first_words(said.answers.subject, said.answers.text) + "\n", "dim italic")
+        text.append(quoted + first_words(_body(said.answers).plain) + "\n", "dim italic")
     text.append(_body(said))
     if said.reactions:
         text.append("\n" + "  ".join(f"{words(what)} {plain(who)}" for who, what in said.reactions), "magenta")
@@ -78,8 +77,8 @@ def _body(said: Said) -> Text:
     return Text("\n").join(found) if found else Text("(no text)", "dim italic")
 
 
-def _goes_on(said: Said, before: Said, user: str) -> bool:
-    """The same author says more, and as much is known of it."""
+def goes_on(said: Said, before: Said, user: str) -> bool:
+    """The same author says more, soon after, and as much is known of it: so it may stand under the head of that one."""
     mine = said.message.sender == user
     return (
         said.message.sender == before.message.sender
@@ -113,7 +112,7 @@ def files(message: Message) -> str:
 
 
 def quote(said: Said) -> str:
-    return f"{said.message.sender}: {first_words(said.subject, said.text) or files(said.message)}"
+    return f"{said.message.sender}: {first_words(_body(said).plain)}"
 
 
 def size(octets: int) -> str:

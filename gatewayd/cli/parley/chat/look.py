@@ -27,6 +27,7 @@ KEYS: list[BindingType] = [
     Binding("ctrl+f", "search", "Search", priority=True),
     Binding("ctrl+o", "send_file", "File", priority=True),
     Binding("ctrl+p", "people", "People", priority=True),
+    Binding("ctrl+r", "try_now", "Connect now", show=False, priority=True),
     Binding("ctrl+q", "quit", "Quit", priority=True),
     Binding("alt+up,ctrl+up", "turn(-1)", show=False, priority=True),
     Binding("alt+down,ctrl+down", "turn(1)", show=False, priority=True),
@@ -41,6 +42,7 @@ Anywhere
   Ctrl+F         search in all that was said, and go there
   Ctrl+O         send a file
   Ctrl+P         who may write to you, who may not, and who asks
+  Ctrl+R         try now to reach the server
   Tab            from one part of the screen to the next
   Ctrl+Q         leave; what waits to be sent is kept, and sent next time
 

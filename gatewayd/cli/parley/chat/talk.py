@@ -73,6 +73,7 @@ class Talk:
     def __init__(self, reactor: Any, device: Device, downloads: Path, *, tell: bool, signal: bool) -> None:
         self.device = device
         self.user = device.parley.user
+        self._reactor = reactor
         self._bridge = Bridge(reactor)
         self._downloads = downloads
         self._tell = tell
@@ -161,6 +162,10 @@ class Talk:
 
     async def decide(self, introduction: Message, *, accept: bool) -> None:
         await self.ask(lambda: self.device.decide(introduction, accept=accept))
+
+    def try_now(self) -> None:
+        """The server may be there again."""
+        self._reactor.callFromThread(self.device.parley.try_now)
 
     async def contacts(self) -> list[Contact]:
         return await self.ask(self.device.archive.contacts)
