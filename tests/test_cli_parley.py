@@ -192,6 +192,15 @@ def test_a_password_is_asked_on_a_terminal_only(gateway: Gateway, tmp_path: Path
     assert said.count("\n") == 1
 
 
+def test_a_screen_needs_a_terminal(gateway: Gateway, alice: Home) -> None:
+    words = [BIN / "parley", "chat"]
+    done = subprocess.run(
+        words, env=alice.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"parley: chat needs a terminal")
+
+
 def test_who_and_where_stand_before_or_behind_the_command(gateway: Gateway, tmp_path: Path, reactor: Any) -> None:
     home = Home(tmp_path, gateway, reactor)
     home.run("login", *home.options(), "alice@alpha.test", PARLEY_PASSWORD=PASSWORD)

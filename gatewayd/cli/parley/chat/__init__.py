@@ -9,6 +9,7 @@ one loop, but has to be installed before anything imports the reactor, and share
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from gatewayd.cli.parley.account import Failed, Identity
 
 def chat(options: argparse.Namespace) -> None:
     """On the main thread; returns when the user leaves."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Failed("chat needs a terminal; `parley watch` shows messages without one")
     from twisted.internet import reactor as global_reactor
 
     from gatewayd.cli.parley.chat.app import ChatApp

@@ -73,6 +73,7 @@ class ChatApp(App[None]):
         self._new = b""  # the first one that was not read when it came in sight
         self._greeted = ("", 0)  # whom we last told that we are there, and on which connection
         self._typed = 0.0  # when we last said that we are writing
+        self._titled = ""
         self._rang = 0.0
         self._conversations: list[Conversation] = []
 
@@ -215,7 +216,10 @@ class ChatApp(App[None]):
     def _show_title(self) -> None:
         known = self._heard.of(self._view.people, time.monotonic())
         which = "a thread (Esc: all)" if self._view.thread else "the past (Esc: the newest)" if self._view.until else ""
-        self._title.update(plain("   ".join(filter(None, (lines.names(self._view.name), which, known)))))
+        title = plain("   ".join(filter(None, (lines.names(self._view.name), which, known))))
+        if title != self._titled:  # a screen that does not change is not drawn each second
+            self._titled = title
+            self._title.update(title)
 
     def _show_said(self, seen: Seen) -> None:
         view, said = seen.view, seen.said
