@@ -214,7 +214,8 @@ class PostOffice:
             envelope = envelope.without_success()
         try:
             author = submitter.address.domain if submitter else await self._our_domain(recipients)
-            author = authors_domain([*bridge.authors(read), reverse_path], behind) or author
+            if behind:
+                author = authors_domain([*bridge.authors(read), reverse_path], behind) or author
             restored = await self._bridge.restored(read)
             if restored is not None and examined is not None:
                 provenance = Provenance.AUTHENTICATED  # by its signature
@@ -241,7 +242,9 @@ class PostOffice:
         if envelope.not_before > self._now():
             return await self._posting.hold(letter)
         answers: dict[Address, Outcome] = dict.fromkeys(judged.refused, NOT_FILTERED)
-        taken = replace(letter, envelope=letter.to([to for to in envelope.recipients if to not in judged.refused]))
+        taken = letter
+        if judged.refused:
+            taken = replace(letter, envelope=letter.to([to for to in envelope.recipients if to not in judged.refused]))
         answers.update(await self._posting.post(taken))
         if judged.envelope is not None:
             self._as_the_client_sees(recipients, answers)
