@@ -33,10 +33,10 @@ class Thread:
 
 
 class Batches:
-    def __init__(self, most: int = 10) -> None:
+    def __init__(self, most: int = 10, few: int = 0) -> None:
         self.clock, self.thread = Clock(), Thread()
         self.seen: list[list[int]] = []
-        self.batched = Batched(self.half, most, self.clock, self.thread)
+        self.batched = Batched(self.half, most, self.clock, self.thread, few)
         self.answers: list[Any] = []
 
     def half(self, items: Sequence[int]) -> list[int | Exception]:
@@ -54,6 +54,16 @@ class Batches:
     def answered(self, answer: Any) -> None:
         value = answer.value if isinstance(answer, Failure) else answer[0]
         self.answers.append(type(value) if isinstance(value, Exception) else value)
+
+
+def test_few_need_no_thread() -> None:
+    batches = Batches(few=2)
+    batches.ask(2, 13)
+    batches.clock.advance(0)
+    assert batches.answers == [RuntimeError, RuntimeError]
+    batches.ask(2, 4, 6)
+    batches.clock.advance(0)
+    assert len(batches.thread.calls) == 1
 
 
 def test_one_turn_is_one_batch_and_what_comes_meanwhile_the_next() -> None:

@@ -57,14 +57,16 @@ class Gathered(Generic[I, R]):
 
 class Batched(Generic[I, R]):
     """What is asked in one turn is worked on in a thread in one go; what comes meanwhile is the next batch. `work` has
-    an answer for each item, an exception where it failed; after `most` items no more are added to a batch."""
+    an answer for each item, an exception where it failed; after `most` items no more are added to a batch. Up to `few`
+    take less time than the hand-over to the thread would: they are worked on at once."""
 
     def __init__(
         self, work: Callable[[Sequence[I]], Sequence[R | Exception]], most: int, clock: IReactorTime,
-        in_thread: InThread,
+        in_thread: InThread, few: int = 0,
     ) -> None:  # fmt: skip
         self._work = work
         self._most = most
+        self._few = few
         self._clock = clock
         self._in_thread = in_thread
         self._waiting: list[tuple[Sequence[I], Deferred[Sequence[R | Exception]]]] = []
@@ -86,7 +88,8 @@ class Batched(Generic[I, R]):
             batch, items = self._next_batch()
             answers: Sequence[R | Exception]
             try:
-                answers = await self._in_thread(self._work, items)
+                few = len(items) <= self._few
+                answers = self._work(items) if few else await self._in_thread(self._work, items)
             except Exception as error:
                 answers = [error] * len(items)
             at = 0
