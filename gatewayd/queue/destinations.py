@@ -7,6 +7,7 @@ dead domains are never walked through.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -61,14 +62,20 @@ def lease(
 ) -> list[tuple[Any, ...]]:
     """(COLUMNS..., whether it is a probe, failures of the destination) of rows that are leased now."""
     good = _domains(db, GOOD, now, exclude, limit)
-    taken = list(_in_turns([(name, (False, 0), _due(db, name, now)) for name, _ in good], limit))
+    share = -(-limit // len(good)) if good else 0
+    due = {name: _due(db, name, now, share) for name, _ in good}
+    if sum(map(len, due.values())) < limit:  # some have less: the others give more
+        due.update((name, _due(db, name, now, limit)) for name, rows in due.items() if len(rows) == share)
+    taken = list(_in_turns([(name, (False, 0), iter(rows)) for name, rows in due.items()], limit))
     room = max(0, min(strangers, limit - len(taken)))
     unknown = _domains(db, UNKNOWN, now, exclude, room)
     failed = _domains(db, FAILING, now, exclude, min(room - len(unknown), (room + 1) // 2))
     for name, failures in unknown + failed:
         taken += [(name, (*row, True, failures)) for row in _probe(db, name, now)]
-    values = [(LEASED, until, row[0]) for _, row in taken]
-    db.executemany("UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=?", values)
+    db.execute(
+        "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id IN (SELECT value FROM json_each(?))",
+        (LEASED, until, json.dumps([row[0] for _, row in taken])),
+    )
     for name in {name for name, _ in taken}:
         reckon(db, name, not_before=now)  # behind those who wait now
     probed = [(until, until, name) for name, _ in unknown + failed]  # one probe at a time
@@ -89,7 +96,7 @@ def _domains(
 
 def _probe(db: sqlite3.Connection, domain: str, now: float) -> list[tuple[Any, ...]]:
     """What waits longest, and the other recipients of that message there."""
-    first = next(_due(db, domain, now), None)
+    first = next(iter(_due(db, domain, now, 1)), None)
     if first is None:
         return []
     query = (
@@ -100,22 +107,16 @@ def _probe(db: sqlite3.Connection, domain: str, now: float) -> list[tuple[Any, .
     return [first, *(row for row in others if row[0] != first[0])]
 
 
-def _due(db: sqlite3.Connection, domain: str, now: float) -> Iterator[tuple[Any, ...]]:
-    """Lapsed leases among them, oldest first; read as far as it is asked for."""
+def _due(db: sqlite3.Connection, domain: str, now: float, limit: int) -> list[tuple[Any, ...]]:
+    """The oldest, lapsed leases among them; in one step of SQLite for each state, however many there are."""
     query = (
-        f"SELECT {COLUMNS}, next_attempt FROM queue_recipient WHERE domain=? AND state=? AND next_attempt<=?"
-        " ORDER BY next_attempt"
+        f"SELECT json_group_array(json_array({COLUMNS}, next_attempt)) FROM (SELECT * FROM queue_recipient"
+        " WHERE domain=? AND state=? AND next_attempt<=? ORDER BY next_attempt LIMIT ?)"
     )
-    waiting, lapsed = (iter(db.execute(query, (domain, state, now))) for state in (WAITING, LEASED))
-    one, other = next(waiting, None), next(lapsed, None)
-    while one or other:
-        if other is None or (one is not None and one[-1] <= other[-1]):
-            assert one is not None
-            yield one[:-1]
-            one = next(waiting, None)
-        else:
-            yield other[:-1]
-            other = next(lapsed, None)
+    states = (WAITING, LEASED)
+    found = [json.loads(db.execute(query, (domain, state, now, limit)).fetchone()[0]) for state in states]
+    oldest = sorted([row for rows in found for row in rows], key=lambda row: row[-1])
+    return [tuple(row[:-1]) for row in oldest[:limit]]
 
 
 def _in_turns(

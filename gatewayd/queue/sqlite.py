@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,7 +15,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.database.sqlite import Database, Together
+from gatewayd.database.sqlite import Database, Together, insert_rows
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import EVERYTHING, Envelope, IQueue, Leased, Picked, Queued
 from gatewayd.message.model import Content
@@ -31,6 +32,22 @@ FRESH_SIZE = 64 * 1024  # octets of one
 REACHED_FOR = 30 * 86400.0  # seconds that a domain is known to have been reached
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits (gatewayctl)
 DROPPED_HERE = Refused("5.7.1", "Taken out of the queue by the operator")
+QUEUED = Delivered("2.0.0", "Queued")
+AT_ONCE = 64  # messages whose keys are looked up in one step
+
+MESSAGE = """
+    INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"""
+RECIPIENT = f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
+KEYS = "SELECT json_group_object(hex(object_id), message_key) FROM queue_message WHERE object_id IN ({})"
+LEASED_DOMAINS = """
+    SELECT json_group_array(json_array(queue_id, domain)) FROM queue_recipient
+    WHERE queue_id IN (SELECT value FROM json_each(?)) AND state=?"""
+SETTLE = """
+    UPDATE queue_recipient
+    SET state=new_state, next_attempt=at, attempts=attempts+tried, last_code=code, last_text=said
+    FROM (SELECT value->>0 AS id, value->>1 AS new_state, value->>2 AS at, value->>3 AS tried, value->>4 AS code,
+        value->>5 AS said FROM json_each(?))
+    WHERE queue_id=id AND state=?"""
 
 
 class _Arrival(NamedTuple):
@@ -293,59 +310,81 @@ class SQLiteQueue:
 
 def _put(db: sqlite3.Connection, arrivals: Sequence[_Arrival]) -> list[tuple[int, dict[Address, Outcome]]]:
     """The key of each message, and the answers."""
-    done = [_put_one(db, arrival) for arrival in arrivals]
+    done = _put_new(db, arrivals) or [_put_one(db, arrival) for arrival in arrivals]
     for name in {address.domain.name for _, answers in done for address in answers}:
         destinations.reckon(db, name)
     return done
 
 
-def _put_one(db: sqlite3.Connection, arrival: _Arrival) -> tuple[int, dict[Address, Outcome]]:
-    content, trace, envelope, due = arrival
-    db.execute(
-        "INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"
-        " VALUES (?,?,?,?,?,?,?)",
-        (content.id, content.protected, content.payload, content.signature,
-         cbor2.dumps(dict(content.bodies)), trace, b"".join(part.hash for part in content.absent)),
+def _put_new(db: sqlite3.Connection, arrivals: Sequence[_Arrival]) -> list[tuple[int, dict[Address, Outcome]]] | None:
+    """All in a few steps. None: not all of them are new, and each has to be looked at."""
+    if insert_rows(db, MESSAGE, [_message(arrival) for arrival in arrivals]) != len(arrivals):
+        return None
+    keys: dict[str, int] = {}
+    for begin in range(0, len(arrivals), AT_ONCE):
+        ids = [arrival.content.id for arrival in arrivals[begin : begin + AT_ONCE]]
+        (found,) = db.execute(KEYS.format(",".join("?" * len(ids))), ids).fetchone()
+        keys.update(json.loads(found))
+    of_each = [(keys[arrival.content.id.hex().upper()], arrival) for arrival in arrivals]
+    rows = [
+        _recipient(key, arrival, address)
+        for key, arrival in of_each
+        for address in dict.fromkeys(arrival.envelope.recipients)
+    ]
+    insert_rows(db, RECIPIENT, rows)
+    return [(key, dict.fromkeys(arrival.envelope.recipients, QUEUED)) for key, arrival in of_each]
+
+
+def _message(arrival: _Arrival) -> tuple[object, ...]:
+    content = arrival.content
+    return (
+        content.id, content.protected, content.payload, content.signature, cbor2.dumps(dict(content.bodies)),
+        arrival.trace, b"".join(part.hash for part in content.absent),
     )  # fmt: skip
-    (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (content.id,)).fetchone()
+
+
+def _recipient(key: int, arrival: _Arrival, address: Address) -> tuple[object, ...]:
+    due = arrival.due
+    return key, address.domain.name, WAITING, due, due, *columns(arrival.envelope, address)
+
+
+def _put_one(db: sqlite3.Connection, arrival: _Arrival) -> tuple[int, dict[Address, Outcome]]:
+    insert_rows(db, MESSAGE, [_message(arrival)])
+    (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (arrival.content.id,)).fetchone()
     answers: dict[Address, Outcome] = {}
-    for address in envelope.recipients:
+    for address in arrival.envelope.recipients:
         row = db.execute(
             "SELECT state, last_code, last_text FROM queue_recipient WHERE message_key=? AND recipient=?",
             (key, str(address)),
         ).fetchone()
-        answers[address] = Delivered("2.0.0", "Queued")
+        answers[address] = QUEUED
         if row is not None and row[0] == REFUSED:
             answers[address] = Refused(row[1], row[2])
         elif row is not None and row[0] == DROPPED:
             answers[address] = DROPPED_HERE
         elif row is None:
-            db.execute(
-                f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key, address.domain.name, WAITING, due, due, *columns(envelope, address)),
-            )
+            insert_rows(db, RECIPIENT, [_recipient(key, arrival, address)])
     return key, answers
 
 
 def _settle(db: sqlite3.Connection, settlements: Sequence[_Settlement]) -> list[bool]:
     """Whether a domain was unreachable that is not now."""
-    update = (
-        "UPDATE queue_recipient SET state=?, next_attempt=?, attempts=attempts+?, last_code=?, last_text=?"
-        " WHERE queue_id=? AND state=? RETURNING domain"
-    )
-    names = set()
+    ids = json.dumps([settlement.queue_id for settlement in settlements])
+    domains = dict(json.loads(db.execute(LEASED_DOMAINS, (ids, LEASED)).fetchone()[0]))
+    db.execute(SETTLE, (json.dumps([settlement[:6] for settlement in settlements]), LEASED))
+    living: set[str] = set()
     news = []
-    for queue_id, state, when, tried, code, text, failures, now in settlements:
+    for settlement in settlements:
+        name = domains.get(settlement.queue_id)
         lives = False
-        for (name,) in db.execute(update, (state, when, tried, code, text, queue_id, LEASED)).fetchall():
-            names.add(name)
-            if failures is not None:
-                destinations.failing(db, name, failures, when)
-            else:
-                lives = destinations.living(db, name, now)
+        if name is not None and settlement.failures is not None:
+            destinations.failing(db, name, settlement.failures, settlement.when)
+            living.discard(name)
+        elif name is not None and name not in living:
+            lives = destinations.living(db, name, settlement.now)
+            living.add(name)
         news.append(lives)
-    for name in names:
+    for name in set(domains.values()):
         destinations.reckon(db, name)
     return news
 
