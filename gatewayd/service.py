@@ -326,7 +326,7 @@ class Gateway(Service):
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = self._reactor
         self._sweeper.start(SWEEP, now=False)
-        self._each_of(self.post_office.resume_receipts)
+        self._each_of(self.post_office.resume_receipts, self._renew_keys)
 
     def _listen(self) -> None:
         where = self.config.listen

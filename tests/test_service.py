@@ -11,6 +11,7 @@ import signal
 import smtplib
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,18 @@ def test_a_receipt_that_was_owed_when_the_process_was_killed(gateway: Gateway, r
         db.execute(f"INSERT INTO receipt_owed ({columns}) VALUES (?,?,?,?,?)", row)
     gateway.start()
     assert wait(told()) == Receipt(object_id, "displayed", "bob@alpha.test", 1735689600.0, True)
+
+
+def test_the_next_key_is_made_in_time(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "alpha", "alpha.test", "127.0.0.79", [], 1)
+    (old,) = (gateway.root / "state/keys/alpha.test").glob("*.pem")
+    os.utime(old, (time.time() - 350 * 86400,) * 2)
+    gateway.start()
+    try:
+        deadline = time.monotonic() + 20
+        while len(list(old.parent.glob("*.pem"))) == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        gateway.stop()
+    assert "alpha.test has a new key" in (gateway.root / "gatewayd.log").read_text()
