@@ -209,6 +209,13 @@ def test_who_and_where_stand_before_or_behind_the_command(gateway: Gateway, tmp_
     assert (account["address"], account["server"]) == ("alice@alpha.test", home.options()[1])
 
 
+def test_which_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parley.parsed(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("parley 0.")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ SUBJECTS = {  # modules, and their commands
 def _parser(words: Iterable[str]) -> argparse.ArgumentParser:
     """Knows the commands that are among the words, or if there is none, all."""
     parser = argparse.ArgumentParser(prog="parley", description="Talk Parley.", epilog=ENVIRONMENT)
-    parser.add_argument("--version", action="version", version=f"parley {version('gatewayd')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show which this is")
     _who_and_where(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     named = [subject for subject, known in SUBJECTS.items() if set(known).intersection(words)]
@@ -42,6 +41,14 @@ def _parser(words: Iterable[str]) -> argparse.ArgumentParser:
     for command in commands.choices.values():
         _who_and_where(command, default=argparse.SUPPRESS)  # behind the command as well as before it
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # slow to import, and seldom asked for
+
+        print(f"parley {version('gatewayd')}")
+        parser.exit()
 
 
 def _who_and_where(parser: argparse.ArgumentParser, **default: Any) -> None:
