@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from gatewayd.address import Domain
-from gatewayd.core import admission
-from gatewayd.core.admission import Admission, Buckets, Rates
+from gatewayd.core.admission import Admission, Rates
 from gatewayd.interfaces.dns import Answer, ResolutionFailed
 from gatewayd.outcome import Deferred, Refused
 from tests.loop import Loop
@@ -79,26 +74,6 @@ def test_accounts() -> None:
     assert isinstance(door.admission.account("alice@alpha.test", 1), Deferred)
     assert door.admission.account("bob@alpha.test", 1000) is None  # more than fit at all: once, and then a long pause
     assert isinstance(door.admission.account("bob@alpha.test", 1), Deferred)
-
-
-@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), max_size=60), st.integers(1, 10))
-def test_never_more_than_the_rate(steps: list[tuple[float, int]], rate: int) -> None:
-    time = [0.0]
-    buckets = Buckets(rate, lambda: time[0])
-    taken = 0
-    for pause, count in steps:
-        time[0] += pause
-        if not buckets.take("x", count):
-            taken += count
-            assert taken <= rate * (1 + time[0] / 60) + 5 + 1e-6  # the last may be more than was there
-
-
-def test_many_senders_are_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_BUCKETS", 100)
-    buckets = Buckets(1, lambda: 0.0)
-    for number in range(1000):
-        buckets.take(str(number))
-    assert len(buckets._levels) == 100
 
 
 def test_blocklists() -> None:

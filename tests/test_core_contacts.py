@@ -13,7 +13,7 @@ import pytest
 
 from gatewayd.address import Address
 from gatewayd.client import ConnectionGone, Contact, ParleyClient, RequestFailed
-from gatewayd.core.admission import Buckets
+from gatewayd.core.rate import Buckets
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces.routes import Mail, Parley
 from gatewayd.net.limits import Limits

@@ -13,7 +13,8 @@ from twisted.internet import defer
 from gatewayd.address import Address
 from gatewayd.client import ParleyClient, RequestFailed
 from gatewayd.core import presence
-from gatewayd.core.presence import Presence, Signal, TooOften
+from gatewayd.core.presence import Presence, Signal
+from gatewayd.core.rate import Buckets
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.wire.parley.schema import Signal as Asked
 from gatewayd.wire.parley.schema import Signalled
@@ -191,13 +192,13 @@ def test_too_many(houses: tuple[House, House], monkeypatch: pytest.MonkeyPatch) 
     """The sender is told, and nothing is passed on until the bucket has filled again."""
     alpha, _ = houses
     alice, bob = Listener(alpha, ALICE), Listener(alpha, BOB)
-    monkeypatch.setattr(presence, "USER_RATE", 0.0)
-    for _ in range(int(presence.USER_BURST)):
+    monkeypatch.setattr(alpha.presence, "_users", Buckets(1e-6, alpha.reactor.seconds, presence.USER_BURST))
+    for _ in range(presence.USER_BURST):
         alice.say(BOB, *ONLINE)
     with pytest.raises(RequestFailed, match="too-often"):
         alice.say(BOB, *ONLINE)
     eventually(lambda: len(bob.heard) == presence.USER_BURST)
-    monkeypatch.setattr(presence, "USER_RATE", 1e6)
+    monkeypatch.setattr(alpha.presence, "_users", Buckets(1e6, alpha.reactor.seconds))
     alice.say(BOB, "presence", "away")
     eventually(lambda: bob.states[-1] == (str(ALICE), "away"))
 
@@ -215,22 +216,6 @@ def test_who_does_not_read_is_told_no_more(houses: tuple[House, House]) -> None:
     alpha.call(lambda: signals._push(Signal(ALICE, *ONLINE, 5)))
     assert len(said) == 1
     alpha.call(listener.client.close)
-
-
-def test_the_memory_of_rates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "MAX_KNOWN", 3)
-    now = 0.0
-    rates = presence._Rates(lambda: now)
-    for sender in range(10):
-        rates.take(sender, 1, 1.0, 2.0)
-        assert len(rates._left) <= 3
-    with pytest.raises(TooOften):
-        rates.take(9, 2, 1.0, 2.0)
-    now = 0.5
-    with pytest.raises(TooOften):
-        rates.take(9, 2, 1.0, 2.0)
-    now = 1.0
-    rates.take(9, 2, 1.0, 2.0)
 
 
 def test_a_signal_to_mail_goes_nowhere(reactor: Any) -> None:

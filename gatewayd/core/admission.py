@@ -6,7 +6,6 @@ Asked at MAIL and at RCPT, before any data. Trusted networks and signed-in users
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,11 +14,11 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Domain
+from gatewayd.core.rate import Buckets
 from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.outcome import Deferred, Refused
 
 MAX_REMEMBERED = 1000  # clients of which it is known whether they are trusted
-MAX_BUCKETS = 100_000  # of one kind; the one that was asked for longest ago is forgotten
 NETWORK = {4: 24, 6: 64}  # the prefix that is taken for one sender
 LISTED = ipaddress.ip_network("127.0.0.0/8")  # an answer from here is a listing (RFC 5782 §2.1)
 ERRORS = ipaddress.ip_network("127.255.255.0/24")  # "you may not ask", say the large lists
@@ -33,32 +32,6 @@ class Rates:
     per_network: int = 0
     per_domain: int = 0  # of the reverse-path
     per_account: int = 0  # recipients elsewhere
-
-
-class Buckets:
-    """Token buckets (RFC 2697's idea): `rate` tokens a minute, at most as many kept."""
-
-    def __init__(self, rate: int, now: Callable[[], float]) -> None:
-        self._rate = rate
-        self._now = now
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (tokens, when)
-
-    @property
-    def limited(self) -> bool:
-        return self._rate > 0
-
-    def take(self, key: str, count: int = 1) -> float:
-        """Seconds to wait until it may be asked again; 0.0: taken."""
-        if not self._rate:
-            return 0.0
-        now = self._now()
-        tokens, when = self._levels.pop(key, (float(self._rate), now))
-        tokens = min(self._rate, tokens + (now - when) * self._rate / 60)
-        wait = max(0.0, (min(count, self._rate) - tokens) * 60 / self._rate)
-        self._levels[key] = (tokens if wait else tokens - count, now)  # more than fit at all: a debt
-        if len(self._levels) > MAX_BUCKETS:
-            self._levels.popitem(last=False)
-        return wait
 
 
 class Admission:

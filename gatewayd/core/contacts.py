@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from gatewayd.address import Address
-from gatewayd.core.admission import Buckets
 from gatewayd.core.consent import Consent
 from gatewayd.core.delivery import Router
 from gatewayd.core.dmarc import organisational
+from gatewayd.core.rate import Buckets
 from gatewayd.core.recipients import Recipients
 from gatewayd.interfaces.records import Account, Contact, ContactState
 from gatewayd.interfaces.routes import Bridged, Local, Mail, Parley

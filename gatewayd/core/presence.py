@@ -17,14 +17,15 @@ from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.consent import knows
+from gatewayd.core.rate import Buckets
 from gatewayd.interfaces.routes import Parley, Route
 from gatewayd.interfaces.store import IStore
 
-USER_RATE, USER_BURST = 10.0, 20.0  # signals a second, each recipient counts
-PEER_RATE, PEER_BURST = 500.0, 1000.0
+USER_RATE, USER_BURST = 600, 20  # signals a minute and at once, each recipient counts
+PEER_RATE, PEER_BURST = 30_000, 1000
 UNDER_WAY = 8  # to one domain at once
 UNREACHABLE = 30.0  # seconds that a domain is left in peace after it could not be reached
-MAX_KNOWN = 10_000  # senders whose rate, and domains whose failure, is remembered
+MAX_KNOWN = 10_000  # domains whose failure is remembered
 
 Push = Callable[["Signal"], None]
 
@@ -62,7 +63,8 @@ class Presence:
         self._connected: dict[int, set[Push]] = defaultdict(set)
         self._under_way: Counter[Domain] = Counter()
         self._unreachable: dict[Domain, float] = {}
-        self._rates = _Rates(now)
+        self._users = Buckets(USER_RATE, now, USER_BURST)
+        self._peers = Buckets(PEER_RATE, now, PEER_BURST)
 
     def connect(self, account_id: int, push: Push) -> Callable[[], None]:
         """A client of this account listens. Returns what ends it."""
@@ -77,7 +79,8 @@ class Presence:
 
     async def from_user(self, account_id: int, signal: Signal, to: Sequence[Address]) -> list[Address]:
         """Returns those whom the user does not know, and who got nothing. Raises TooOften, StoreError."""
-        self._rates.take(account_id, len(to), USER_RATE, USER_BURST)
+        if self._users.take(account_id, len(to)):
+            raise TooOften
         known = [address for address in to if await knows(self._store, account_id, address)]
         ours = await self._store.domains()
         await self._deliver(signal, [address for address in known if address.domain in ours])
@@ -93,7 +96,8 @@ class Presence:
 
     async def from_peer(self, signal: Signal, to: Sequence[Address]) -> None:
         """Says nothing of who got it: presence is nobody's business but theirs. Raises TooOften, StoreError."""
-        self._rates.take(signal.sender.domain, len(to), PEER_RATE, PEER_BURST)
+        if self._peers.take(signal.sender.domain, len(to)):
+            raise TooOften
         await self._deliver(signal, to)
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -123,22 +127,3 @@ class Presence:
             self._under_way[domain] -= 1
             if not self._under_way[domain]:
                 del self._under_way[domain]
-
-
-class _Rates:
-    """A bucket for each sender, which fills as time goes by."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._left: dict[object, tuple[float, float]] = {}  # how many may be sent, as of when
-
-    def take(self, sender: object, count: int, rate: float, burst: float) -> None:
-        """Raises TooOften, and takes nothing."""
-        now = self._now()
-        left, since = self._left.get(sender, (burst, now))
-        left = min(burst, left + (now - since) * rate)
-        if left < count:
-            raise TooOften
-        if len(self._left) >= MAX_KNOWN:
-            self._left.clear()
-        self._left[sender] = left - count, now

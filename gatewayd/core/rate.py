@@ -1,11 +1,11 @@
-"""So many of a thing in a window of time, for each key."""
+"""So many of a thing in some time, for each key: in the windows of a quota, or steadily, by token buckets."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 
-MAX_KEYS = 100_000  # in one window
+MAX_KEYS = 100_000  # in one window, or of one kind of buckets
 
 
 class Rate:
@@ -38,3 +38,31 @@ class Rate:
     def left(self) -> float:
         """Seconds until the window ends."""
         return self._seconds - self._now() % self._seconds
+
+
+class Buckets:
+    """Token buckets (RFC 2697's idea): `rate` tokens a minute, at most `burst` kept (None: those of a minute). Rate 0:
+    any number. The key that was asked for longest ago is forgotten when there are too many."""
+
+    def __init__(self, rate: float, now: Callable[[], float], burst: float | None = None) -> None:
+        self._rate = rate
+        self._now = now
+        self._burst = float(rate if burst is None else burst)
+        self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # key -> (tokens, when)
+
+    @property
+    def limited(self) -> bool:
+        return self._rate > 0
+
+    def take(self, key: Hashable, count: int = 1) -> float:
+        """Seconds to wait until it may be asked again; 0.0: taken."""
+        if not self._rate:
+            return 0.0
+        now = self._now()
+        tokens, when = self._levels.pop(key, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - when) * self._rate / 60)
+        wait = max(0.0, (min(count, self._burst) - tokens) * 60 / self._rate)
+        self._levels[key] = (tokens if wait else tokens - count, now)  # more than fit at all: a debt
+        if len(self._levels) > MAX_KEYS:
+            self._levels.popitem(last=False)
+        return wait
