@@ -68,6 +68,7 @@ from gatewayd.session.imap import IMAPSession
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
+from gatewayd.session.parley_send import Accept, brings_blobs
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
 from gatewayd.session.smtp_server import SMTPServerSession
@@ -292,12 +293,16 @@ class Gateway(Service):
         self.metrics.session("pop3")
         return POP3Connection(), POP3Session(self.store, self.authenticator, self._locks, starttls=True)
 
+    def _lane(self) -> Accept:
+        """One for each peer: whose keys have to be fetched first holds up nobody else."""
+        return Gathered(self.post_office.accept, self._reactor, brings_blobs)
+
     def _parley(self) -> tuple[Engine, Session]:
         self.metrics.session("parley")
         engine = ParleyConnection()
         return engine, ParleyServerSession(
-            self.config.hostname, engine, self._submit, self.post_office, self.authenticator, self.store, self.keys,
-            self.signer, self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
+            self.config.hostname, engine, self._submit, self._lane, self.post_office, self.authenticator, self.store,
+            self.keys, self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
             quota=self.config.limits.brought,
         )  # fmt: skip
 

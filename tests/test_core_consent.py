@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.accepting import Handover
 from gatewayd.core.consent import DAY, INBOX, INTRODUCTIONS, JUNK, Consent, Policy, Provenance, fault, place
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc import Verdict
@@ -131,6 +132,13 @@ class Signer:
     async def sign_all(self, payloads: Sequence[tuple[Domain, bytes]]) -> list[tuple[bytes, bytes]]:
         return [(b"", b"")] * len(payloads)
 
+    async def verify_all(self, contents: Sequence[Content]) -> list[Domain]:
+        said = [content.fields.ext.get("bridged") for content in contents]
+        return [
+            Domain(each["by"]) if each else Address.parse(content.fields.from_).domain
+            for each, content in zip(said, contents, strict=True)
+        ]
+
     async def verify(self, content: Content) -> Domain:
         return Address.parse(content.fields.from_).domain
 
@@ -159,8 +167,14 @@ class Office:
 
     def object(self, content: Content, *to: Address, peer: Domain | None = None) -> Outcome:
         author = Address.parse(content.fields.from_)
-        work = self.office.accept_object(peer or author.domain, content, author, to or (BOB,))
-        return self.alike(self.one(work))
+        return self.alike(self.one(self.accepting(content, author if peer is None else CAROL, *to, peer=peer)))
+
+    async def accepting(
+        self, content: Content, reverse_path: Address, *to: Address, peer: Domain | None = None
+    ) -> dict[Address, Outcome]:
+        handover = Handover(peer or reverse_path.domain, content, reverse_path, to or (BOB,))
+        (answers,) = await self.office.accept([handover])
+        return answers
 
     def send(self, account: Account, sent: Content, to: tuple[Address, ...]) -> dict[Address, Outcome]:
         (answers,) = self.one(self.office.submit([Submission(account, sent.payload, sent.bodies, to)]))
@@ -254,7 +268,7 @@ def test_files_of_one_who_is_granted(office: Office) -> None:
 def test_each_recipient_decides(office: Office) -> None:
     office.set(CAROL, "granted")
     nobody = Address.parse("nobody@alpha.test")
-    answers = office.one(office.office.accept_object(BETA, native(), CAROL, (ALICE, BOB, nobody)))
+    answers = office.one(office.accepting(native(), CAROL, ALICE, BOB, nobody))
     assert [answers[each].text for each in (ALICE, BOB, nobody)] == ["Received", "Delivered", "No such user here"]
     assert (office.counts(office.alice), office.counts()) == ({"Introductions": 1}, {"INBOX": 1})
 
@@ -325,7 +339,7 @@ def test_mail_by_parley_of_the_peers_own_users(office: Office, author: str, wher
 def test_an_object_that_names_another_author_than_its_mail(office: Office) -> None:
     content = bridged("dave@beta.test", BETA)
     forged = Content(b"", content.payload.replace(b"dave@beta.test", b"eve@@beta.test"), b"", content.bodies)
-    answers = office.one(office.office.accept_object(BETA, forged, CAROL, (BOB,)))
+    answers = office.one(office.accepting(forged, CAROL))
     assert answers[BOB].code == "5.6.0"
 
 
@@ -430,7 +444,7 @@ def test_ten_thousand_strangers_of_one_domain(office: Office) -> None:
     def flood(number: int) -> Any:
         author = Address.parse(f"s{number % 1000}@{'abcdefghij'[number // 1000]}{number % 10}.flood.test")
         to = (ALICE, BOB, nobody)[number % 3]
-        return office.office.accept_object(author.domain, native(author), author, (to,))
+        return office.accepting(native(author), author, to)
 
     codes = Counter({"2.0.0": 1})
     for begin in range(0, 10_000, 500):

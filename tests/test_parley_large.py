@@ -231,7 +231,7 @@ def test_mail_of_any_size_that_mail_may_have(alpha: House, beta: House) -> None:
     assert account is not None
     (form,) = beta.wait(beta.store.mails(account.account_id, [1])).values()
     assert form.endswith(mail)
-    beta.office._largest_mail = len(mail) - 1
+    beta.office._accepting._largest_mail = len(mail) - 1
     failed = deliver(alpha, content)
     assert (type(failed), failed.code) == (Refused, "5.3.4")
 
@@ -258,7 +258,7 @@ def test_a_strangers_files_are_not_even_fetched(alpha: House, beta: House, body:
 
 
 def test_more_than_is_taken(alpha: House, beta: House, body: bytes, gets: Gets) -> None:
-    beta.office._largest = SIZE - 1
+    beta.office._accepting._largest = SIZE - 1
     failed = deliver(alpha, kept(alpha, body))
     assert (type(failed), failed.code) == (Refused, "5.3.4")
     assert gets.offsets == []

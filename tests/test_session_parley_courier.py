@@ -138,14 +138,14 @@ def test_a_connection_that_broke_is_made_anew(alpha: House, beta: House) -> None
 
 def test_a_peer_that_dies_in_the_middle(alpha: House, beta: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the message and dies before it says so: sent again, it arrives once."""
-    accept = beta.office.accept_object
+    accept = beta.office._accepting.accept
 
     async def accept_and_die(*arguments: Any) -> Any:
         answers = await accept(*arguments)
         beta.sessions[-1]._link.abort()
         return answers
 
-    monkeypatch.setattr(beta.office, "accept_object", accept_and_die)
+    monkeypatch.setattr(beta.office._accepting, "accept", accept_and_die)
     content = letter(alpha)
     failed = one(alpha, content)
     assert (type(failed), failed.code) == (Deferred, "4.4.1")

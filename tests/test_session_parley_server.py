@@ -47,6 +47,7 @@ from gatewayd.session import parley_server, parley_sync
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
+from gatewayd.session.parley_send import Accept, brings_blobs
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
@@ -154,10 +155,13 @@ class House:
         self.presence = Presence(self.store, route, self.courier, now)
         self.authenticator = Authenticator(self.store, derive, at_once, b"secret")
 
+    def _lane(self) -> Accept:
+        return Gathered(self.office.accept, self.reactor, brings_blobs)
+
     def _make(self) -> tuple[CountingEngine, ParleyServerSession]:
         engine = CountingEngine()
         session = ParleyServerSession(
-            self.hostname, engine, self._submit, self.office, self.authenticator, self.store, self.keys, self.signer,
+            self.hostname, engine, self._submit, self._lane, self.office, self.authenticator, self.store, self.keys,
             self.directory, self.reactor.seconds, secrets.token_hex, self.presence, self.contacts,
         )  # fmt: skip
         self.engines.append(engine)

@@ -19,17 +19,24 @@ InThread = Callable[..., Awaitable[Any]]  # (function, *arguments) -> its result
 
 class Gathered(Generic[I, R]):
     """What is asked in one turn is one call of `work`; the next turn does not wait for it. If it raises, each is done
-    again alone, so `work` may run twice for one."""
+    again alone, so `work` may run twice for one. Nobody waits for what is `long`: that is a call of its own."""
 
     log = Logger()
 
-    def __init__(self, work: Callable[[Sequence[I]], Coroutine[Any, Any, Sequence[R]]], clock: IReactorTime) -> None:
+    def __init__(
+        self, work: Callable[[Sequence[I]], Coroutine[Any, Any, Sequence[R]]], clock: IReactorTime,
+        long: Callable[[I], bool] = lambda item: False,
+    ) -> None:  # fmt: skip
         self._work = work
         self._clock = clock
+        self._long = long
         self._asked: list[tuple[I, Callable[[R | Exception], None]]] = []
 
     def __call__(self, item: I, done: Callable[[R | Exception], None]) -> None:
         """`done` gets the answer, or what was raised."""
+        if self._long(item):
+            Deferred.fromCoroutine(self._work_off([(item, done)]))
+            return
         if not self._asked:
             self._clock.callLater(0, self._begin)
         self._asked.append((item, done))

@@ -23,6 +23,9 @@ class Signer(Protocol):
     async def verify(self, content: Content) -> Domain:
         """Who signed. Raises ValueError when the signature does not hold, LookupError when keys cannot be had."""
 
+    async def verify_all(self, contents: Sequence[Content]) -> Sequence[Domain | Exception]:
+        """As `verify`, for many at once: what it would raise stands in the list."""
+
 
 class Bridging:
     """`now` gives seconds since the epoch, `random` n unguessable octets."""

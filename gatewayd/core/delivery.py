@@ -14,38 +14,36 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.accepting import Accepting, Handover
 from gatewayd.core.admission import Admission
 from gatewayd.core.bridges import Bridges, authors_domain
 from gatewayd.core.bridging import Bridging, Signer
 from gatewayd.core.consent import Consent, Provenance
-from gatewayd.core.dmarc import aligned
 from gatewayd.core.filtering import Visits
-from gatewayd.core.posting import MAX_HEAD, Answers, Letter, Posting
-from gatewayd.core.pulling import QUOTA, Puller, Source
+from gatewayd.core.posting import Answers, Letter, Posting
+from gatewayd.core.pulling import QUOTA, Puller
 from gatewayd.core.receipts import Receipts
 from gatewayd.core.reception import Judged, Reception
-from gatewayd.core.recipients import Found, Recipients
+from gatewayd.core.recipients import Recipients
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
-from gatewayd.core.submitting import Submission, Submitting, too_big
+from gatewayd.core.submitting import Submission, Submitting
 from gatewayd.core.verdict import Findings
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope, IQueue
 from gatewayd.interfaces.records import Account, Delivery, Placed
 from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
-from gatewayd.message import bridge, object_types, submission
-from gatewayd.message.dates import internet_date
+from gatewayd.message import bridge, submission
 from gatewayd.message.mime import Mail
-from gatewayd.message.model import MAIL, Content, ObjectError
+from gatewayd.message.model import Content
 from gatewayd.outcome import (
     ALIAS_LOOP,
     NO_SUCH_USER,
     NOT_YOUR_ADDRESS,
     RELAY_DENIED,
     STORE_FAILED,
-    TOO_BIG,
     Deferred,
     Delivered,
     Outcome,
@@ -57,9 +55,6 @@ CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no mo
 MAX_CONTACTED = 10_000
 LARGEST = 4 * 1024**3  # octets of the blobs of one object
 LARGEST_MAIL = 64 * 1024**2  # octets of one that was born as mail
-
-
-NO_FILES = Refused("5.7.1", "Until the recipient consents, only text is taken")
 
 Stamp = Callable[[str], bytes]  # a message's id to the Received field that names it
 
@@ -118,9 +113,10 @@ class PostOffice:
             store, signer, self._recipients, self._consent, self._receipts, admission, self._posting, self._story,
             largest,
         )  # fmt: skip
-        self._largest = largest
-        self._largest_mail = largest_mail
-        self._puller = Puller(store.blobs, quota)
+        self._accepting = Accepting(
+            store, signer, hostname, self._recipients, self._consent, admission, self._posting,
+            Puller(store.blobs, quota), self._story, now, largest, largest_mail,
+        )  # fmt: skip
         self._contacted: dict[Domain, float] = {}
         self._wake_peer = wake_peer or queue.wake
 
@@ -261,85 +257,9 @@ class PostOffice:
         """Objects of signed-in Parley users, of however many at once: an outcome for each recipient of each."""
         return await self._submitting.submit(submissions)
 
-    async def accept_object(
-        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address],
-        source: Source | None = None,
-    ) -> dict[Address, Outcome]:  # fmt: skip
-        """An object from a peer domain, its signature verified; only our own users are reached this way. Its blobs are
-        fetched from `source` before it is accepted."""
-        if self._admission is not None and (refused := self._admission.refuses(peer)):
-            return dict.fromkeys(recipients, refused)
-        try:
-            content.check_bodies()
-            object_types.check(content)
-        except ObjectError as error:
-            return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
-        if self._too_big(content):
-            return dict.fromkeys(recipients, TOO_BIG)
-        trace = (
-            f"Received: from {peer} by {self._hostname} with PARLEY id {content.trace_id};\r\n"
-            f"\t{internet_date(self._now())}\r\n"
-        ).encode("ascii")
-        answers: dict[Address, Outcome] = dict.fromkeys(recipients, RELAY_DENIED)
-        ours: list[Address] = []
-        try:
-            ours = [a for a in recipients if await self._recipients.is_ours(a)]
-            self._story.handed_over(content, peer, reverse_path)
-            if content.absent:
-                answers.update(await self._fetch(peer, content, ours, source))
-                ours = [address for address in ours if answers[address] is RELAY_DENIED]
-            if not ours:
-                return answers
-            provenance = await self._provenance(peer, content, reverse_path)
-        except ObjectError as error:
-            return {**answers, **dict.fromkeys(ours, Refused("5.6.0", str(error)))}
-        except StoreError as error:
-            return dict.fromkeys(recipients, self._posting.failed(error))
-        letter = Letter(content, Envelope(reverse_path, tuple(ours)), trace, provenance)
-        answers.update(await self._posting.post(letter))
-        return answers
-
-    async def _fetch(
-        self, peer: Domain, content: Content, recipients: Sequence[Address], source: Source | None
-    ) -> dict[Address, Outcome]:
-        """Has the object's blobs here, unless nobody wants them; answers for those who do not get it, or not yet."""
-        answers: dict[Address, Outcome] = {}
-        native = content.fields.type != MAIL
-        if source is None:
-            return dict.fromkeys(recipients, Refused("5.6.0", "A body is missing"))
-        for address in recipients:
-            found = await self._recipients.find(address)
-            if not found:
-                stranger = peer if native else None
-                answers[address] = ALIAS_LOOP if found.circular else self._posting.no_such_user(stranger)
-            elif full := await self._recipients.full(found):
-                answers[address] = full
-            elif native and not await self._lets_bring(found, Address.parse(content.fields.from_)):
-                answers[address] = NO_FILES
-        takers = [address for address in recipients if address not in answers]
-        missing = await self._puller.pull(peer, content.absent, source) if takers else None
-        return answers if missing is None else {**answers, **dict.fromkeys(takers, missing)}
-
-    async def _lets_bring(self, found: Found, sender: Address) -> bool:
-        """Whether one of them lets the sender bring files: a stranger's first message has none."""
-        for account in found.accounts:
-            if await self._consent.state(account.account_id, sender) == "granted":
-                return True
-        return False
-
-    async def _provenance(self, peer: Domain, content: Content, reverse_path: Address | None) -> Provenance:
-        """A peer vouches for the mail of its own users. Raises ObjectError: the object names another author than its
-        mail does."""
-        fields = content.fields
-        if fields.type != MAIL:
-            return Provenance.NATIVE
-        digest = fields.parts[0].hash
-        mail = content.bodies.get(digest) or (await self._store.blobs.read(digest, 0, MAX_HEAD))[0]
-        said = bridge.author(Mail(mail), reverse_path)
-        if said != fields.from_:
-            raise ObjectError("the object names another author than its mail does")
-        vouched = aligned(Address.parse(said).domain.name, peer.name)
-        return Provenance.AUTHENTICATED if vouched else Provenance.UNAUTHENTICATED
+    async def accept(self, handovers: Sequence[Handover]) -> list[Answers]:
+        """Objects of a peer domain, however many at once: an outcome for each recipient of each."""
+        return await self._accepting.accept(handovers)
 
     def peer_contact(self, domain: Domain) -> None:
         """The domain is up: what waits for it goes now (DESIGN §2, back-off)."""
@@ -408,9 +328,6 @@ class PostOffice:
             if not await self._recipients.owns(owner, address):
                 return Refused("5.7.1", f"{field} names {address}, which is not an address of {owner.address}")
         return None
-
-    def _too_big(self, content: Content) -> bool:
-        return too_big(content, self._largest_mail if content.fields.type == MAIL else self._largest)  # rendered whole
 
     async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
         domains = await self._store.domains()

@@ -37,6 +37,10 @@ class Dialler:
         self.account: Account | None = None
         self.domain: Domain | None = None
 
+    @property
+    def known(self) -> bool:
+        return self.account is not None or self.domain is not None
+
     async def key_set(self, body: Keys) -> KeysReply:
         domain = _domain(body.domain)
         if domain not in await self._store.domains():
@@ -47,7 +51,7 @@ class Dialler:
             raise Failed("unavailable", "the domain has no key") from None
 
     async def auth(self, body: Auth, exporter: bytes) -> AuthReply:
-        if self.account is not None or self.domain is not None:
+        if self.known:
             raise Failed("bad-request", "signed in already")
         if body.mechanism == "DOMAIN":
             return await self._domain_auth(body, exporter)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from typing import Protocol
 
 from gatewayd.address import Address, AddressError, Domain
+from gatewayd.core.accepting import Handover
 from gatewayd.core.posting import Answers
 from gatewayd.core.pulling import Source
 from gatewayd.core.submitting import Submission
 from gatewayd.interfaces.records import Account
-from gatewayd.message.model import MAIL, Content, ObjectError
+from gatewayd.message.model import Content, ObjectError
 from gatewayd.outcome import BAD_ADDRESS, Deferred, Outcome, Refused
 from gatewayd.session.parley_failed import Failed
 from gatewayd.wire.parley.schema import Result, Send, SendReply
@@ -20,67 +21,56 @@ MAX_RECIPIENTS = 1000
 
 
 Submit = Callable[[Submission, Callable[[Answers | Exception], None]], None]
+Accept = Callable[[Handover, Callable[[Answers | Exception], None]], None]
+Done = Callable[[SendReply | Exception], None]
 
 
 class ParleyAcceptor(Protocol):
-    async def accept_object(
-        self, peer: Domain, content: Content, reverse_path: Address | None, recipients: Sequence[Address],
-        source: Source,
-    ) -> dict[Address, Outcome]: ...  # fmt: skip
-
     async def acknowledge(self, account: Account, contents: Collection[Content], status: str) -> None: ...
 
     def peer_contact(self, domain: Domain) -> None: ...
 
 
-class Verifier(Protocol):
-    async def verify(self, content: Content) -> Domain: ...
-
-
 class Sending:
-    def __init__(self, submit: Submit, acceptor: ParleyAcceptor, verifier: Verifier) -> None:
+    """`done` is told when it is durable. All raise Failed."""
+
+    def __init__(self, submit: Submit, accept: Accept) -> None:
         self._submit = submit
-        self._acceptor = acceptor
-        self._verifier = verifier
+        self._accept = accept
 
-    def from_user(self, account: Account, body: Send, done: Callable[[SendReply | Exception], None]) -> None:
-        """`done` is told when it is durable. Raises Failed."""
-        addresses = _recipients(body)
-        recipients = tuple(dict.fromkeys(addresses.values()))
+    def from_user(self, account: Account, body: Send, done: Done) -> None:
+        addresses, recipients, bodies = _read(body)
+        self._submit(Submission(account, body.payload, bodies, recipients), _answered(body, addresses, done))
 
-        def answered(answers: Answers | Exception) -> None:
-            done(answers if isinstance(answers, Exception) else _reply(body, addresses, answers))
-
-        self._submit(Submission(account, body.payload, _bodies(body), recipients), answered)
-
-    async def from_peer(self, peer: Domain, body: Send, source: Source) -> SendReply:
-        addresses, bodies = _recipients(body), _bodies(body)
-        outcomes = await self._from_peer(peer, body, bodies, list(dict.fromkeys(addresses.values())), source)
-        return _reply(body, addresses, outcomes)
-
-    async def _from_peer(
-        self, peer: Domain, body: Send, bodies: Mapping[bytes, bytes], recipients: Sequence[Address], source: Source
-    ) -> dict[Address, Outcome]:
-        """One place checks that the sender is who signed in: the reverse-path, the author and the signer agree."""
+    def from_peer(self, peer: Domain, body: Send, source: Source, done: Done) -> None:
+        addresses, recipients, bodies = _read(body)
+        answered = _answered(body, addresses, done)
         try:
             content = Content.from_signed(body.signed, bodies)
-            fields = content.fields
             reverse_path = Address.parse(body.from_) if body.from_ else None
-            if reverse_path is not None and reverse_path.domain != peer:
-                return dict.fromkeys(recipients, Refused("5.7.1", "The reverse-path is not of your domain"))
-            if fields.type != MAIL and Address.parse(fields.from_).domain != peer:
-                return dict.fromkeys(recipients, Refused("5.7.1", "The author is not of your domain"))
+            _ = content.absent  # it can be read
         except (ObjectError, AddressError) as error:
-            return dict.fromkeys(recipients, Refused("5.6.0", str(error)))
-        try:
-            signer = await self._verifier.verify(content)
-        except LookupError as error:
-            return dict.fromkeys(recipients, Deferred("4.7.5", str(error)))
-        except ValueError as error:
-            return dict.fromkeys(recipients, Refused("5.7.7", f"The signature does not hold: {error}"))
-        if signer != peer:
-            return dict.fromkeys(recipients, Refused("5.7.7", "Signed by another domain than yours"))
-        return await self._acceptor.accept_object(peer, content, reverse_path, recipients, source)
+            answered(dict.fromkeys(recipients, Refused("5.6.0", str(error))))
+            return
+        self._accept(Handover(peer, content, reverse_path, recipients, source), answered)
+
+
+def brings_blobs(handover: Handover) -> bool:
+    """It takes its time, and the others do not wait for it."""
+    return bool(handover.content.absent)
+
+
+def _read(body: Send) -> tuple[dict[str, Address], tuple[Address, ...], dict[bytes, bytes]]:
+    addresses = _recipients(body)
+    bodies = {sha256(octets).digest(): octets for octets in body.bodies}
+    return addresses, tuple(dict.fromkeys(addresses.values())), bodies
+
+
+def _answered(body: Send, addresses: Mapping[str, Address], done: Done) -> Callable[[Answers | Exception], None]:
+    def answered(answers: Answers | Exception) -> None:
+        done(answers if isinstance(answers, Exception) else _reply(body, addresses, answers))
+
+    return answered
 
 
 def _recipients(body: Send) -> dict[str, Address]:
@@ -94,10 +84,6 @@ def _recipients(body: Send) -> dict[str, Address]:
         except AddressError:
             continue
     return addresses
-
-
-def _bodies(body: Send) -> dict[bytes, bytes]:
-    return {sha256(octets).digest(): octets for octets in body.bodies}
 
 
 def _reply(body: Send, addresses: Mapping[str, Address], outcomes: Mapping[Address, Outcome]) -> SendReply:

@@ -13,7 +13,6 @@ from gatewayd.core.pulling import QUOTA
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.authentication import IAuthenticator
-from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.store import IStore
 from gatewayd.session.link import Link
 from gatewayd.session.parley_auth import Dialler, Directory
@@ -23,7 +22,7 @@ from gatewayd.session.parley_failed import Failed, failure
 from gatewayd.session.parley_fetch import Objects
 from gatewayd.session.parley_mailboxes import Folders
 from gatewayd.session.parley_requests import ConnectionGone, Requests
-from gatewayd.session.parley_send import MAX_RECIPIENTS, ParleyAcceptor, Sending, Submit, Verifier
+from gatewayd.session.parley_send import MAX_RECIPIENTS, Accept, ParleyAcceptor, Sending, Submit
 from gatewayd.session.parley_signal import Signals
 from gatewayd.session.parley_sync import Log, room
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
@@ -55,13 +54,14 @@ IDLE = 3600.0
 ANSWER = 120.0  # without any word from a peer that owes an answer
 REMEMBER = 30 * 86400  # seconds that peers remember our domains for
 CONCURRENT = 16  # requests worked on at once, for one connection
+OF_PEER = 64  # the same, of a domain, which sends for many
 MAX_AUTH_FAILURES = 3
 
 
 class ParleyServerSession:
     def __init__(
-        self, hostname: Domain, engine: ParleyConnection, submit: Submit, acceptor: ParleyAcceptor,
-        authenticator: IAuthenticator, store: IStore, keys: KeyStore, verifier: Verifier, directory: Directory,
+        self, hostname: Domain, engine: ParleyConnection, submit: Submit, lane: Callable[[], Accept],
+        acceptor: ParleyAcceptor, authenticator: IAuthenticator, store: IStore, keys: KeyStore, directory: Directory,
         now: Callable[[], float], nonce: Callable[[], str], presence: Presence, contacts: Contacts, quota: int = QUOTA,
     ) -> None:  # fmt: skip
         self._hostname = hostname
@@ -71,7 +71,7 @@ class ParleyServerSession:
         self._store = store
         self._quota = quota
         self._dialler = Dialler(authenticator, store, keys, directory, now, nonce)
-        self._sending = Sending(submit, acceptor, verifier)
+        self._sending = Sending(submit, lane())
         self._consenting = Consenting(contacts)
         self._requests = Requests(engine, ANSWER, IDLE)
         self._log: Log | None = None
@@ -118,12 +118,12 @@ class ParleyServerSession:
             case Request(method="auth"):
                 await self._answer(event)  # nothing overtakes it
             case Request():
-                if self._working == CONCURRENT:
+                if self._working >= (CONCURRENT if self._dialler.domain is None else OF_PEER):
                     self._ended = Deferred()
                     await self._ended
                 self._working += 1
-                if event.method == "send" and self._log is not None:
-                    self._submit(event, self._log.account)
+                if event.method == "send" and self._dialler.known:
+                    self._sent(event)
                 else:
                     self._link.spawn(self._answer_and_release(event))
             case Response():
@@ -131,14 +131,18 @@ class ParleyServerSession:
             case _:
                 pass  # HELLO says nothing more that we need; nothing is pushed to a listener
 
-    def _submit(self, request: Request, account: Account) -> None:
+    def _sent(self, request: Request) -> None:
         """The most frequent request has no coroutine of its own."""
 
         def done(reply: SendReply | Exception) -> None:
             self._link.guard(lambda: self._submitted(request, reply))
 
         try:
-            self._sending.from_user(account, read(Send, request.body), done)
+            body = read(Send, request.body)
+            if self._log is not None:
+                self._sending.from_user(self._log.account, body, done)
+            elif self._dialler.domain is not None:
+                self._sending.from_peer(self._dialler.domain, body, self._peer_blobs, done)
         except (Failed, RemoteProtocolError) as error:
             self._submitted(request, error)
 
@@ -244,8 +248,6 @@ class ParleyServerSession:
 
     async def _for_peer(self, request: Request, peer: Domain) -> Body:
         match request.method:
-            case "send":
-                return await self._sending.from_peer(peer, read(Send, request.body), self._peer_blobs)
             case "signal":
                 return await self._signals.from_peer(peer, read(Signal, request.body))
             case "consent":
