@@ -18,28 +18,39 @@ InThread = Callable[..., Awaitable[Any]]  # (function, *arguments) -> its result
 
 
 class Gathered(Generic[I, R]):
-    """What is asked in one turn is one call of `work`; the next turn does not wait for it. If it raises, each is done
-    again alone, so `work` may run twice for one. Nobody waits for what is `long`: that is a call of its own."""
+    """What is asked in one turn is one call of `work`, or a few: as soon as there are `most` they go, so that threads
+    have work while the turn lasts. No call waits for another. If one raises, each of it is done again alone, so `work`
+    may run twice for one. Nobody waits for what is `long`: that is a call of its own."""
 
     log = Logger()
 
     def __init__(
         self, work: Callable[[Sequence[I]], Coroutine[Any, Any, Sequence[R]]], clock: IReactorTime,
-        long: Callable[[I], bool] = lambda item: False,
+        long: Callable[[I], bool] = lambda item: False, most: int = 64,
     ) -> None:  # fmt: skip
         self._work = work
+        self._most = most
         self._clock = clock
         self._long = long
         self._asked: list[tuple[I, Callable[[R | Exception], None]]] = []
+        self._planned = False
 
     def __call__(self, item: I, done: Callable[[R | Exception], None]) -> None:
         """`done` gets the answer, or what was raised."""
         if self._long(item):
             Deferred.fromCoroutine(self._work_off([(item, done)]))
             return
-        if not self._asked:
-            self._clock.callLater(0, self._begin)
         self._asked.append((item, done))
+        if len(self._asked) >= self._most:
+            self._begin()
+        elif not self._planned:
+            self._planned = True
+            self._clock.callLater(0, self._turn_ends)
+
+    def _turn_ends(self) -> None:
+        self._planned = False
+        if self._asked:
+            self._begin()
 
     def _begin(self) -> None:
         asked, self._asked = self._asked, []
