@@ -235,6 +235,8 @@ def test_what_is_asked_of_a_million_rows_reads_few(queues: Queues) -> None:
 
     walked = walks(queues.one(queues.database.read(plans)))
     assert [step for step in walked if "queue_destination" not in step] == []
+    asked = [query for query in asked if "json_each" in query]
+    assert len(asked) == 3 and not [step for step in queues.one(queues.database.read(plans)) if "queue_due" in step]
 
 
 def test_leases_spare_the_excluded_and_take_turns(queues: Queues) -> None:

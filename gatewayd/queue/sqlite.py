@@ -27,8 +27,9 @@ from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, LEASED, REFUS
 
 ENDED_FOR = 7 * 86400.0  # seconds that an ended row answers repeats
 SWEPT = 500  # rows forgotten in one transaction
-FRESH = 500  # messages kept at hand for their first attempt
+FRESH = 16 * 1024 * 1024  # octets of messages kept at hand for their first attempt
 FRESH_SIZE = 64 * 1024  # octets of one
+FRESH_LEAST = 2048  # octets that one counts for at least
 REACHED_FOR = 30 * 86400.0  # seconds that a domain is known to have been reached
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits (gatewayctl)
 DROPPED_HERE = Refused("5.7.1", "Taken out of the queue by the operator")
@@ -39,15 +40,16 @@ MESSAGE = """
     INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"""
 RECIPIENT = f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
 KEYS = "SELECT json_group_object(hex(object_id), message_key) FROM queue_message WHERE object_id IN ({})"
+# the plus keeps SQLite from looking at all rows in that state, for each of those that are named
 LEASED_DOMAINS = """
     SELECT json_group_array(json_array(queue_id, domain)) FROM queue_recipient
-    WHERE queue_id IN (SELECT value FROM json_each(?)) AND state=?"""
+    WHERE queue_id IN (SELECT value FROM json_each(?)) AND +state=?"""
 SETTLE = """
     UPDATE queue_recipient
     SET state=new_state, next_attempt=at, attempts=attempts+tried, last_code=code, last_text=said
     FROM (SELECT value->>0 AS id, value->>1 AS new_state, value->>2 AS at, value->>3 AS tried, value->>4 AS code,
         value->>5 AS said FROM json_each(?))
-    WHERE queue_id=id AND state=?"""
+    WHERE queue_id=id AND +state=?"""
 
 
 class _Arrival(NamedTuple):
@@ -79,6 +81,7 @@ class SQLiteQueue:
         self._arrivals = Together(_put, self._have_arrived)
         self._settlements = Together(_settle, self._have_settled)
         self._fresh: OrderedDict[int, tuple[Content, bytes]] = OrderedDict()  # by key: most are sent on at once
+        self._fresh_octets = 0
         database.migrate("queue", STEPS)
 
     async def enqueue(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
@@ -293,10 +296,12 @@ class SQLiteQueue:
         self, arrivals: Sequence[_Arrival], answers: Sequence[tuple[int, dict[Address, Outcome]]]
     ) -> None:
         for arrival, (key, _) in zip(arrivals, answers, strict=True):
-            if sum(map(len, arrival.content.bodies.values())) <= FRESH_SIZE:
+            if key not in self._fresh and _octets(arrival.content) <= FRESH_SIZE:
                 self._fresh[key] = arrival.content, arrival.trace
-        while len(self._fresh) > FRESH:
-            self._fresh.popitem(last=False)
+                self._fresh_octets += _octets(arrival.content)
+        while self._fresh_octets > FRESH:
+            _, (oldest, _) = self._fresh.popitem(last=False)
+            self._fresh_octets -= _octets(oldest)
         self._call()
 
     def _have_settled(self, _: Sequence[_Settlement], news: Sequence[bool]) -> None:
@@ -306,6 +311,10 @@ class SQLiteQueue:
     def _call(self) -> None:
         for callback in self._callbacks:
             callback()
+
+
+def _octets(content: Content) -> int:
+    return FRESH_LEAST + sum(map(len, content.bodies.values()))
 
 
 def _put(db: sqlite3.Connection, arrivals: Sequence[_Arrival]) -> list[tuple[int, dict[Address, Outcome]]]:
