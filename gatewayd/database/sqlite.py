@@ -32,6 +32,7 @@ BUSY = 30.0  # seconds to wait for another process's transaction
 BATCH = 500  # work items in one transaction: bounds what one failed commit takes along
 READERS = 2
 READ_TOGETHER = 16
+CHECKPOINT = 4000  # pages of the log, 16 MB: under load 1000 are one commit, and each would be written twice
 CACHE = -65536  # KiB, negative: a size and not pages
 
 
@@ -60,6 +61,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA cache_size={CACHE}")
         connection.execute("PRAGMA temp_store=MEMORY")
