@@ -68,7 +68,7 @@ from gatewayd.session.imap import IMAPSession
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
-from gatewayd.session.parley_send import Accept, brings_blobs
+from gatewayd.session.parley_send import Accept
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
 from gatewayd.session.smtp_server import SMTPServerSession
@@ -208,7 +208,7 @@ class Gateway(Service):
             bridges=out.bridges,
             srs=out.srs,
         )
-        self._submit = Gathered(self.post_office.submit, reactor)
+        self._submit = Gathered(self.post_office.submit, reactor, self.post_office.takes_long)
         recipients = Recipients(self.store, hostname, config.postmaster, out.bridges, out.srs)
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
         self.signer = signer
@@ -295,7 +295,7 @@ class Gateway(Service):
 
     def _lane(self) -> Accept:
         """One for each peer: whose keys have to be fetched first holds up nobody else."""
-        return Gathered(self.post_office.accept, self._reactor, brings_blobs)
+        return Gathered(self.post_office.accept, self._reactor, self.post_office.takes_long)
 
     def _parley(self) -> tuple[Engine, Session]:
         self.metrics.session("parley")

@@ -137,7 +137,7 @@ class Turns:
         self.clock = Clock()
         self.seen: list[list[int]] = []
         self.waiting: list[Deferred[None]] = []
-        self.gathered = Gathered(self.half, self.clock)
+        self.gathered = Gathered(self.half, self.clock, lambda item: item >= 100, most=4)
         self.answers: list[Any] = []
 
     async def half(self, items: Sequence[int]) -> list[int]:
@@ -169,6 +169,31 @@ def test_turns_do_not_wait_for_each_other() -> None:
     for waiting in reversed(turns.waiting):
         waiting.callback(None)
     assert turns.answers == [5, 1, 2, 4]
+
+
+def test_a_large_turn_goes_on_in_pieces_while_it_lasts() -> None:
+    turns = Turns()
+    turns.ask(2, 4, 6, 8, 10)
+    assert turns.seen == [[2, 4, 6, 8]]
+    turns.ask(12)
+    turns.clock.advance(0)
+    assert turns.seen == [[2, 4, 6, 8], [10, 12]]
+    turns.clock.advance(0)
+    turns.ask(14)
+    turns.clock.advance(0)
+    assert turns.seen[2:] == [[14]]
+
+
+def test_nobody_waits_for_what_takes_long() -> None:
+    turns = Turns()
+    turns.ask(2, 100, 4)
+    assert turns.seen == [[100]]
+    turns.clock.advance(0)
+    assert turns.seen == [[100], [2, 4]]
+    turns.waiting[1].callback(None)
+    assert turns.answers == [1, 2]
+    turns.waiting[0].callback(None)
+    assert turns.answers == [1, 2, 50]
 
 
 def test_where_the_work_fails_each_is_done_again_alone() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.accepting import Handover
+from gatewayd.core.bridges import Behind, Bridges
 from gatewayd.core.consent import DAY, INBOX, INTRODUCTIONS, JUNK, Consent, Policy, Provenance, fault, place
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.dmarc import Verdict
@@ -23,9 +24,10 @@ from gatewayd.core.examination import Examined, Signature
 from gatewayd.core.reception import Reception
 from gatewayd.core.submitting import Submission
 from gatewayd.errors import StoreError, StoreFull
+from gatewayd.interfaces.dns import Endpoint
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account, ContactState
-from gatewayd.interfaces.routes import Origin
+from gatewayd.interfaces.routes import Bridged, Origin
 from gatewayd.message import bridge
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Part, Payload
@@ -121,6 +123,9 @@ def test_whether_anybody_vouches_for_the_author(result: Examined, vouched: bool)
 # -- the post office ------------------------------------------------------------------------------------------------
 
 
+NOTHING: Any = None  # is not asked
+
+
 def stamp(name: str) -> bytes:
     return f"Received: by mx.alpha.test id {name}\r\n".encode()
 
@@ -177,7 +182,7 @@ class Office:
         return answers
 
     def send(self, account: Account, sent: Content, to: tuple[Address, ...]) -> dict[Address, Outcome]:
-        (answers,) = self.one(self.office.submit([Submission(account, sent.payload, sent.bodies, to)]))
+        (answers,) = self.one(self.office.submit([Submission(account, sent, to)]))
         return answers
 
     def mail(self, author: str = str(CAROL), *to: Address, sender: Address | None = CAROL) -> Outcome:
@@ -341,6 +346,20 @@ def test_an_object_that_names_another_author_than_its_mail(office: Office) -> No
     forged = Content(b"", content.payload.replace(b"dave@beta.test", b"eve@@beta.test"), b"", content.bodies)
     answers = office.one(office.accepting(forged, CAROL))
     assert answers[BOB].code == "5.6.0"
+
+
+def test_what_waits_for_a_disk_or_another_server_holds_up_nobody_else(office: Office) -> None:
+    bridged = Domain.parse("behind.test")
+    office.office._bridges = Bridges({bridged: Behind(Bridged(Endpoint("127.0.0.9", 25)))}, NOTHING, NOTHING)
+    large = Part(sha256(b"x" * 100_000).digest(), "image/png", 100_000)
+    heavy = Content(b"", Payload(str(BOB), (), 1, b"n" * 16, parts=(large,)).encode(), b"", {})
+    for content, to, long in (
+        (native(BOB), ALICE, False),
+        (native(BOB), Address("carol", bridged), True),
+        (heavy, ALICE, True),
+        (Content(b"", b"no payload", b"", {}), ALICE, False),  # is refused at once
+    ):
+        assert office.office.takes_long(Submission(office.bob, content, (BOB, to))) is long
 
 
 def test_writing_grants_the_answer(office: Office) -> None:

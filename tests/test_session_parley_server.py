@@ -47,7 +47,7 @@ from gatewayd.session import parley_server, parley_sync
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
-from gatewayd.session.parley_send import Accept, brings_blobs
+from gatewayd.session.parley_send import Accept
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
@@ -149,14 +149,14 @@ class House:
         self.office = PostOffice(
             self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes, consent=consent
         )
-        self._submit = Gathered(self.office.submit, reactor)
+        self._submit = Gathered(self.office.submit, reactor, self.office.takes_long)
         recipients = Recipients(self.store, self.hostname, None)
         self.contacts = Contacts(self.store, consent, recipients, Routes(route), ParleyPeers(self.courier), now)
         self.presence = Presence(self.store, route, self.courier, now)
         self.authenticator = Authenticator(self.store, derive, at_once, b"secret")
 
     def _lane(self) -> Accept:
-        return Gathered(self.office.accept, self.reactor, brings_blobs)
+        return Gathered(self.office.accept, self.reactor, self.office.takes_long)
 
     def _make(self) -> tuple[CountingEngine, ParleyServerSession]:
         engine = CountingEngine()

@@ -37,7 +37,7 @@ from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge, submission
 from gatewayd.message.mime import Mail
-from gatewayd.message.model import Content
+from gatewayd.message.model import Content, ObjectError
 from gatewayd.outcome import (
     ALIAS_LOOP,
     NO_SUCH_USER,
@@ -256,6 +256,15 @@ class PostOffice:
     async def submit(self, submissions: Sequence[Submission]) -> list[Answers]:
         """Objects of signed-in Parley users, of however many at once: an outcome for each recipient of each."""
         return await self._submitting.submit(submissions)
+
+    def takes_long(self, one: Submission | Handover) -> bool:
+        """It waits for a disk, a peer or a server behind us: nobody else's should wait for it."""
+        try:
+            if one.content.blobs:
+                return True
+        except ObjectError:
+            return False  # it will be refused
+        return any(to.domain in self._bridges for to in one.recipients)
 
     async def accept(self, handovers: Sequence[Handover]) -> list[Answers]:
         """Objects of a peer domain, however many at once: an outcome for each recipient of each."""

@@ -33,11 +33,10 @@ NO_RECEIPT = Refused("5.7.1", "Receipts are made by the server that has the mess
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A signed-in user's object, which nobody has signed yet."""
+    """What a signed-in user sends."""
 
     account: Account
-    payload: bytes
-    bodies: Mapping[bytes, bytes]
+    content: Content  # not signed yet
     recipients: Sequence[Address]  # each once
 
 
@@ -63,10 +62,9 @@ class Submitting:
         refused: dict[int, Outcome] = {}
         unsigned: dict[int, Content] = {}
         for number, submission in enumerate(submissions):
-            content = Content(b"", submission.payload, b"", submission.bodies)
-            fault = await self._fault(submission.account, content)
+            fault = await self._fault(submission.account, submission.content)
             if fault is None:
-                unsigned[number] = content
+                unsigned[number] = submission.content
             else:
                 refused[number] = fault
         letters: dict[int, Letter] = {}

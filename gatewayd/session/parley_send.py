@@ -40,7 +40,8 @@ class Sending:
 
     def from_user(self, account: Account, body: Send, done: Done) -> None:
         addresses, recipients, bodies = _read(body)
-        self._submit(Submission(account, body.payload, bodies, recipients), _answered(body, addresses, done))
+        content = Content(b"", body.payload, b"", bodies)
+        self._submit(Submission(account, content, recipients), _answered(body, addresses, done))
 
     def from_peer(self, peer: Domain, body: Send, source: Source, done: Done) -> None:
         addresses, recipients, bodies = _read(body)
@@ -48,16 +49,10 @@ class Sending:
         try:
             content = Content.from_signed(body.signed, bodies)
             reverse_path = Address.parse(body.from_) if body.from_ else None
-            _ = content.absent  # it can be read
         except (ObjectError, AddressError) as error:
             answered(dict.fromkeys(recipients, Refused("5.6.0", str(error))))
             return
         self._accept(Handover(peer, content, reverse_path, recipients, source), answered)
-
-
-def brings_blobs(handover: Handover) -> bool:
-    """It takes its time, and the others do not wait for it."""
-    return bool(handover.content.absent)
 
 
 def _read(body: Send) -> tuple[dict[str, Address], tuple[Address, ...], dict[bytes, bytes]]:
