@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,3 +195,25 @@ def test_who_trickles_is_given_up_like_who_is_silent() -> None:
     assert drip(b"x", 299, 60)
     assert not drip(b"x" * 100, 1, 60)  # a slow line, with a large message
     assert not drip(b"NOOP\n", 299, 60)
+
+
+class OverTLS(StringTransport):
+    """As Twisted's TLS when the other side has ended it: it goes once the connection below has written all, and has no
+    producer any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transport = SimpleNamespace(disconnecting=False)
+
+
+def test_who_ends_tls_while_we_have_much_to_write_is_let_go() -> None:
+    transport = OverTLS()
+    link = LinkProtocol(LineEngine(), Patient(), task.Clock(), implicit_tls=False)  # type: ignore[arg-type]
+    link.makeConnection(transport)
+    link.pauseProducing()
+    link.resumeProducing()
+    assert transport.producer is link
+    link.pauseProducing()
+    transport.transport.disconnecting = True
+    link.resumeProducing()
+    assert transport.producer is None

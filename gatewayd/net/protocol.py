@@ -163,6 +163,9 @@ class LinkProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         self.full = False
+        if not self._gone and getattr(getattr(self.transport, "transport", None), "disconnecting", False):
+            # the other side ended TLS while we had more to write than it liked: Twisted waits for yet more of us
+            cast(Any, self.transport).unregisterProducer()
         waiting, self._readers = self._readers, []
         for reader in waiting:
             reader.callback(None)
