@@ -178,10 +178,10 @@ def test_who_else_and_back(alpha: House, tmp_path: Path) -> None:
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await until(pilot, lambda: "bob@alpha.test (2)" in options(app, "conversations"))
         await shows(pilot, app, "a note to myself")
-        names = options(app, "conversations")
         shown = app.query_one("#conversations", OptionList)
         shown.focus()
-        shown.highlighted = names.index("bob@alpha.test (2)")
+        await until(pilot, lambda: shown.has_focus)  # from now on the list keeps what is highlighted
+        shown.highlighted = options(app, "conversations").index("bob@alpha.test (2)")
         await pilot.press("enter")
         await shows(pilot, app, "two")
         assert "a note" not in said(app)
