@@ -105,8 +105,8 @@ class Accepting:
             object_types.check(content)
         except (ObjectError, AddressError) as error:
             return Refused("5.6.0", str(error))
-        # a mail is rendered whole
-        return TOO_BIG if too_big(content, self._largest_mail if fields.type == MAIL else self._largest) else None
+        most = self._largest_mail if fields.type == MAIL else self._largest  # a mail is rendered whole
+        return TOO_BIG if too_big(content, most) else None
 
     async def _letter(self, handover: Handover) -> tuple[Letter | None, Answers]:
         """What is to be posted, if anything, and answers for those whom it does not reach."""

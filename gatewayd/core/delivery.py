@@ -343,7 +343,7 @@ class PostOffice:
         return next((a.domain for a in recipients if a.domain in domains), self._hostname)
 
     async def _writes(
-        self, account: Account, content: Content, recipients: Sequence[Address], *, by_hand: bool = True
+        self, account: Account, content: Content, recipients: Sequence[Address], *, by_hand: bool
     ) -> bool:
         """Who is written to may answer, and the receipts that the message asks for will be known when they come."""
         try:

@@ -26,7 +26,6 @@ from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import object_types
 from gatewayd.message.model import MAIL, MAX_PAYLOAD, RECEIPT, Content, ObjectError, Part
-from gatewayd.message.receipts import may_ask
 from gatewayd.outcome import NOT_YOUR_ADDRESS, STORE_FAILED, TOO_BIG, Outcome, Refused
 
 NO_RECEIPT = Refused("5.7.1", "Receipts are made by the server that has the message")
@@ -60,23 +59,20 @@ class Submitting:
     async def submit(self, submissions: Sequence[Submission]) -> list[Answers]:
         """An outcome for each recipient of each, when it is durable."""
         refused: dict[int, Outcome] = {}
-        unsigned: dict[int, Content] = {}
         for number, submission in enumerate(submissions):
-            fault = await self._fault(submission.account, submission.content)
-            if fault is None:
-                unsigned[number] = submission.content
-            else:
+            fault = await self._fault(submission.account, submission.content) or await self._held(submission)
+            if fault is not None:
                 refused[number] = fault
+        taken = {number: each for number, each in enumerate(submissions) if number not in refused}
+        payloads = [(each.account.address.domain, each.content.payload) for each in taken.values()]
         letters: dict[int, Letter] = {}
-        contents = await self._signed({n: (submissions[n].account, content) for n, content in unsigned.items()})
-        for number, signed in contents.items():
-            submission = submissions[number]
-            held = STORE_FAILED if signed is None else await self._held(submission)
-            if signed is None or held is not None:
-                refused[number] = held or STORE_FAILED
+        for (number, each), made in zip(taken.items(), await self._signer.sign_all(payloads), strict=True):
+            if made is None:
+                self.log.error("no signing key for {domain}", domain=each.account.address.domain)
+                refused[number] = STORE_FAILED
                 continue
-            envelope = Envelope(submission.account.address, tuple(submission.recipients))
-            letters[number] = Letter(signed, envelope, b"", author=submission.account)
+            envelope = Envelope(each.account.address, tuple(each.recipients))
+            letters[number] = Letter(each.content.sealed(*made), envelope, b"", author=each.account)
         for number, failed in (await self._unwritten(letters)).items():
             refused[number] = failed
             del letters[number]
@@ -117,18 +113,6 @@ class Submitting:
             return True
         return await self._store.names_blob(account.account_id, part.hash)
 
-    async def _signed(self, unsigned: Mapping[int, tuple[Account, Content]]) -> dict[int, Content | None]:
-        """None where the domain has no key."""
-        payloads = [(account.address.domain, content.payload) for account, content in unsigned.values()]
-        signed: dict[int, Content | None] = {}
-        for (number, (account, content)), made in zip(
-            unsigned.items(), await self._signer.sign_all(payloads), strict=True
-        ):
-            if made is None:
-                self.log.error("no signing key for {domain}", domain=account.address.domain)
-            signed[number] = None if made is None else content.sealed(*made)
-        return signed
-
     async def _held(self, submission: Submission) -> Outcome | None:
         """The user writes to too many elsewhere."""
         if self._admission is None or not self._admission.counts_accounts:
@@ -149,8 +133,6 @@ class Submitting:
             return dict.fromkeys(letters, self._posting.failed(error))
         failed = {}
         for number, (account, recipients) in written.items():
-            if not may_ask(letters[number].content):
-                continue
             try:
                 await self._receipts.expect(account, letters[number].content, recipients)
             except StoreError as error:

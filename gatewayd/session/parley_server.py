@@ -147,15 +147,11 @@ class ParleyServerSession:
             self._submitted(request, error)
 
     def _submitted(self, request: Request, reply: SendReply | Exception) -> None:
-        if isinstance(reply, Exception):
-            self._release()
-            self._reply(request, failure(reply))
-        elif self._link.full:  # who does not read the answers is asked for no more questions
-            self._reply(request, reply)
+        if self._link.full:  # who does not read the answers is asked for no more questions
             self._link.spawn(self._release_when_read())
         else:
             self._release()
-            self._reply(request, reply)
+        self._reply(request, failure(reply) if isinstance(reply, Exception) else reply)
 
     async def _answer_and_release(self, request: Request) -> None:
         try:
