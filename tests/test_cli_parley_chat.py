@@ -567,13 +567,13 @@ def test_a_large_file_shows_how_far_it_is_and_can_be_stopped(
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "[large.bin, 1.0 MB]")
         seen: list[str] = []
-        shown = app._show_status
+        shown = app._status._show
 
         def show() -> None:
             shown()
             seen.append(status(app))
 
-        monkeypatch.setattr(app, "_show_status", show)
+        monkeypatch.setattr(app._status, "_show", show)
         await choose(pilot, app, "large.bin", "s")
         await until(pilot, lambda: any("saved as" in note.message for note in app._notifications))
         assert any("\N{DOWNWARDS ARROW} large.bin" in text for text in seen), seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,12 +21,14 @@ from twisted.python.failure import Failure
 
 from gatewayd.address import Address
 from gatewayd.cli.parley.chat import lines, look
-from gatewayd.cli.parley.chat.dialogs import Ask, Paths, Sure, Tell
+from gatewayd.cli.parley.chat.deeds import Deeds
+from gatewayd.cli.parley.chat.dialogs import Ask, Paths, Tell
 from gatewayd.cli.parley.chat.history import EARLIER, History
-from gatewayd.cli.parley.chat.news import Changed, Moved, SignalCame, State
+from gatewayd.cli.parley.chat.news import Changed, SignalCame, State
 from gatewayd.cli.parley.chat.people import People
 from gatewayd.cli.parley.chat.searching import Search
 from gatewayd.cli.parley.chat.signals import PRESENCE_EVERY, TYPING_EVERY, Heard
+from gatewayd.cli.parley.chat.status import Status
 from gatewayd.cli.parley.chat.talk import NotNow, Seen, Talk, View
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.cli.parley.terminal import plain
@@ -33,10 +36,8 @@ from gatewayd.client import ConnectionGone
 from gatewayd.client.archive import Conversation
 from gatewayd.client.conversation import Said
 from gatewayd.client.device import Device
-from gatewayd.message.model import EDIT, REACTION, RETRACT, Part
+from gatewayd.message.model import EDIT
 
-REACTIONS = ("\N{THUMBS UP SIGN}", "\N{HEAVY BLACK HEART}\ufe0f", "\N{FACE WITH TEARS OF JOY}",
-    "\N{FACE WITH OPEN MOUTH}", "\N{CRYING FACE}", "\N{PERSON WITH FOLDED HANDS}")  # fmt: skip
 BELL_EVERY = 5.0  # seconds
 
 
@@ -61,14 +62,12 @@ class ChatApp(App[None]):
         self._user = self._talk.user
         self._view = View(first)
         self._heard = Heard()
-        self._status = Static(markup=False, id="status")
+        self._status = Status(self._user)
         self._list = OptionList(markup=False, id="conversations")
         self._title = Static(markup=False, id="title")
         self._shown = History(self._user)
         self._writing = Writing()
-        self._state = State("opening", False)
-        self._waiting = 0  # messages in the outbox
-        self._moving: dict[bytes, Moved] = {}  # files on their way
+        self._deeds = Deeds(self, self._talk, self._writing, self._status, self._turn_to)
         self._go_to = b""  # a message that is to be highlighted when it is there
         self._new = b""  # the first one that was not read when it came in sight
         self._greeted = ("", 0)  # whom we last told that we are there, and on which connection
@@ -90,7 +89,6 @@ class ChatApp(App[None]):
     # -- the other thread ---------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        self._show_status()
         self._writing.focus()
         self._refresh()
         device = self._device
@@ -99,7 +97,7 @@ class ChatApp(App[None]):
             device.on_changed = lambda new: self._tell_screen(Changed([m.sender for m in new]))
             device.parley.on_state = self._connection_changed
             device.parley.on_signal = lambda signal: self._tell_screen(SignalCame(signal))
-            device.progress = lambda part, octets: self._file_moved(part, octets, up=True)
+            device.progress = partial(self._status.file_moves, up=True)
             Deferred.fromCoroutine(device.run()).addErrback(self._device_stopped)
 
         self._reactor.callFromThread(begin)
@@ -110,12 +108,6 @@ class ChatApp(App[None]):
         """On the reactor's thread."""
         text = "online" if why is None else f"offline, trying again: {why}"
         self._tell_screen(State(text, why is None))
-
-    def _file_moved(self, part: Part, octets: int, *, up: bool) -> None:
-        """On the reactor's thread; the screen hears of it a hundred times at most."""
-        known = self._moving.get(part.hash)
-        if known is None or 100 * known.octets // part.size != 100 * octets // part.size:
-            self._tell_screen(Moved(part, octets, up=up))
 
     def _device_stopped(self, failure: Failure) -> None:
         if not failure.check(ConnectionGone):
@@ -140,19 +132,12 @@ class ChatApp(App[None]):
             self.bell()
 
     def on_state(self, event: State) -> None:
-        self._state = event
+        self._status.show_state(event)
         self._refresh()
 
     def on_signal_came(self, event: SignalCame) -> None:
         self._heard.hear(event.signal, time.monotonic())
         self._show_title()
-
-    def on_moved(self, event: Moved) -> None:
-        if event.octets < event.part.size:
-            self._moving[event.part.hash] = event
-        else:
-            self._moving.pop(event.part.hash, None)
-        self._show_status()
 
     def on_app_focus(self) -> None:
         self._refresh()  # now it is read
@@ -160,16 +145,6 @@ class ChatApp(App[None]):
 
     def action_try_now(self) -> None:
         self._talk.try_now()
-
-    def _show_status(self) -> None:
-        moving = [
-            lines.progress(one.part.name or "", one.octets, one.part.size, up=one.up) for one in self._moving.values()
-        ]
-        waiting = [f"{self._waiting} to be sent"] if self._waiting else []
-        unread = sum(one.unread for one in self._conversations if one.name != self._view.name)
-        others = [f"{unread} unread"] if unread else []
-        self._status.update(plain("  ".join((self._user, *others, *waiting, *moving, self._state.text))))
-        self._status.set_class(not self._state.online, "offline")
 
     @work(exclusive=True, group="refresh")
     async def _refresh(self) -> None:
@@ -183,15 +158,15 @@ class ChatApp(App[None]):
         if not self.is_running or view != self._view:
             return  # the user left, or wants to see something else meanwhile
         self._view = seen.view
-        self._waiting = seen.waiting
         self._show_conversations(seen.conversations)
         self._show_said(seen)
-        self._show_status()
+        elsewhere = sum(one.unread for one in seen.conversations if one.name != self._view.name)
+        self._status.count(unread=elsewhere, waiting=seen.waiting)
         if self._greeted != (self._view.name, self._device.parley.connections):
             self._greeted = self._view.name, self._device.parley.connections
             self._say_present()
-        unread = any(one.unread for one in seen.conversations if one.name == self._view.name)
-        if unread and self.app_focus and not self._view.strangers and self._device.parley.is_online:
+        here = any(one.unread for one in seen.conversations if one.name == self._view.name)
+        if here and self.app_focus and not self._view.strangers and self._device.parley.is_online:
             await self._talk.read(self._view.name)
 
     def _show_conversations(self, conversations: list[Conversation]) -> None:
@@ -303,10 +278,8 @@ class ChatApp(App[None]):
     async def _search(self) -> None:
         found = await self.push_screen_wait(Search(self._talk.search))
         if found:
-            await self._go(found[0], found[1].id)
-
-    async def _go(self, conversation: str, id: bytes) -> None:
-        self._turn_to(await self._talk.around(conversation, id), id)
+            conversation, message = found
+            self._turn_to(await self._talk.around(conversation, message.id), message.id)
 
     # -- that we are here --------------------------------------------------------------------------------------------
 
@@ -387,83 +360,8 @@ class ChatApp(App[None]):
     # -- about one message --------------------------------------------------------------------------------------------
 
     def on_history_deed(self, event: History.Deed) -> None:
-        said = event.said
-        deeds: dict[str, Callable[[Said], Coroutine[Any, Any, None]]] = {
-            "answer": self._answer, "edit": self._edit, "react": self._react, "take_back": self._take_back,
-            "save_files": self._save_files, "thread": self._thread, "original": self._original,
-            "details": self._details, "cancel": self._cancel, "accept": self._accept, "refuse": self._refuse,
-        }  # fmt: skip
-        self._do(lambda: deeds[event.kind](said))
-
-    async def _answer(self, said: Said) -> None:
-        if said.waiting is not None:
-            raise NotNow("it was not sent yet")
-        self._writing.begin(said)
-        self._writing.focus()
-
-    async def _edit(self, said: Said) -> None:
-        if not self._mine(said):
-            raise NotNow("only messages of yours can be edited, once they are sent")
-        self._writing.begin(said, editing=True, text=said.text)
-        self._writing.focus()
-
-    async def _react(self, said: Said) -> None:
-        picks = "  ".join(f"{number} {one}" for number, one in enumerate(REACTIONS, 1))
-        text = await self.push_screen_wait(Ask(f"React with (an emoji, or a number: {picks})"))
-        if text:
-            text = REACTIONS[int(text) - 1] if text in map(str, range(1, len(REACTIONS) + 1)) else text
-            original = said.message
-            others = [to for to in dict.fromkeys((original.sender, *original.content.fields.to)) if to != self._user]
-            await self._talk.send(others or [self._user], text, type=REACTION, answers=original)
-
-    async def _take_back(self, said: Said) -> None:
-        if not self._mine(said):
-            raise NotNow("only messages of yours can be taken back, once they are sent")
-        if await self.push_screen_wait(Sure(f"Take back, as far as the others' programs obey: {lines.quote(said)}")):
-            await self._talk.send(said.message.content.fields.to, type=RETRACT, replaces=said.message.id)
-
-    def _mine(self, said: Said) -> bool:
-        return said.message.sender == self._user and not said.retracted and said.waiting is None
-
-    async def _save_files(self, said: Said) -> None:
-        if not said.message.files:
-            raise NotNow("the message has no files")
-
-        def told(part: Part, octets: int) -> None:
-            self._file_moved(part, octets, up=False)
-
-        try:
-            for path in await self._talk.save(said.message.id, told):
-                self.notify(plain(f"saved as {path}"), markup=False)
-        finally:
-            self._moves_no_more(said)
-
-    def _moves_no_more(self, said: Said) -> None:
-        for part in said.message.files:
-            self._moving.pop(part.hash, None)
-        self._show_status()
-
-    async def _cancel(self, said: Said) -> None:
-        await self._talk.cancel(said)
-        self._moves_no_more(said)
-
-    async def _thread(self, said: Said) -> None:
-        if said.waiting is None:
-            self._turn_to(View(self._view.name, thread=said.message.id), said.message.id)
-
-    async def _original(self, said: Said) -> None:
-        if said.answers is None:
-            raise NotNow("it answers nothing that is here")
-        await self._go(self._view.name, said.answers.message.id)
-
-    async def _details(self, said: Said) -> None:
-        self.push_screen(Tell(lines.details(said)))
-
-    async def _accept(self, said: Said) -> None:
-        await self._talk.decide(said.message, accept=True)
-
-    async def _refuse(self, said: Said) -> None:
-        await self._talk.decide(said.message, accept=False)
+        deed: Callable[[Said], Coroutine[Any, Any, None]] = getattr(self._deeds, event.kind)
+        self._do(lambda: deed(event.said))
 
 
 def _path(text: str) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from textual.message import Message as Event
 
-from gatewayd.message.model import Part
 from gatewayd.wire.parley.schema import Signalled
 
 
@@ -31,13 +30,3 @@ class SignalCame(Event):
     def __init__(self, signal: Signalled) -> None:
         super().__init__()
         self.signal = signal
-
-
-class Moved(Event):
-    """So many octets of a file are there."""
-
-    def __init__(self, part: Part, octets: int, *, up: bool) -> None:
-        super().__init__()
-        self.part = part
-        self.octets = octets
-        self.up = up
