@@ -256,7 +256,7 @@ def test_send_and_inbox(gateway: Gateway, alice: Home, bob: Home) -> None:
     assert (first, second) == ("a.txt\n", "a-1.txt\n")
     assert (bob.root / "a-1.txt").read_text() == "attached"
     assert bob.run("save", found[-1]["uid"], ok=1).stderr == "parley: the message has no files\n"
-    assert bob.run("save", "ffffffff", ok=1).stderr.startswith("parley: no message ffffffff on this device")
+    assert bob.run("save", "ffffffff", ok=1).stderr.startswith("parley: no message ffffffff in INBOX")
     assert bob.run("save", str(found[-3]["id"])[:10], "--into", "nowhere", ok=1).stderr.startswith("parley: [Errno 2]")
     assert bob.inbox("--mailbox", "Sent") == []
     assert alice.inbox("--mailbox", "Sent")[-1]["text"] == "Hello"
@@ -278,6 +278,34 @@ def test_answers_and_searching(gateway: Gateway, alice: Home, bob: Home) -> None
     assert bob.run("send", "--answers", "99999", "alice@alpha.test", "x", ok=1).stderr.startswith("parley: no message")
     assert bob.inbox("--unread")[-1]["id"] == sent["id"]
     assert f"{found['uid']}*  " in bob.run("inbox").stdout
+
+
+def test_edit_retract_and_react(gateway: Gateway, alice: Home, bob: Home) -> None:
+    (alice.root / "menu.txt").write_text("soup")
+    words = "send", "--json", "--subject", "Lunch", "--file", "menu.txt", "bob@alpha.test", "At none?"
+    original = json.loads(alice.run(*words).stdout)["id"]
+    assert alice.run("edit", original[:12], "At", "noon?").stderr == "bob@alpha.test: 2.0.0 Delivered\n"
+    edit = alice.inbox("--mailbox", "Sent")[-1]
+    assert (edit["type"], edit["replaces"], edit["text"]) == ("edit", original, "At noon?")
+    assert (edit["subject"], edit["files"]) == ("Lunch", ["menu.txt"])
+    alice.run("edit", original, "--subject", "Dinner", text="At six?")
+    got = bob.inbox()[-1]
+    assert (got["replaces"], got["subject"], got["text"]) == (original, "Dinner", "At six?")
+    liked = json.loads(bob.run("react", "--json", original[:12], "\N{THUMBS UP SIGN}").stdout)
+    assert [result["to"] for result in liked["results"]] == ["alice@alpha.test"]
+    assert (alice.inbox()[-1]["type"], alice.inbox()[-1]["answers"]) == ("reaction", original)
+    bob.run("retract", liked["id"])
+    alice.run("retract", next(m["uid"] for m in alice.inbox("--mailbox", "Sent") if m["id"] == original))
+    assert [m["replaces"] for m in (alice.inbox()[-1], bob.inbox()[-1])] == [liked["id"], original]
+    for home, words, why in (
+        (bob, ("edit", original, "x"), "only what you wrote yourself can be edited"),
+        (bob, ("retract", original), "only what you wrote yourself can be taken back"),
+        (alice, ("edit", edit["id"], "x"), "what is of the type edit cannot be edited"),
+        (alice, ("edit", original, "x"), "it is taken back, and shown no more"),
+        (bob, ("react", original, "far too many words for a reaction, which is an emoji or a few characters"),
+            "a reaction is an emoji or a few characters, at most 64 octets"),
+    ):  # fmt: skip
+        assert home.run(*words, ok=1).stderr == f"parley: {why}\n"
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\udcff not UTF-8"])

@@ -240,10 +240,13 @@ def test_edits_reactions_and_taking_back(alpha: House, tmp_path: Path) -> None:
         assert app.query_one(Writing).text == ""
         await choose(pilot, app, "mist", "plus")
         await pilot.press(*"+1", "enter")
-        await shows(pilot, app, "+1 alice@alpha.test")
+        await shows(pilot, app, "+1 you")
         await choose(pilot, app, "mist", "plus")
         await pilot.press("1", "enter")
-        await shows(pilot, app, "\N{THUMBS UP SIGN} alice@alpha.test")
+        await shows(pilot, app, "\N{THUMBS UP SIGN} you")
+        await choose(pilot, app, "mist", "plus")
+        await pilot.press(*"+1", "enter")  # the same again takes it back
+        await until(pilot, lambda: "+1 you" not in said(app), lambda: said(app))
         await write(pilot, app, "my mistale")
         await shows(pilot, app, "you  on the server\nmy mistale")
         await choose(pilot, app, "mistale", "e")
@@ -264,7 +267,42 @@ def test_edits_reactions_and_taking_back(alpha: House, tmp_path: Path) -> None:
         await shows(pilot, app, "edited\nmissed")
 
     play(alpha, tmp_path, scene)
-    assert [m.type for m in inbox(alpha, sign_in(alpha, BOB))] == ["reaction", "reaction", "message", "edit", "retract"]
+    assert [m.type for m in inbox(alpha, sign_in(alpha, BOB))] == [
+        "reaction", "reaction", "retract", "message", "edit", "retract",
+    ]  # fmt: skip
+
+
+def test_changes_offline(alpha: House, tmp_path: Path) -> None:
+    """They are shown, and that they wait; one is given up."""
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    alpha.wait(alice.send([str(BOB)], "mistale"))
+    alpha.wait(bob.send([str(ALICE)], "hello"))
+
+    async def first(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "hello")
+
+    play(alpha, tmp_path, first)
+    alpha.hush()
+
+    async def second(pilot: Pilot[None], app: ChatApp) -> None:
+        await shows(pilot, app, "hello")
+        await choose(pilot, app, "mistale", "e")
+        await until(pilot, lambda: app.query_one(Writing).text == "mistale")
+        await write(pilot, app, "mistake")
+        await shows(pilot, app, "edited  a change waits to be sent\nmistake")
+        await choose(pilot, app, "hello", "plus")
+        await pilot.press(*"+1", "enter")
+        await shows(pilot, app, "a change waits to be sent\nhello\n+1 you")
+        await until(pilot, lambda: "2 to be sent" in status(app))
+        await choose(pilot, app, "hello", "x")
+        await until(pilot, lambda: "+1" not in said(app), lambda: said(app))
+        await asyncio.to_thread(alpha.listen)
+        app._device.parley._where = (here(alpha), *app._device.parley._where[1:])
+        await until(pilot, lambda: "waits to be sent" not in said(app), lambda: said(app))
+        assert "edited\nmistake" in said(app)
+
+    play(alpha, tmp_path, second)
+    assert [m.type for m in inbox(alpha, sign_in(alpha, BOB))] == ["message", "edit"]
 
 
 def test_strangers_wait_and_are_decided_upon(alpha: House, tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from gatewayd.address import Domain
-from gatewayd.client.conversation import laid_together, most_known, unsent
-from gatewayd.client.message import Message, Receipt, compose
+from gatewayd.client.conversation import laid_together, most_known
+from gatewayd.client.message import Message, Receipt, about, compose
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.message.model import Content, Part, Payload
@@ -82,7 +83,7 @@ def test_reactions() -> None:
     gone = said("-", BOB, type="reaction", parents=(original.id,), date=3)
     back = said("", BOB, type="retract", replaces=gone.id, date=4)
     (one,) = laid_together([original, *liked, gone, back])
-    assert one.reactions == ((BOB, "\N{THUMBS UP SIGN}"),)
+    assert one.reactions == {(BOB, "\N{THUMBS UP SIGN}"): [liked[0].id, liked[1].id]}
 
 
 def test_what_this_program_does_not_know() -> None:
@@ -100,7 +101,28 @@ def test_the_most_that_is_known() -> None:
     assert most_known(said) == {"b": "displayed", "c": "delivered"}
 
 
-def test_what_waits() -> None:
-    draft = compose(ALICE, [BOB], "later", now=1, subject="S")
-    one = unsent(draft, "4.4.1 no route")
-    assert (one.message.id, one.text, one.subject, one.waiting) == (draft.id, "later", "S", "4.4.1 no route")
+def test_drafts_are_laid_upon_what_they_change() -> None:
+    """As if they had been sent; which are drafts is told."""
+    original = said("one")
+    edit = compose(ALICE, text="two", now=9, **about("edit", original, ALICE)).message
+    liked = compose(BOB, text="+1", now=9, **about("reaction", original, BOB)).message
+    (one,) = laid_together([original, edit, liked])
+    assert (one.text, list(one.reactions), one.changes) == ("two", [(BOB, "+1")], [edit.id, liked.id])
+    unliked = compose(BOB, now=9, **about("retract", liked, BOB)).message
+    (one,) = laid_together([original], [liked, unliked])
+    assert (one.reactions, one.changes) == ({}, [liked.id, unliked.id])
+    back = compose(ALICE, now=9, **about("retract", original, ALICE)).message
+    (one,) = laid_together([original, back])
+    assert (one.retracted, one.changes) == (True, [back.id])
+
+
+def test_files_are_those_of_the_version_that_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "menu.txt").write_text("soup")
+    original = compose(ALICE, [BOB], "at none", now=1, files=[tmp_path / "menu.txt"]).message
+    (menu,) = original.files
+    edit, without = (
+        compose(ALICE, text="at noon", now=9, kept=kept, **about("edit", original, ALICE)) for kept in (original, None)
+    )
+    assert edit.bodies == (b"at noon", b"soup")
+    assert [one.files for one in laid_together([original, edit.message])] == [(menu,)]
+    assert [one.files for one in laid_together([original, without.message])] == [()]

@@ -329,6 +329,56 @@ def test_a_large_file_that_is_not_sent_after_all(alpha: House, alice: Device, tm
     assert received(alpha) == ["second"]
 
 
+def test_changes_offline(alpha: House, alice: Device, tmp_path: Path) -> None:
+    """An edit, a reaction and a retraction are shown at once, and leave later; one of them does not, after all."""
+    (tmp_path / "large").write_bytes(bytes(100_000))
+    bob = sign_in(alpha, BOB)
+    for text, files in (("helo", [tmp_path / "large"]), ("oops", [])):
+        alpha.wait(alice.send([str(BOB)], compose(str(ALICE), [str(BOB)], text, now=1.0, files=files)))
+    alpha.wait(bob.send([str(ALICE)], "hi"))
+    alpha.wait(alice.sync())
+    ids = {
+        message.text: message.id for name in ("INBOX", "Sent") for message in alpha.wait(alice.archive.mailbox(name))
+    }
+    alpha.hush()
+    liked = "\N{THUMBS UP SIGN}"
+    changes = ("edit", "helo", "hello"), ("reaction", "hi", liked), ("reaction", "hi", "-"), ("retract", "oops", "")
+    for type, text, what in changes:
+        made = alpha.wait(alice.about(type, ids[text], what))
+        with pytest.raises(OSError, match="refused"):
+            alpha.wait(alice.send(made.to, made))
+
+    def shown() -> dict[bytes, tuple[str, bool, list[str], int]]:
+        found = alpha.wait(alice.conversation(str(BOB), 10))
+        return {
+            one.message.id: (one.text, one.retracted, [what for _, what in one.reactions], len(one.changes))
+            for one in found
+        }
+
+    assert shown() == {
+        ids["helo"]: ("hello", False, [], 1),
+        ids["oops"]: ("", True, [], 1),
+        ids["hi"]: ("hi", False, [liked, "-"], 2),
+    }
+    (hi,) = [one for one in alpha.wait(alice.conversation(str(BOB), 10)) if one.text == "hi"]
+    alpha.wait(alice.cancel(hi.reactions[str(ALICE), "-"][0]))
+    back(alpha, alice)
+    alpha.wait(alice.sync())
+    expected = {
+        ids["helo"]: ("hello", False, [], 0),
+        ids["oops"]: ("", True, [], 0),
+        ids["hi"]: ("hi", False, [liked], 0),
+    }
+    assert shown() == expected
+    got = inbox(alpha, sign_in(alpha, BOB))
+    assert [message.type for message in got[2:]] == ["edit", "reaction", "retract"]
+    assert [part.name for part in got[-1].files] == ["large"]
+    with pytest.raises(ValueError, match="is taken back"):
+        alpha.wait(alice.about("edit", ids["oops"], "x"))
+    with pytest.raises(ValueError, match="not here any more"):
+        alpha.wait(alice.about("edit", bytes(32), "x"))
+
+
 def test_mailboxes_that_are_renamed_or_deleted(alpha: House, alice: Device) -> None:
     """What is in them is there under the new name, though two change names; or gone."""
     parley = sign_in(alpha, ALICE)

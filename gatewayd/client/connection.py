@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 
 from gatewayd.address import Address
 from gatewayd.client.dialling import dial
-from gatewayd.client.message import Draft, Message, Receipt, compose
+from gatewayd.client.message import Draft, Message, Receipt, about, compose
 from gatewayd.client.tail import Tail
 from gatewayd.client.transfer import Progress, download, ignored, upload
 from gatewayd.interfaces.dns import Endpoint
@@ -149,32 +149,33 @@ class ParleyClient:
     async def send(
         self, to: Sequence[str], text: str = "", *, subject: str = "", files: Sequence[Path] = (),
         parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE,
-        replaces: bytes | None = None, receipts: Collection[str] = (), progress: Progress = ignored,
+        replaces: bytes | None = None, receipts: Collection[str] = (), kept: Message | None = None,
+        progress: Progress = ignored,
     ) -> tuple[Result, ...]:  # fmt: skip
         """One message, as `compose` makes it; a result for each recipient, in their order."""
         draft = await deferToThread(
             compose, self.user, to, text, now=self._reactor.seconds(), subject=subject, files=files, parents=parents,
-            answers=answers, type=type, replaces=replaces, receipts=receipts,
+            answers=answers, type=type, replaces=replaces, receipts=receipts, kept=kept,
         )  # fmt: skip
         return await self.send_draft(to, draft, progress)
 
     async def edit(
-        self, original: Message, text: str, *, subject: str = "", files: Sequence[Path] = ()
+        self, original: Message, text: str, *, subject: str | None = None, files: Sequence[Path] = ()
     ) -> tuple[Result, ...]:
-        """Another text for a message of ours, to those whom it names. Always of the first version: edits replace no
-        edits."""
-        to = original.content.fields.to
-        return await self.send(to, text, subject=subject, files=files, type=EDIT, replaces=original.id)
+        """Another text for a message of ours, to those whom it names; its files are kept, and its subject but for
+        `subject`. Always of the first version: edits replace no edits. Raises ValueError: it is not ours."""
+        subject = original.subject if subject is None else subject
+        what = about(EDIT, original, self.user)
+        return await self.send(text=text, subject=subject, files=files, kept=original, **what)
 
     async def retract(self, original: Message) -> tuple[Result, ...]:
-        """Asks those whom it names to show a message, an edit or a reaction of ours no more."""
-        return await self.send(original.content.fields.to, type=RETRACT, replaces=original.id)
+        """Asks those whom it names to show a message, an edit or a reaction of ours no more. Raises ValueError: it is
+        not ours."""
+        return await self.send(**about(RETRACT, original, self.user))
 
     async def react(self, original: Message, text: str) -> tuple[Result, ...]:
         """With an emoji, or a few, to everybody whom the message names but ourselves."""
-        fields = original.content.fields
-        everybody = [to for to in dict.fromkeys((fields.from_, *fields.to)) if to != self.user]
-        return await self.send(everybody or [self.user], text, type=REACTION, answers=original)
+        return await self.send(text=text, **about(REACTION, original, self.user))
 
     async def send_draft(
         self, to: Sequence[str], draft: Draft, progress: Progress = ignored

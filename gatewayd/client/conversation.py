@@ -1,14 +1,13 @@
 """What a conversation looks like: edits, retractions, reactions and receipts laid upon the messages that they are about
-(docs/parley.rst §8.1, §8.3)."""
+(docs/parley.rst §8.1, §8.3); and those changes that are drafts still: they have no signature."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
-from gatewayd.client.message import Draft, Message, Receipt
-from gatewayd.message.model import EDIT, RETRACT, Content
+from gatewayd.client.message import Message, Receipt
+from gatewayd.message.model import EDIT, RETRACT, Part
 
 KNOWN = {"bridged", "receipts", "receipt", "references"}  # extensions that a reader may be obliged to understand
 RANK = {"stored": 1, "delivered": 2, "displayed": 3}
@@ -19,18 +18,24 @@ class Said:
     """A message as it is to be shown."""
 
     message: Message
+    version: Message  # which is shown: the message itself, or the last edit
     text: str
     subject: str
     edited: bool = False
     retracted: bool = False
     understood: bool = True  # else its author forbids to show it to a program that does not know all of it
-    reactions: tuple[tuple[str, str], ...] = ()  # (who, what)
+    reactions: Mapping[tuple[str, str], Sequence[bytes]] = field(default_factory=dict)  # (who, what) -> their ids
     receipts: Mapping[str, str] = field(
         default_factory=dict
     )  # recipient -> the most that is known: "stored", "delivered", "displayed"
     waiting: str | None = None  # not None: it is in the outbox still, perhaps with the reason
     undelivered: Mapping[str, str] = field(default_factory=dict)  # recipient -> why he will not get it
     answers: Said | None = None  # which other message, where it is known
+    changes: Sequence[bytes] = ()  # drafts among what is laid upon it: they were not sent yet
+
+    @property
+    def files(self) -> tuple[Part, ...]:
+        return () if self.retracted or not self.understood else self.version.files
 
 
 def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -> list[Said]:
@@ -42,7 +47,8 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
     replaced = [(message, by_id.get(message.content.fields.replaces or b"")) for message in known]
     retracted = {original.id for message, original in replaced if original and _takes_back(message, original)}
     edits: dict[bytes, Message] = {}
-    reactions: dict[bytes, list[tuple[str, str]]] = {}
+    reactions: dict[bytes, dict[tuple[str, str], list[bytes]]] = {}
+    changes: dict[bytes, list[bytes]] = {}
     apart: set[bytes] = set()  # shown with another message
     for message in known:
         fields = message.content.fields
@@ -58,9 +64,16 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
         elif (reaction := message.reaction) is not None and fields.parents and fields.parents[0] in by_id:
             apart.add(message.id)
             if message.id not in retracted:
-                reactions.setdefault(fields.parents[0], []).append((message.sender, reaction))
+                told = reactions.setdefault(fields.parents[0], {})
+                told.setdefault((message.sender, reaction), []).append(message.id)
+        if message.id in apart and not message.content.signature:
+            changes.setdefault(_shown_with(message, by_id), []).append(message.id)
     said = {
-        message.id: _said(message, edits.get(message.id), message.id in retracted, reactions.get(message.id, ()))
+        message.id: replace(
+            _said(message, edits.get(message.id), message.id in retracted),
+            reactions=reactions.get(message.id, {}),
+            changes=changes.get(message.id, ()),
+        )
         for message in known
         if message.id not in apart
     }
@@ -74,11 +87,14 @@ def _answered(message: Message) -> bytes:
     return parents[0] if parents else b""
 
 
-def unsent(draft: Draft, trouble: str) -> Said:
-    """One that waits in the outbox."""
-    bodies = {sha256(body).digest(): body for body in draft.bodies}
-    message = Message("", 0, 0, ("\\Seen",), Content(b"", draft.payload, b"", bodies))
-    return Said(message, message.text, message.subject, waiting=trouble)
+def _shown_with(message: Message, by_id: Mapping[bytes, Message]) -> bytes:
+    """The id of what a change is about: of the message, also if it takes back an edit or a reaction."""
+    fields = message.content.fields
+    about = fields.replaces or _answered(message)
+    other = by_id.get(about)
+    if message.type == RETRACT and other is not None and (other.type == EDIT or other.reaction is not None):
+        return _shown_with(other, by_id)
+    return about
 
 
 def most_known(receipts: Iterable[Receipt]) -> dict[str, str]:
@@ -90,17 +106,17 @@ def most_known(receipts: Iterable[Receipt]) -> dict[str, str]:
     return found
 
 
-def _said(message: Message, edit: Message | None, retracted: bool, reactions: Iterable[tuple[str, str]]) -> Said:
+def _said(message: Message, edit: Message | None, retracted: bool) -> Said:
     shown = edit or message
     understood = KNOWN.issuperset(message.content.fields.crit) and KNOWN.issuperset(shown.content.fields.crit)
     return Said(
         message,
+        shown,
         shown.text if understood and not retracted else "",
         shown.subject if understood and not retracted else "",
         edit is not None or (message.type == EDIT),
         retracted,
         understood,
-        tuple(dict.fromkeys(reactions)),
     )
 
 

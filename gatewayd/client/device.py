@@ -15,12 +15,12 @@ from twisted.internet.task import LoopingCall
 
 from gatewayd.client.archive import INTRODUCTIONS, Archive, Conversation, Place, conversation_of
 from gatewayd.client.connection import ParleyClient
-from gatewayd.client.conversation import Said, laid_together, most_known, unsent
-from gatewayd.client.message import Draft, Message
+from gatewayd.client.conversation import Said, laid_together, most_known
+from gatewayd.client.message import Draft, Message, about, compose
 from gatewayd.client.outbox import Outbox, Waiting
 from gatewayd.client.transfer import Progress, ignored
 from gatewayd.errors import StoreError
-from gatewayd.message.model import Part
+from gatewayd.message.model import EDIT, Part
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.session.parley_transfer import TransferFailed
 from gatewayd.wire.parley.schema import Result
@@ -165,15 +165,36 @@ class Device:
         there."""
         if name == INTRODUCTIONS:
             return laid_together(await self.archive.mailbox(INTRODUCTIONS, last))
-        shown = await self._shown(await self.archive.conversation(name, last, until))
-        return shown if until else shown + await self._waiting(name, shown)
+        shown = await self._shown(await self.archive.conversation(name, last, until), name)
+        return [said for said in shown if said.waiting is None] if until else shown
 
     async def thread(self, name: str, id: bytes) -> list[Said]:
         """Of a conversation what answers that message and what that answers, and then what waits in the outbox."""
-        shown = await self._shown(await self.archive.thread(name, id))
-        return shown + [said for said in await self._waiting(name, shown) if said.answers]
+        shown = await self._shown(await self.archive.thread(name, id), name)
+        return [said for said in shown if said.waiting is None or said.answers]
 
-    async def _shown(self, messages: list[Message]) -> list[Said]:
+    async def about(self, type: str, id: bytes, text: str = "", subject: str | None = None) -> Draft:
+        """An EDIT, a RETRACT or a REACTION for that message, to be sent to whom it names. An edit keeps the files, and
+        but for `subject` the subject, of what is shown now. Raises ValueError: no server would take it."""
+        original = await self.archive.message(id)
+        if original is None:
+            raise ValueError("the message is not here any more")
+        what = about(type, original, self.parley.user)
+        if type == EDIT:
+            (said,) = await self._shown([original])
+            if said.retracted:
+                raise ValueError("it is taken back, and shown no more")
+            what["subject"] = said.subject if subject is None else subject
+            what["kept"] = await self.archive.message(said.version.id) or said.version
+        return compose(self.parley.user, text=text, now=self._reactor.seconds(), **what)
+
+    async def _shown(self, messages: list[Message], conversation: str = "") -> list[Said]:
+        """With the drafts of the conversation behind them, and those that change any of it laid upon it."""
+        here = {message.id for message in messages}  # what the log has is not waiting any more
+        waiting = {one.draft.id: one for one in await self.outbox.waiting() if one.draft.id not in here}
+        drafts = [one.draft.message for one in waiting.values()]
+        behind = [one for one in drafts if conversation_of(self.parley.user, one.content.fields) == conversation]
+        beside = [*await self.archive.beside([*messages, *drafts]), *(one for one in drafts if one not in behind)]
         receipts = await self.archive.receipts([m.id for m in messages if m.sender == self.parley.user])
         undelivered: dict[bytes, dict[str, str]] = {}
         for failed in await self.outbox.undelivered():
@@ -183,20 +204,10 @@ class Device:
                 said,
                 receipts=most_known(receipts.get(said.message.id, ())),
                 undelivered=undelivered.get(said.message.id, {}),
+                waiting=waiting[said.message.id].trouble if said.message.id in waiting else None,
             )
-            for said in laid_together(messages, await self.archive.beside(messages))
+            for said in laid_together([*messages, *behind], beside)
         ]
-
-    async def _waiting(self, name: str, shown: Sequence[Said]) -> list[Said]:
-        """What the log has is not waiting any more, even if its answer has not come."""
-        here = {said.message.id: said for said in shown}
-        found = []
-        for waiting in await self.outbox.waiting():
-            said = unsent(waiting.draft, waiting.trouble)
-            fields = said.message.content.fields
-            if said.message.id not in here and conversation_of(self.parley.user, fields) == name:
-                found.append(replace(said, answers=next((here[id] for id in fields.parents if id in here), None)))
-        return found
 
     async def _flush_if_online(self) -> None:
         if self.parley.is_online:

@@ -10,11 +10,11 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-from gatewayd.address import Domain
-from gatewayd.crypto.cose import signer
+from gatewayd.address import Address, Domain
+from gatewayd.crypto.cose import signer, to_be_signed
 from gatewayd.message import receipts
-from gatewayd.message.model import MAIL, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, Part, Payload
-from gatewayd.message.object_types import REPLACEABLE, emoji
+from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, Part, Payload
+from gatewayd.message.object_types import MAX_REACTION, REPLACEABLE, emoji, reaction_text
 from gatewayd.message.render import references, rendered_id
 from gatewayd.wire.parley.schema import Change
 
@@ -147,14 +147,44 @@ class Draft:
     def id(self) -> bytes:
         return sha256(self.payload).digest()
 
+    @property
+    def to(self) -> tuple[str, ...]:
+        """Whom it names."""
+        return Payload.decode(self.payload).to
+
+    @property
+    def message(self) -> Message:
+        """As its author sees it before the domain has signed: in no mailbox, and without a signature."""
+        bodies = {sha256(body).digest(): body for body in self.bodies}
+        domain = Address.parse(Payload.decode(self.payload).from_).domain
+        return Message("", 0, 0, ("\\Seen",), Content(to_be_signed(domain), self.payload, b"", bodies))
+
+
+def about(type: str, original: Message, user: str) -> dict[str, Any]:
+    """What `compose` is told for an EDIT, a RETRACT or a REACTION by that user: to whom it goes, and what it is about.
+    Raises ValueError: no server would take it."""
+    to = original.content.fields.to
+    if type == REACTION:
+        everybody = dict.fromkeys((original.sender, *to))
+        return {"type": type, "to": [one for one in everybody if one != user] or [user], "answers": original}
+    done = "edited" if type == EDIT else "taken back"
+    if original.sender != user:
+        raise ValueError(f"only what you wrote yourself can be {done}")
+    if original.type not in REPLACEABLE[type]:
+        raise ValueError(f"what is of the type {original.type} cannot be {done}")
+    return {"type": type, "to": to, "replaces": original.id}
+
 
 def compose(
     sender: str, to: Sequence[str], text: str = "", *, now: float, subject: str = "", files: Sequence[Path] = (),
     parents: Sequence[bytes] = (), answers: Message | None = None, type: str = MESSAGE, replaces: bytes | None = None,
-    receipts: Collection[str] = (),
+    receipts: Collection[str] = (), kept: Message | None = None,
 ) -> Draft:  # fmt: skip
     """`now` in seconds since the epoch; `answers` goes before `parents`; `receipts` asks for some of "stored",
-    "delivered", "displayed". Reads the files, so it blocks. Raises OSError for a file that cannot be read."""
+    "delivered", "displayed"; the files of `kept` (whole, as it stands in the account) are sent as well. Reads the
+    files, so it blocks. Raises OSError for a file that cannot be read, ValueError for what no server would take."""
+    if type == REACTION and reaction_text(text.encode("utf-8")) is None:
+        raise ValueError(f"a reaction is an emoji or a few characters, at most {MAX_REACTION} octets")
     parts: list[Part] = []
     sources: dict[bytes, bytes | Path] = {}
     if text or not (files or type == RETRACT):
@@ -167,6 +197,10 @@ def compose(
             media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
             parts.append(Part(digest, media_type, file.tell(), path.name))
         sources[digest] = path
+    for part in kept.files if kept else ():
+        parts.append(part)
+        if kept and part.hash in kept.content.bodies:
+            sources[part.hash] = kept.content.bodies[part.hash]
     ext: dict[str, Any] = {"receipts": sorted(receipts)} if receipts else {}
     if answers is not None:
         fields = answers.content.fields
@@ -183,7 +217,7 @@ def compose(
     return Draft(
         encoded,
         tuple(source.read_bytes() if isinstance(source, Path) else source for source in bodies),
-        tuple((part, sources[digest]) for digest, part in blobs.items()),
+        tuple((part, sources[digest]) for digest, part in blobs.items() if digest in sources),  # else the server has it
     )
 
 

@@ -52,6 +52,11 @@ def signer(protected: bytes) -> tuple[Domain, bytes]:
     return _header(protected)[1:]
 
 
+def to_be_signed(domain: Domain) -> bytes:
+    """The header of what that domain has not signed yet."""
+    return _protected(EDDSA, b"", domain.name)
+
+
 def verify(protected: bytes, payload: bytes, signature: bytes, key_set: KeySet, when: float) -> Domain:
     """Who signed. `when`: the time at which the key must be good. Raises SignatureError."""
     algorithm, domain, kid = _header(protected)

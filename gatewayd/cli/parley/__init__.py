@@ -20,7 +20,7 @@ ENVIRONMENT = "PARLEY_USER and PARLEY_PASSWORD stand for the kept account and pa
 SUBJECTS = {  # modules, and their commands
     "account": ("login", "logout", "accounts"),
     "chat": ("chat",),
-    "sending": ("send",),
+    "sending": ("send", "edit", "retract", "react"),
     "reading": ("inbox", "watch", "search", "save"),
     "contacts": ("contacts", "grant", "revoke", "request", "cancel", "lookup"),
     "mailboxes": ("mailboxes",),

@@ -80,7 +80,7 @@ async def save(reactor: Any, options: argparse.Namespace) -> None:
     who = Identity(options)
     archive = who.archive(reactor)
     try:
-        message = await find(archive, options.message, options.mailbox)
+        message = await find(reactor, who, archive, options.message, options.mailbox)
     finally:
         archive.close()
     if not message.files:
@@ -103,8 +103,18 @@ async def save(reactor: Any, options: argparse.Namespace) -> None:
             parley.close()
 
 
-async def find(archive: Archive, text: str, mailbox: str) -> Message:
-    """By its UID in the mailbox, or by how its id begins. Raises Failed."""
+async def find(reactor: Any, who: Identity, archive: Archive, text: str, mailbox: str) -> Message:
+    """By its UID in the mailbox, or by how its id begins; what is not on this device may be at the server. Raises
+    Failed, RequestFailed, StoreError."""
+    if await _found(archive, text, mailbox) is None:
+        await _brought_up_to_date(Device(reactor, who.client(reactor), archive))
+    message = await _found(archive, text, mailbox)
+    if message is None:
+        raise Failed(f"no message {text} in {mailbox}, and none whose id begins so")
+    return message
+
+
+async def _found(archive: Archive, text: str, mailbox: str) -> Message | None:
     ids: list[bytes] = []
     if text.isdecimal() and len(text) <= 10:
         at = await archive.at(mailbox, int(text))
@@ -113,10 +123,7 @@ async def find(archive: Archive, text: str, mailbox: str) -> Message:
         ids = await archive.named(text)
     if len(ids) > 1:
         raise Failed(f"several messages begin with {text}: say more of the id")
-    message = await archive.message(ids[0]) if ids else None
-    if message is None:
-        raise Failed(f"no message {text} on this device; parley sync may bring it")
-    return message
+    return await archive.message(ids[0]) if ids else None
 
 
 def show(message: Message, options: argparse.Namespace, *, where: bool = False) -> None:

@@ -1,4 +1,5 @@
-"""`parley send`: a message, with files, to one or many. It is kept in the outbox before anything is tried."""
+"""`parley send`, `edit`, `retract`, `react`: a message, with files, to one or many, and what its author or a reader has
+to say of it later. All is kept in the outbox before anything is tried."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from gatewayd.cli.parley.terminal import plain
 from gatewayd.client import Draft, compose
 from gatewayd.client.device import Device
 from gatewayd.client.outbox import Outbox
+from gatewayd.message.model import EDIT, REACTION, RETRACT
 
 
 async def send(reactor: Any, options: argparse.Namespace) -> None:
@@ -24,7 +27,9 @@ async def send(reactor: Any, options: argparse.Namespace) -> None:
         raise Failed("there is nothing to send: no text, no file and no subject")
     archive = who.archive(reactor)
     try:
-        answers = await find(archive, options.answers, options.mailbox) if options.answers else None
+        answers = None
+        if options.answers:
+            answers = await find(reactor, who, archive, options.answers, options.mailbox)
         draft = compose(
             who.user, options.to, text, now=time.time(), subject=options.subject, files=options.file, answers=answers
         )
@@ -33,7 +38,23 @@ async def send(reactor: Any, options: argparse.Namespace) -> None:
             if options.json:
                 print(json.dumps({"id": draft.id.hex(), "waiting": True, "results": []}))
             return
-        await _send(Device(reactor, who.client(reactor), archive), draft, options)
+        await _send(Device(reactor, who.client(reactor), archive), options.to, draft, options)
+    finally:
+        archive.close()
+
+
+async def change(reactor: Any, options: argparse.Namespace) -> None:
+    """An edit, a retraction or a reaction: to all whom the message names."""
+    who = Identity(options)
+    text = " ".join(options.text) if options.type != RETRACT else ""
+    if options.type == EDIT and not options.text:
+        text = _standard_input()
+    archive = who.archive(reactor)
+    try:
+        message = await find(reactor, who, archive, options.message, options.mailbox)
+        device = Device(reactor, who.client(reactor), archive)
+        draft = await device.about(options.type, message.id, text, getattr(options, "subject", None))
+        await _send(device, draft.to, draft, options)
     finally:
         archive.close()
 
@@ -47,14 +68,14 @@ def _standard_input() -> str:
         raise Failed("what came on standard input is no text in UTF-8; --file sends it as it is") from None
 
 
-async def _send(device: Device, draft: Draft, options: argparse.Namespace) -> None:
+async def _send(device: Device, to: Sequence[str], draft: Draft, options: argparse.Namespace) -> None:
     from gatewayd.cli.parley.progress import Bars  # slow to import, and mostly not needed
 
     said: dict[str, Any] = {"id": draft.id.hex(), "waiting": False, "results": []}
     try:
         try:
             with Bars() as device.progress:
-                results = await device.send(options.to, draft)
+                results = await device.send(to, draft)
         except OSError as error:
             print(f"parley: it waits in the outbox: {error}", file=sys.stderr)
             results = ()
@@ -83,6 +104,19 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--file", type=Path, action="append", default=[], help="a file to send; may be repeated")
     parser.add_argument("--answers", metavar="MESSAGE", help="the one that is answered: its UID, or how its id begins")
     parser.add_argument("--mailbox", default="INBOX", help="where that one stands")
-    parser.add_argument("--json", action="store_true", help="a line of JSON: the id, and a result for each recipient")
     parser.add_argument("--later", action="store_true", help="only put it into the outbox; `sync` sends it")
     parser.set_defaults(run=send)
+    edit = commands.add_parser("edit", help="give a message of yours another text; without one, from standard input")
+    edit.add_argument("--subject", help="another subject, too")
+    retract = commands.add_parser("retract", help="take back a message, an edit or a reaction of yours")
+    react = commands.add_parser("react", help="react to a message with an emoji")
+    for changing, type, mailbox in ((edit, EDIT, "Sent"), (retract, RETRACT, "Sent"), (react, REACTION, "INBOX")):
+        changing.add_argument("message", help="its UID, or how its id begins")
+        changing.add_argument("--mailbox", default=mailbox, help=f"where it stands, if not in {mailbox}")
+        changing.set_defaults(run=change, type=type)
+    edit.add_argument("text", nargs="*")
+    react.add_argument("text", nargs="+", metavar="EMOJI")
+    for command in (parser, edit, retract, react):
+        command.add_argument(
+            "--json", action="store_true", help="a line of JSON: the id, and a result for each recipient"
+        )

@@ -26,7 +26,7 @@ async def verify_message(reactor: Any, options: argparse.Namespace) -> None:
     who = Identity(options)
     archive = who.archive(reactor)
     try:
-        message = await find(archive, options.message, options.mailbox)
+        message = await find(reactor, who, archive, options.message, options.mailbox)
         key_set = await _key_set(reactor, who, archive, message, options.keys)
     finally:
         archive.close()

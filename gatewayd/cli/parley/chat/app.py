@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,6 @@ from gatewayd.client import ConnectionGone
 from gatewayd.client.archive import Conversation
 from gatewayd.client.conversation import Said
 from gatewayd.client.device import Device
-from gatewayd.message.model import EDIT
 
 BELL_EVERY = 5.0  # seconds
 
@@ -313,18 +312,14 @@ class ChatApp(App[None]):
         self._typed, self._new = 0.0, b""
         self._writing.begin(None, text="")
         if event.editing and about is not None:
-            original = about.message
-            what = {"type": EDIT, "replaces": original.id, "subject": original.subject}
-            self._send(original.content.fields.to, event.text, **what)
+            self._do(partial(self._talk.edit, about, event.text))
             return
         if about is None and view.thread and self._shown.said:
             about = self._shown.said[-1]
-        self._send(view.people, event.text, answers=about.message if about else None)
+        answers = about.message if about else None
+        self._do(lambda: self._talk.send(view.people, event.text, answers=answers))
         if view.until:
             self._turn_to(View(view.name))
-
-    def _send(self, to: Sequence[str], text: str = "", **what: Any) -> None:
-        self._do(lambda: self._talk.send(to, text, **what))
 
     def action_begin(self) -> None:
         self._do(self._begin)

@@ -14,7 +14,8 @@ from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.cli.parley.terminal import plain
 from gatewayd.client.archive import conversation_of
 from gatewayd.client.conversation import Said
-from gatewayd.message.model import REACTION, RETRACT, Part
+from gatewayd.client.message import about
+from gatewayd.message.model import EDIT, RETRACT, Part
 
 REACTIONS = ("\N{THUMBS UP SIGN}", "\N{HEAVY BLACK HEART}\ufe0f", "\N{FACE WITH TEARS OF JOY}",
     "\N{FACE WITH OPEN MOUTH}", "\N{CRYING FACE}", "\N{PERSON WITH FOLDED HANDS}")  # fmt: skip
@@ -33,53 +34,45 @@ class Deeds:
         self._turn_to = turn_to
 
     async def answer(self, said: Said) -> None:
-        if said.waiting is not None:
-            raise NotNow("it was not sent yet")
+        self._must_be_sent(said)
         self._writing.begin(said)
         self._writing.focus()
 
     async def edit(self, said: Said) -> None:
-        if not self._mine(said):
-            raise NotNow("only messages of yours can be edited, once they are sent")
+        self._must_be_ours(said, EDIT)
         self._writing.begin(said, editing=True, text=said.text)
         self._writing.focus()
 
     async def react(self, said: Said) -> None:
+        self._must_be_sent(said)
         picks = "  ".join(f"{number} {one}" for number, one in enumerate(REACTIONS, 1))
         text = await self._app.push_screen_wait(Ask(f"React with (an emoji, or a number: {picks})"))
         if text:
             text = REACTIONS[int(text) - 1] if text in map(str, range(1, len(REACTIONS) + 1)) else text
-            original = said.message
-            user, everybody = self._talk.user, (original.sender, *original.content.fields.to)
-            others = [to for to in dict.fromkeys(everybody) if to != user]
-            await self._talk.send(others or [user], text, type=REACTION, answers=original)
+            await self._talk.react(said, text)
 
     async def take_back(self, said: Said) -> None:
-        if not self._mine(said):
-            raise NotNow("only messages of yours can be taken back, once they are sent")
+        self._must_be_ours(said, RETRACT)
         sure = Sure(f"Take back, as far as the others' programs obey: {lines.quote(said)}")
         if await self._app.push_screen_wait(sure):
-            await self._talk.send(said.message.content.fields.to, type=RETRACT, replaces=said.message.id)
-
-    def _mine(self, said: Said) -> bool:
-        return said.message.sender == self._talk.user and not said.retracted and said.waiting is None
+            await self._talk.take_back(said.message.id)
 
     async def save_files(self, said: Said) -> None:
-        if not said.message.files:
+        if not said.files:
             raise NotNow("the message has no files")
 
         def told(part: Part, octets: int) -> None:
             self._status.file_moves(part, octets, up=False)
 
         try:
-            for path in await self._talk.save(said.message.id, told):
+            for path in await self._talk.save(said.version.id, told):
                 self._app.notify(plain(f"saved as {path}"), markup=False)
         finally:
-            self._status.files_rest(said.message.files)
+            self._status.files_rest(said.files)
 
     async def cancel(self, said: Said) -> None:
         await self._talk.cancel(said)
-        self._status.files_rest(said.message.files)
+        self._status.files_rest(said.files)
 
     async def thread(self, said: Said) -> None:
         if said.waiting is None:
@@ -99,6 +92,19 @@ class Deeds:
 
     async def refuse(self, said: Said) -> None:
         await self._talk.decide(said.message, accept=False)
+
+    def _must_be_sent(self, said: Said) -> None:
+        if said.waiting is not None:
+            raise NotNow("it was not sent yet")
+        if said.retracted:
+            raise NotNow("it is taken back")
+
+    def _must_be_ours(self, said: Said, type: str) -> None:
+        self._must_be_sent(said)
+        try:
+            about(type, said.message, self._talk.user)
+        except ValueError as error:
+            raise NotNow(str(error)) from None
 
     def _conversation(self, said: Said) -> str:
         return conversation_of(self._talk.user, said.message.content.fields)

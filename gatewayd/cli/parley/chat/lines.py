@@ -49,20 +49,25 @@ def message(said: Said, user: str, before: Said | None = None, *, head: bool = T
     text = Text()
     if head:
         text.append(f"{_when(said):%H:%M}  ", "dim")
-        text.append(plain("you" if mine else said.message.sender), "bold green" if mine else "bold cyan")
+        text.append(_name(said.message.sender, user), "bold green" if mine else "bold cyan")
         note = _note(said, mine)
         text.append(f"  {note}" if note else "", "dim" if mine and said.waiting is None else "yellow")
         text.append("  edited" if said.edited else "", "dim")
+        text.append("  a change waits to be sent" if said.changes else "", "yellow")
         text.append("\n")
     if said.answers is not None and (before is None or said.answers.message.id != before.message.id):
-        quoted = f"{BAR} {plain('you' if said.answers.message.sender == user else said.answers.message.sender)}: "
+        quoted = f"{BAR} {_name(said.answers.message.sender, user)}: "
         text.append(quoted + first_words(_body(said.answers).plain) + "\n", "dim italic")
     text.append(_body(said))
     if said.reactions:
-        text.append("\n" + "  ".join(f"{words(what)} {plain(who)}" for who, what in said.reactions), "magenta")
+        text.append("\n" + "  ".join(f"{words(what)} {_name(who, user)}" for who, what in said.reactions), "magenta")
     for recipient, reason in said.undelivered.items():
         text.append(f"\nnot delivered to {plain(recipient)}: {plain(reason)}", "red")
     return text
+
+
+def _name(who: str, user: str) -> str:
+    return "you" if who == user else plain(who)
 
 
 def _body(said: Said) -> Text:
@@ -73,7 +78,7 @@ def _body(said: Said) -> Text:
     found = [Text(words(line)) for line in said.text.rstrip().splitlines()]
     if said.subject:
         found.insert(0, Text(plain(said.subject), "bold"))
-    found += [Text(f"[{plain(part.name or '')}, {size(part.size)}]", "underline") for part in said.message.files]
+    found += [Text(f"[{plain(part.name or '')}, {size(part.size)}]", "underline") for part in said.files]
     return Text("\n").join(found) if found else Text("(no text)", "dim italic")
 
 
@@ -82,7 +87,7 @@ def goes_on(said: Said, before: Said, user: str) -> bool:
     mine = said.message.sender == user
     return (
         said.message.sender == before.message.sender
-        and not said.edited
+        and not (said.edited or said.changes)
         and _note(said, mine) == _note(before, mine)
         and abs((_when(said) - _when(before)).total_seconds()) < TOGETHER
     )
@@ -160,7 +165,7 @@ def details(said: Said) -> str:
         f"Date   {datetime.fromtimestamp(fields.date / 1000).astimezone():%Y-%m-%d %H:%M:%S %z}",
         f"Id     {said.message.id.hex()}",
         f"How    {how(said.message) if said.message.content.signature else 'not sent yet'}",
-        *(f"File   {part.name}, {part.type}, {part.size} octets" for part in said.message.files),
+        *(f"File   {part.name}, {part.type}, {part.size} octets" for part in said.files),
         *((f"Answers {quote(said.answers)}",) if said.answers else ()),
         "",
         *(f"{to}: {STATES[status]}" for to, status in said.receipts.items()),

@@ -57,9 +57,9 @@ Among the messages (Up, Down, k, j, the mouse; g the first, End the newest)
   t              only its thread: what it answers, and what answers it
   o              go to the message that it answers
   e, d           edit it, take it back (if it is yours)
-  +              react to it
+  +              react to it; the same again takes the reaction back
   s              save its files
-  x              do not send it after all; stop sending or saving its files
+  x              do not send it, or what changes it, after all; stop sending or saving its files
   i              who signed it, to whom it went, and what became of it
   a, x           among the introductions: let the stranger write to you, or not
   Esc            back to where you write

@@ -7,18 +7,19 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gatewayd.cli.parley.chat.bridge import Bridge
 from gatewayd.cli.parley.chat.signals import say
-from gatewayd.client import Contact, Message, RequestFailed, TransferFailed, compose
+from gatewayd.client import Contact, Draft, Message, RequestFailed, TransferFailed, compose
 from gatewayd.client.archive import INTRODUCTIONS, Conversation, Place
 from gatewayd.client.conversation import Said
 from gatewayd.client.device import Cancelled, Device
 from gatewayd.client.files import save
 from gatewayd.errors import StoreError
-from gatewayd.message.model import Part
+from gatewayd.message.model import EDIT, REACTION, RETRACT, Part
 from gatewayd.wire.parley.schema import Action
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Talk:
     async def ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
             return await self._bridge.ask(work)
-        except (OSError, RequestFailed, TransferFailed, StoreError) as error:
+        except (OSError, RequestFailed, TransferFailed, StoreError, ValueError) as error:
             raise NotNow(str(error)) from None
 
     async def look(self, view: View) -> Seen:
@@ -111,26 +112,46 @@ class Talk:
     async def search(self, text: str) -> list[tuple[str, Message]]:
         return await self.ask(lambda: self.device.archive.search(text, FOUND))
 
-    async def send(self, to: Sequence[str], text: str = "", *, files: Sequence[Path] = (), **what: Any) -> None:
-        """Into the outbox first: what follows may fail, and is tried again."""
-        if what.get("type") is None:
-            what = {name: value for name, value in what.items() if name != "type"} | {"receipts": ASKED}
+    async def send(
+        self, to: Sequence[str], text: str = "", *, files: Sequence[Path] = (), answers: Message | None = None
+    ) -> None:
         try:  # in a thread: to read a large file takes a while
-            draft = await asyncio.to_thread(compose, self.user, to, text, files=files, now=time.time(), **what)
+            draft = await asyncio.to_thread(
+                compose, self.user, to, text, files=files, answers=answers, receipts=ASKED, now=time.time()
+            )
         except (OSError, ValueError) as error:
             raise NotNow(str(error)) from None
+        await self._send(draft)
+
+    async def edit(self, said: Said, text: str) -> None:
+        await self._send(await self.ask(lambda: self.device.about(EDIT, said.message.id, text)))
+
+    async def take_back(self, id: bytes) -> None:
+        await self._send(await self.ask(lambda: self.device.about(RETRACT, id)))
+
+    async def react(self, said: Said, what: str) -> None:
+        """The same again takes it back."""
+        ours = said.reactions.get((self.user, what), ())
+        for id in ours:
+            await self.take_back(id)
+        if not ours:
+            await self._send(await self.ask(lambda: self.device.about(REACTION, said.message.id, what)))
+
+    async def _send(self, draft: Draft) -> None:
+        """Into the outbox first: what follows may fail, and is tried again."""
         try:
-            await self._bridge.ask(lambda: self.device.send(to, draft))
+            await self._bridge.ask(lambda: self.device.send(draft.to, draft))
         except OSError:
             return  # offline, as the screen says
         except (RequestFailed, StoreError) as error:
             raise NotNow(str(error)) from None
 
     async def cancel(self, said: Said) -> None:
-        """What waits to be sent is not, and a file of it that is on its way is not saved."""
-        if said.waiting is not None:
-            await self.ask(lambda: self.device.cancel(said.message.id))
-        self._saving.difference_update(part.hash for part in said.message.files)
+        """What waits to be sent is not, be it the message or changes of it, and a file of it that is on its way is not
+        saved."""
+        for id in said.changes if said.waiting is None else (said.message.id, *said.changes):
+            await self.ask(partial(self.device.cancel, id))
+        self._saving.difference_update(part.hash for part in said.files)
 
     async def save(self, id: bytes, progress: Callable[[Part, int], None]) -> list[Path]:
         """The files of a message."""
