@@ -107,6 +107,7 @@ class Gateway:
         self.root = root
         self.domain = domain
         self.address = address
+        self.under: Sequence[str | Path] = ()  # words that run its command in circumstances of its own
         self._process: subprocess.Popen[bytes] | None = None
         command: list[str | Path] = [
             "init", root, "--domain", domain, "--hostname", f"mx.{domain}", "--loopback",
@@ -148,8 +149,9 @@ class Gateway:
         """Starts its process, and does not wait."""
         with (self.root / "gatewayd.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [BIN / "twistd", "-n", "--pidfile=", "gatewayd", "--config", self.config], stdout=log, stderr=log
-            )
+                [*self.under, BIN / "twistd", "-n", "--pidfile=", "gatewayd", "--config", self.config],
+                stdout=log, stderr=log,
+            )  # fmt: skip
 
     def await_health(self) -> None:
         """Raises RuntimeError with its log's end."""

@@ -10,6 +10,7 @@ import fcntl
 import gc
 import ipaddress
 import secrets
+import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -89,6 +90,7 @@ sys.setswitchinterval(0.0005)  # seconds: the writer thread and the reactor hand
 
 MAX_APPEND = 64 * 1024 * 1024  # octets
 SWEEP = 3600.0  # seconds
+LEAST_FREE = 64 * 1024 * 1024  # octets on the disk: with less, some message will soon find no room
 
 
 class Options(usage.Options):
@@ -384,11 +386,11 @@ class Gateway(Service):
 
     async def _health(self) -> dict[str, str]:
         self.metrics.connections.set(self._limits.total)
-        try:
-            await self.database.write(lambda db: db.execute("SELECT 1").fetchone())
-        except StoreError as error:
-            return {"store": str(error)}
-        return {"store": "ok"}
+        wrong = await self.database.check()
+        free = shutil.disk_usage(self.config.state_dir).free
+        if not wrong and free < LEAST_FREE:
+            wrong = f"only {free // 1024} KiB are left on the disk of {self.config.state_dir}"
+        return {"store": wrong or "ok"}
 
     def _sweep(self) -> defer.Deferred[None]:
         return self._each_of(

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from gatewayd.database import sqlite
-from gatewayd.database.sqlite import Database, Together
+from gatewayd.database.sqlite import QUIET, Database, Together
 from gatewayd.errors import StoreError, StoreFull
 from tests.loop import Loop
 
@@ -252,6 +253,29 @@ def test_no_more_pages(database: Database, loop: Loop) -> None:
     loop.one(database.write(insert("room again")))
     assert loop.one(database.read(words)) == {*acknowledged, "room again"}
     assert loop.one(database.read(lambda db: db.execute("PRAGMA integrity_check").fetchall())) == [("ok",)]
+
+
+def test_what_is_wrong_with_the_file_is_said_once(tmp_path: Path, loop: Loop) -> None:
+    now = [1000.0]
+    database = Database(tmp_path / "test.sqlite", loop.post, lambda: now[0])
+    database.migrate("words", STEPS)
+    said: list[str] = []
+    observer = lambda event: said.append(formatEvent(event).rpartition("test.sqlite")[2])  # noqa: E731
+    globalLogPublisher.addObserver(observer)
+    try:
+        assert loop.one(database.check()) == ""
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                loop.one(database.read(lambda db: db.execute("SELECT * FROM away").fetchall()))
+        assert loop.all(database.write(insert("a")), database.write(insert("a")))[1].__class__ is StoreError
+        now[0] += QUIET - 1
+        assert loop.one(database.check()) == "no such table: away"
+        now[0] += 1
+        assert loop.one(database.check()) == ""
+    finally:
+        globalLogPublisher.removeObserver(observer)
+        database.close()
+    assert said == [": no such table: away", " can be used again"]
 
 
 FILL = """

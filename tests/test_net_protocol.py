@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import task, threads
 from twisted.internet.testing import StringTransport
 
+from gatewayd.errors import StoreFull
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen
 from gatewayd.net.protocol import LinkProtocol
@@ -57,6 +58,8 @@ class EchoSession:
             await task.deferLater(self.reactor, 0.05)
         if event == b"boom":
             raise RuntimeError("boom")
+        if event == b"full":
+            raise StoreFull("full")
         self.link.send(event)
         if event == b"tls":
             self.link.start_tls()
@@ -64,8 +67,8 @@ class EchoSession:
     def protocol_error(self, error: Exception) -> None:
         self.link.send(b"bad")
 
-    def failed(self) -> None:
-        self.link.send(b"sorry")
+    def failed(self, why: str = "internal error") -> None:
+        self.link.send(f"sorry, {why}".encode())
 
     def timed_out(self) -> None:
         self.link.close()
@@ -136,10 +139,18 @@ def test_commands_ahead_of_starttls_are_never_executed(port: int) -> None:
 def test_an_unexpected_exception_ends_that_session_only(port: int) -> None:
     with dial(port) as bad, dial(port) as good:
         bad.sendall(b"boom\nnever\n")
-        assert read(bad, 2) == [b"hello plain", b"sorry"]
+        assert read(bad, 2) == [b"hello plain", b"sorry, internal error"]
         assert bad.recv(10) == b""
         good.sendall(b"still here\n")
         assert read(good, 2) == [b"hello plain", b"still here"]
+
+
+def test_a_store_that_fails_ends_the_session_in_plain_words(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with dial(port) as bad:
+        bad.sendall(b"full\nnever\n")
+        assert read(bad, 2) == [b"hello plain", b"sorry, the store is not available now"]
+        assert bad.recv(10) == b""
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_one_address_has_so_many_connections_and_no_more(port: int) -> None:

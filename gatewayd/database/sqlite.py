@@ -11,12 +11,14 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gatewayd.errors import StoreError, StoreFull
@@ -33,6 +35,7 @@ BATCH = 500  # work items in one transaction: bounds what one failed commit take
 READERS = 2
 READ_TOGETHER = 16
 CHECKPOINT = 4000  # pages of the log, 16 MB: under load 1000 are one commit, and each would be written twice
+QUIET = 10.0  # seconds without a failure until it counts as mended: on a full disk some transactions still fit
 CACHE = -65536  # KiB, negative: a size and not pages
 
 
@@ -86,19 +89,26 @@ def insert_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any
 
 def typed(error: sqlite3.Error, where: str = "") -> StoreError:
     full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return (StoreFull if full else StoreError)(f"{where}{error}")
+    made = (StoreFull if full else StoreError)(f"{where}{error}")
+    made.__cause__ = error
+    return made
 
 
 class Database:
-    """One file. `write` and `read` take work that runs on another thread with a connection in hand.
+    """One file. `write` and `read` take work that runs on another thread with a connection in hand. What the file does
+    not let them do is logged once, not for each who asks. `clock`: seconds since whenever.
 
     Raises StoreError when the file cannot be opened.
     """
 
-    def __init__(self, path: Path, post: Post) -> None:
+    log = Logger()
+
+    def __init__(self, path: Path, post: Post, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self.commits = 0  # for tests and metrics: how well the group commit groups
         self._post = post
+        self._clock = clock
+        self._failures: dict[str, float] = {}  # what went wrong of late, and when it last did
         self._writer_connection = connect(path)
         readers = [connect(path) for _ in range(READERS)]
         self._writes: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -155,6 +165,14 @@ class Database:
         version: int = await self._put(self._writes, _data_version)
         return version
 
+    async def check(self) -> str:
+        """What is wrong with the file, of late or now; "": it can be written."""
+        try:
+            await self.write(_touch)
+        except StoreError as error:
+            return str(error)
+        return "; ".join(self._failures)
+
     def close(self) -> None:
         """Commit what waits, then end the threads. Blocks."""
         with self._closing:
@@ -197,7 +215,7 @@ class Database:
                     answer = Failure(typed(error))
                 asked = [item for item in items if item.work is _data_version]
                 done = [(_data_version, asked, [answer] * len(asked))]
-                self._post(lambda done=done: _resolve(done))  # type: ignore[misc]
+                self._post(lambda done=done: self._resolve(done))  # type: ignore[misc]
                 items = [item for item in items if item.work is not _data_version]
             if items:
                 self._commit(items)
@@ -223,7 +241,7 @@ class Database:
                 return
             failed = typed(error) if isinstance(error, sqlite3.Error) else StoreError(str(error))
             done = [(item.work, [item], [Failure(failed)]) for item in items]
-        self._post(lambda: _resolve(done))
+        self._post(lambda: self._resolve(done))
 
     # -- the readers' threads ---------------------------------------------------------------------------------------
 
@@ -245,7 +263,7 @@ class Database:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # nothing was written
                     connection.execute("COMMIT")
-            self._post(lambda done=done: _resolve(done))  # type: ignore[misc]
+            self._post(lambda done=done: self._resolve(done))  # type: ignore[misc]
         connection.close()
 
     def _waiting_reads(self) -> list[_Item]:
@@ -263,6 +281,37 @@ class Database:
             if item is None:
                 self._reads.put(None)  # after these
         return waiting
+
+    # -- the asker's thread -----------------------------------------------------------------------------------------
+
+    def _resolve(self, done: Iterable[_Done]) -> None:
+        self._notice(failure.value for _, _, answers in done for failure in answers if isinstance(failure, Failure))
+        for work, members, answers in done:
+            if isinstance(work, Together) and not isinstance(answers[0], Failure):
+                work.committed([member.item for member in members], answers)
+        for _, members, answers in done:
+            for member, answer in zip(members, answers, strict=True):
+                member.result.callback(answer)
+
+    def _notice(self, errors: Iterable[BaseException | None]) -> None:
+        failed = {str(error) for error in errors if error is not None and _is_the_files(error.__cause__)}
+        if not failed and not self._failures:
+            return
+        now = self._clock()
+        for text in failed - self._failures.keys():
+            self.log.error("{path}: {error}", path=str(self.path), error=text)
+        self._failures.update(dict.fromkeys(failed, now))
+        if now - max(self._failures.values()) >= QUIET:
+            self._failures.clear()
+            self.log.info("{path} can be used again", path=str(self.path))
+
+
+def _is_the_files(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError)
+
+
+def _touch(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA user_version=0")  # nobody reads it, but it is a page to be written
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
@@ -310,12 +359,3 @@ def _attempt(
             done = [(work, members, [Failure(typed(error) if isinstance(error, sqlite3.Error) else error)])]
     connection.execute("RELEASE item")
     return done
-
-
-def _resolve(done: Iterable[_Done]) -> None:
-    for work, members, answers in done:
-        if isinstance(work, Together) and not isinstance(answers[0], Failure):
-            work.committed([member.item for member in members], answers)
-    for _, members, answers in done:
-        for member, answer in zip(members, answers, strict=True):
-            member.result.callback(answer)

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gatewayd.errors import StoreError
 from gatewayd.net.limits import Place
 from gatewayd.session.link import Engine, Session, TLSInfo
 
@@ -369,10 +370,16 @@ class LinkProtocol(Protocol):
     def _unexpected(self, failure: Failure) -> None:
         if self._gone and failure.check(ConnectionError):
             return
-        self.log.failure("unexpected error; closing the session with {peer}", failure=failure, peer=self.peer_address)
+        why = "internal error"
+        if failure.check(StoreError):
+            why = "the store is not available now"
+            self.log.error("the session with {peer} ends: {error}", peer=self.peer_address, error=failure.value)
+        else:
+            text = "unexpected error; closing the session with {peer}"
+            self.log.failure(text, failure=failure, peer=self.peer_address)
         if self._opened and not self._gone:
             try:
-                self.session.failed()
+                self.session.failed(why)
             except Exception:
                 self.log.failure("the session could not say goodbye to {peer}", peer=self.peer_address)
         self.close()

@@ -106,7 +106,9 @@ class IMAPSession:
         if answer is not None:
             if self._selected is not None:
                 quiet = command.name in {"FETCH", "STORE", "SEARCH"} and not command.uid
-                await self._tell(expunges=not quiet)
+                unknown = await self._tell(expunges=not quiet)
+                if unknown is not None and command.name in {"NOOP", "CHECK"}:  # else it is done, and the news is late
+                    answer = failure(unknown, command.name)
             self._link.send(Tagged(command.tag, answer.encode("utf-8")))
 
     async def _do(self, command: Command) -> str | None:
@@ -338,16 +340,20 @@ class IMAPSession:
         finally:
             self._pushing = False
 
-    async def _tell(self, *, expunges: bool) -> None:
+    async def _tell(self, *, expunges: bool) -> StoreError | None:
+        """None, or why it is not known what is new."""
         if self._selected is None:
-            return
+            return None
         opened = self._selected.opened
         await self._telling.acquire()
         try:
             for line in await opened.refresh(self._store, expunges=expunges):
                 self._link.send(Untagged(line))
+        except StoreError as error:
+            return error
         finally:
             self._telling.release()
+        return None
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
