@@ -23,7 +23,7 @@ from keyring.backends.fail import Keyring as NoKeyring
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread
 
-from demo.world import BIN, PASSWORD, Gateway
+from demo.world import BIN, PASSWORD, Gateway, ctl
 from gatewayd.cli import parley
 
 pytestmark = pytest.mark.xdist_group("parley")
@@ -244,7 +244,7 @@ def test_send_and_inbox(gateway: Gateway, alice: Home, bob: Home) -> None:
     alice.run("send", "bob@alpha.test", text="from standard input\n")
     refused = alice.run("send", "bob@alpha.test,nobody@alpha.test", "Hello", ok=1).stderr
     assert "nobody@alpha.test: 5.1.1" in refused
-    assert refused.endswith("parley: 1 of 2 recipients did not take it\n")
+    assert refused.endswith("parley: 1 of 2 recipients did not take it; parley outbox has it\n")
     found = bob.inbox()
     assert [(m["from"], m["subject"], m["text"], m["files"]) for m in found[-3:]] == [
         ("alice@alpha.test", "Hi", "Grüße von hier", ["a.txt"]),
@@ -416,18 +416,38 @@ def test_offline_and_back(gateway: Gateway, alice: Home, bob: Home) -> None:
         bob.run("send", "--later", "alice@alpha.test", "not meant so")
         lines = bob.run("outbox").stdout.splitlines()
         assert [line.split("  ", 1)[1] for line in lines] == [
-            "to alice@alpha.test  S", "to alice@alpha.test, nobody@alpha.test", "to alice@alpha.test",
+            "waits   to alice@alpha.test  S", "waits   to alice@alpha.test, nobody@alpha.test  later",
+            "waits   to alice@alpha.test  not meant so",
         ]  # fmt: skip
         assert len(bob.run("outbox", "--cancel", lines[2].split()[0]).stdout.splitlines()) == 2
         assert bob.run("outbox", "--cancel", "beef", ok=1).stderr.endswith("begin with beef\n")
         assert bob.run("sync", ok=1).stderr.startswith("parley: ")
     finally:
         gateway.start()
-    assert bob.run("sync").stdout.endswith("; 0 in the outbox\n")
-    after = bob.run("outbox")
-    assert after.stdout == ""
-    assert "not delivered to nobody@alpha.test: 5.1.1" in after.stderr
+    assert bob.run("sync").stdout.endswith("; 0 in the outbox; 1 not delivered, see parley outbox\n")
+    head, why = bob.run("outbox").stdout.splitlines()
+    assert head.split("  ", 1)[1] == "failed  to nobody@alpha.test  later"
+    assert why.startswith("    nobody@alpha.test: 5.1.1")
     assert [m["text"] for m in alice.inbox()[-2:]] == ["from the train", "later"]
+
+
+def test_what_was_refused_is_sent_again_or_given_up(gateway: Gateway, alice: Home, bob: Home) -> None:
+    """It arrives once, as what it was."""
+    address = f"late{time.time_ns()}@alpha.test"
+    sent = json.loads(alice.run("send", "--json", f"bob@alpha.test,{address}", "Hello", ok=1).stdout)
+    (failed,) = map(json.loads, alice.run("outbox", "--json").stdout.splitlines())
+    assert (failed["id"], failed["state"], failed["to"]) == (sent["id"], "failed", [address])
+    assert failed["why"][address].startswith("5.1.1")
+    assert alice.run("outbox", "--again", sent["id"][:8], ok=1).stderr.startswith(f"parley: {address}: 5.1.1")
+    ctl("--config", gateway.config, "account", "add", address, "--password-stdin", stdin=PASSWORD)
+    assert alice.run("outbox", "--again", sent["id"][:8]).stdout == ""
+    late = alice.run("inbox", *alice.options(), "--json", "--user", address, PARLEY_PASSWORD=PASSWORD).stdout
+    assert [json.loads(line)["id"] for line in late.splitlines()] == [sent["id"]]
+    assert [m["id"] for m in bob.inbox()].count(sent["id"]) == 1
+    for name in ("nobody", "nowhere"):
+        alice.run("send", f"{name}@alpha.test", "Hello", ok=1)
+    ids = [line.split()[0] for line in alice.run("outbox").stdout.splitlines()[::2]]
+    assert alice.run("outbox", "--cancel", *ids).stdout == ""
 
 
 KILLED = """

@@ -201,6 +201,11 @@ def test_a_new_conversation_with_several(alpha: House, tmp_path: Path) -> None:
         await until(pilot, lambda: [c.addresses for c in app._conversations] == [names])
         await write(pilot, app, "to both")
         await shows(pilot, app, "not delivered to nobody@alpha.test: 5.1.1")
+        assert options(app, "conversations") == ["bob@alpha.test, nobody@a… !"]
+        await choose(pilot, app, "to both", "w")  # no better
+        await until(pilot, lambda: "w: send it again" in said(app))
+        await choose(pilot, app, "to both", "x")
+        await until(pilot, lambda: "not delivered" not in said(app) and "w: send" not in said(app), lambda: said(app))
 
     play(alpha, tmp_path, scene)
     assert [message.text for message in inbox(alpha, sign_in(alpha, BOB))] == ["to both"]

@@ -111,8 +111,8 @@ def test_who_gets_it_and_who_does_not(alpha: House, alice: Device) -> None:
     results = alpha.wait(alice.send(to, draft("to many")))
     assert [result.code[0] for result in results][:2] == ["2", "5"]
     assert alpha.wait(alice.outbox.waiting()) == []
-    (failed,) = alpha.wait(alice.outbox.undelivered())
-    assert (failed.recipient, failed.reason[:5]) == ("nobody@alpha.test", "5.1.1")
+    (failed,) = alpha.wait(alice.outbox.refused())
+    assert {to: why[:5] for to, why in failed.reasons.items()} == {"nobody@alpha.test": "5.1.1"}
 
 
 def test_only_who_was_put_off_is_tried_again(alpha: House, alice: Device) -> None:
@@ -136,8 +136,8 @@ def test_a_draft_that_no_server_takes_holds_up_no_other(alpha: House, alice: Dev
     alpha.wait(alice.outbox.put([str(BOB)], draft("x" * 3000)))
     assert [r.code for r in alpha.wait(alice.send([str(BOB)], draft("short")))] == ["2.0.0"]
     assert received(alpha) == ["short"]
-    (failed,) = alpha.wait(alice.outbox.undelivered())
-    assert "too-big" in failed.reason
+    (failed,) = alpha.wait(alice.outbox.refused())
+    assert "too-big" in failed.reasons[str(BOB)]
 
 
 def test_not_let_in_is_no_reason_to_give_up(alpha: House, alice: Device) -> None:
@@ -241,8 +241,8 @@ def test_a_large_file_from_the_outbox(alpha: House, alice: Device, tmp_path: Pat
     gone.unlink()
     back(alpha, alice)
     alpha.wait(alice.sync())
-    (failed,) = alpha.wait(alice.outbox.undelivered())
-    assert "gone.bin" in failed.reason
+    (failed,) = alpha.wait(alice.outbox.refused())
+    assert "gone.bin" in failed.reasons[str(BOB)]
     bob = sign_in(alpha, BOB)
     (got,) = inbox(alpha, bob)
     alpha.wait(bob.download(got.files[0], tmp_path / "got"))
@@ -351,7 +351,7 @@ def test_changes_offline(alpha: House, alice: Device, tmp_path: Path) -> None:
     def shown() -> dict[bytes, tuple[str, bool, list[str], int]]:
         found = alpha.wait(alice.conversation(str(BOB), 10))
         return {
-            one.message.id: (one.text, one.retracted, [what for _, what in one.reactions], len(one.changes))
+            one.message.id: (one.text, one.retracted, [what for _, what in one.reactions], len(one.waiting_changes))
             for one in found
         }
 
@@ -377,6 +377,75 @@ def test_changes_offline(alpha: House, alice: Device, tmp_path: Path) -> None:
         alpha.wait(alice.about("edit", ids["oops"], "x"))
     with pytest.raises(ValueError, match="not here any more"):
         alpha.wait(alice.about("edit", bytes(32), "x"))
+
+
+def test_what_was_refused(alpha: House, alice: Device, tmp_path: Path) -> None:
+    """It is shown with the reason, though the server has no copy; sent again to who refused it, or given up."""
+    gone = tmp_path / "gone"
+    gone.write_bytes(bytes(100_000))
+    made = compose(str(ALICE), [str(BOB)], "look", now=1.0, files=[gone])
+    gone.unlink()
+    alpha.wait(alice.send([str(BOB)], made))
+    alpha.wait(alice.sync())
+
+    def shown() -> list[tuple[str, bool, str | None]]:
+        found = alpha.wait(alice.conversation(str(BOB), 10))
+        return [(one.text, str(gone) in one.undelivered.get(str(BOB), ""), one.waiting) for one in found]
+
+    (conversation,) = alpha.wait(alice.conversations())
+    assert (conversation.name, conversation.refused) == (str(BOB), True)
+    assert shown() == [("look", True, None)]
+    assert [result.code for result in alpha.wait(alice.send_again(made.id))] == ["5.0.0"]
+    assert shown() == [("look", True, None)]
+    gone.write_bytes(bytes(100_000))
+    assert [result.code for result in alpha.wait(alice.send_again(made.id))] == ["2.0.0"]
+    assert alpha.wait(alice.outbox.refused()) == []
+    alpha.wait(alice.sync())
+    assert shown() == [("look", False, None)]
+    assert received(alpha) == ["look"]
+    with pytest.raises(ValueError, match="not here any more"):
+        alpha.wait(alice.send_again(made.id))
+
+
+def test_changes_that_are_refused(alpha: House, alice: Device) -> None:
+    """They are told of at what they change, and given up."""
+    to = [str(BOB), "nobody@alpha.test"]
+    original = compose(str(ALICE), to, "helo", now=1.0)
+    alpha.wait(alice.send(to, original))
+    alpha.wait(alice.sync())
+    made = alpha.wait(alice.about("edit", original.id, "hello"))
+    alpha.wait(alice.send(made.to, made))
+    alpha.wait(alice.sync())
+    name = "\n".join(sorted(to))
+    (shown,) = alpha.wait(alice.conversation(name, 10))
+    assert [(id, list(reasons)) for id, reasons in shown.refused.items()] == [(original.id, to[1:]), (made.id, to[1:])]
+    for id in (original.id, made.id):
+        alpha.wait(alice.cancel(id))
+    (shown,) = alpha.wait(alice.conversation(name, 10))
+    assert (shown.text, shown.refused) == ("hello", {})
+
+
+def test_who_was_put_off_and_who_refused(alpha: House, alice: Device) -> None:
+    """Of one message: both are remembered, each is tried on its own."""
+    to = ["a@a.test", "b@b.test"]
+    made = draft("both")
+    alpha.wait(alice.outbox.put(to, made))
+    (waiting,) = alpha.wait(alice.outbox.waiting())
+    alpha.wait(alice.outbox.settle(waiting, [Result(to[0], "4.4.1", "later"), Result(to[1], "5.1.1", "never")]))
+    (waiting,) = alpha.wait(alice.outbox.waiting())
+    assert (waiting.to, alpha.wait(alice.outbox.refused())[0].reasons) == (("a@a.test",), {"b@b.test": "5.1.1 never"})
+    alpha.wait(alice.outbox.settle(waiting, [Result(to[0], "2.0.0", "fine")]))
+    assert (alpha.wait(alice.outbox.waiting()), alpha.wait(alice.outbox.count())) == ([], 0)
+    assert alpha.wait(alice.outbox.again(made.id))
+    (waiting,) = alpha.wait(alice.outbox.waiting())
+    assert (waiting.draft, waiting.to, alpha.wait(alice.outbox.refused())) == (made, ("b@b.test",), [])
+
+
+def test_a_conversation_of_drafts_only(alpha: House, alice: Device) -> None:
+    alpha.hush()
+    with pytest.raises(OSError, match="refused"):
+        alpha.wait(alice.send([str(BOB)], draft("first words")))
+    assert [one.name for one in alpha.wait(alice.conversations())] == [str(BOB)]
 
 
 def test_mailboxes_that_are_renamed_or_deleted(alpha: House, alice: Device) -> None:

@@ -53,6 +53,7 @@ class Conversation:
     name: str  # the addresses, a line each
     last: int  # milliseconds since the epoch
     unread: int
+    refused: bool = False  # something of ours, by somebody
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 """What a conversation looks like: edits, retractions, reactions and receipts laid upon the messages that they are about
-(docs/parley.rst §8.1, §8.3); and those changes that are drafts still: they have no signature."""
+(docs/parley.rst §8.1, §8.3)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,16 @@ class Said:
         default_factory=dict
     )  # recipient -> the most that is known: "stored", "delivered", "displayed"
     waiting: str | None = None  # not None: it is in the outbox still, perhaps with the reason
-    undelivered: Mapping[str, str] = field(default_factory=dict)  # recipient -> why he will not get it
     answers: Said | None = None  # which other message, where it is known
-    changes: Sequence[bytes] = ()  # drafts among what is laid upon it: they were not sent yet
+    changes: Sequence[bytes] = ()  # the ids of what is laid upon it
+    waiting_changes: Sequence[bytes] = ()  # which of them are in the outbox still
+    refused: Mapping[bytes, Mapping[str, str]] = field(
+        default_factory=dict
+    )  # ids, its own or of changes -> recipient -> why he will not get that
+
+    @property
+    def undelivered(self) -> Mapping[str, str]:
+        return self.refused.get(self.message.id, {})
 
     @property
     def files(self) -> tuple[Part, ...]:
@@ -66,7 +73,7 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
             if message.id not in retracted:
                 told = reactions.setdefault(fields.parents[0], {})
                 told.setdefault((message.sender, reaction), []).append(message.id)
-        if message.id in apart and not message.content.signature:
+        if message.id in apart:
             changes.setdefault(_shown_with(message, by_id), []).append(message.id)
     said = {
         message.id: replace(

@@ -20,7 +20,7 @@ from gatewayd.client.message import Draft, Message, about, compose
 from gatewayd.client.outbox import Outbox, Waiting
 from gatewayd.client.transfer import Progress, ignored
 from gatewayd.errors import StoreError
-from gatewayd.message.model import EDIT, Part
+from gatewayd.message.model import EDIT, Part, Payload
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.session.parley_transfer import TransferFailed
 from gatewayd.wire.parley.schema import Result
@@ -89,11 +89,18 @@ class Device:
         return (await self.flush()).get(draft.id, ())
 
     async def cancel(self, id: bytes) -> None:
-        """Does not send what waits, nor the rest of a large file that is on its way. What the server was already asked
-        to take it may take all the same. Raises StoreError."""
+        """Does not send what waits, nor the rest of a large file that is on its way, and forgets who refused it. What
+        the server was already asked to take it may take all the same. Raises StoreError."""
         self._cancelled.add(id)
         await self.outbox.cancel(id)
         self.on_changed([])
+
+    async def send_again(self, id: bytes) -> tuple[Result, ...]:
+        """To those who refused it: the same draft, which arrives once. As `send`; raises ValueError: it is not here."""
+        if not await self.outbox.again(id):
+            raise ValueError("it is not here any more to be sent")
+        self.on_changed([])
+        return (await self.flush()).get(id, ())
 
     async def flush(self) -> dict[bytes, tuple[Result, ...]]:
         """Tries all that waits, the oldest first, but no large file keeps a message waiting. Returns the answers.
@@ -150,8 +157,16 @@ class Device:
             await self.parley.mark(mailbox, uids, add=["\\Seen"], displayed=displayed)
 
     async def conversations(self) -> list[Conversation]:
-        """The last one first; before them all, if somebody waits there, what strangers wrote."""
-        found = await self.archive.conversations()
+        """The last one first, those too of which only drafts are here; before them all, if somebody waits there, what
+        strangers wrote."""
+        known = {one.name: one for one in await self.archive.conversations()}
+        refused = [one.draft for one in await self.outbox.refused() if one.draft]
+        for draft in (*(one.draft for one in await self.outbox.waiting()), *refused):
+            fields = Payload.decode(draft.payload)
+            name = conversation_of(self.parley.user, fields)
+            one = known.get(name, Conversation(name, 0, 0))
+            known[name] = replace(one, last=max(one.last, fields.date), refused=one.refused or draft in refused)
+        found = sorted(known.values(), key=lambda one: one.last, reverse=True)
         waiting = await self.archive.mailbox(INTRODUCTIONS)
         newest = max((message.content.fields.date for message in waiting), default=0)
         return [Conversation(INTRODUCTIONS, newest, len(waiting)), *found] if waiting else found
@@ -190,21 +205,24 @@ class Device:
 
     async def _shown(self, messages: list[Message], conversation: str = "") -> list[Said]:
         """With the drafts of the conversation behind them, and those that change any of it laid upon it."""
-        here = {message.id for message in messages}  # what the log has is not waiting any more
-        waiting = {one.draft.id: one for one in await self.outbox.waiting() if one.draft.id not in here}
-        drafts = [one.draft.message for one in waiting.values()]
+        waiting = {one.draft.id: one for one in await self.outbox.waiting()}
+        refused = {one.id: one for one in await self.outbox.refused()}
+        kept = {id: one.draft for id, one in refused.items() if one.draft}
+        kept |= {id: one.draft for id, one in waiting.items()}
+        for message in messages:  # what the log has is not waiting any more
+            waiting.pop(message.id, None)
+            kept.pop(message.id, None)
+        drafts = [draft.message for draft in kept.values()]
         behind = [one for one in drafts if conversation_of(self.parley.user, one.content.fields) == conversation]
         beside = [*await self.archive.beside([*messages, *drafts]), *(one for one in drafts if one not in behind)]
         receipts = await self.archive.receipts([m.id for m in messages if m.sender == self.parley.user])
-        undelivered: dict[bytes, dict[str, str]] = {}
-        for failed in await self.outbox.undelivered():
-            undelivered.setdefault(failed.id, {})[failed.recipient] = failed.reason
         return [
             replace(
                 said,
                 receipts=most_known(receipts.get(said.message.id, ())),
-                undelivered=undelivered.get(said.message.id, {}),
                 waiting=waiting[said.message.id].trouble if said.message.id in waiting else None,
+                waiting_changes=[id for id in said.changes if id in waiting],
+                refused={id: refused[id].reasons for id in (said.message.id, *said.changes) if id in refused},
             )
             for said in laid_together([*messages, *behind], beside)
         ]

@@ -2,14 +2,14 @@
 
 A draft is sent again until there is an answer for each recipient. The server knows a draft that it has by its id, so
 neither a lost answer nor a killed program loses or doubles it. A large file is read when it is sent, and has to stay
-where it is until then.
+where it is until then. What somebody refused stays here until its author sends it again, or gives it up.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from gatewayd.client.archive import Archive
 from gatewayd.client.message import Draft
 from gatewayd.message.model import Content
 from gatewayd.wire.parley.schema import Result
+
+WAITS = "recipients != '[]'"  # the others are here only because somebody refused them
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Undelivered:
-    """A recipient who will not get the draft."""
+class Refused:
+    """A draft that some recipients will not get, unless it is sent again."""
 
     id: bytes
-    recipient: str
-    reason: str
+    draft: Draft | None  # None: refused before drafts were kept
+    reasons: Mapping[str, str]  # by recipient
 
 
 class Outbox:
@@ -53,19 +55,19 @@ class Outbox:
 
     async def waiting(self) -> list[Waiting]:
         """The oldest first."""
-        query = "SELECT payload, bodies, recipients, trouble FROM outbox ORDER BY number"
+        query = f"SELECT payload, bodies, recipients, trouble FROM outbox WHERE {WAITS} ORDER BY number"
         found = await self._database.read(lambda db: db.execute(query).fetchall())
-        return [
-            Waiting(_draft(payload, *cbor2.loads(kept)), tuple(json.loads(to)), trouble)
-            for payload, kept, to, trouble in found
-        ]
+        return [Waiting(_draft(payload, kept), tuple(json.loads(to)), trouble) for payload, kept, to, trouble in found]
 
     async def count(self) -> int:
-        found: int = await self._database.read(lambda db: db.execute("SELECT count(*) FROM outbox").fetchone()[0])
+        """Of those that wait."""
+        query = f"SELECT count(*) FROM outbox WHERE {WAITS}"
+        found: int = await self._database.read(lambda db: db.execute(query).fetchone()[0])
         return found
 
     async def settle(self, waiting: Waiting, results: Sequence[Result]) -> None:
-        """Who is to be tried again (RFC 3463: class 4) stays; who will never get it is remembered."""
+        """Who is to be tried again (RFC 3463: class 4) stays; who will never get it is remembered, and the draft with
+        them."""
         again = [result for result in results if result.code.startswith("4")]
         refused = [result for result in results if result.code.startswith("5")]
         id = waiting.draft.id
@@ -73,26 +75,53 @@ class Outbox:
         def work(db: sqlite3.Connection) -> None:
             rows = [(id, result.to, f"{result.code} {result.text}") for result in refused]
             db.executemany("INSERT OR REPLACE INTO undelivered VALUES (?,?,?)", rows)
-            if again:
-                row = (json.dumps([result.to for result in again]), f"{again[0].code} {again[0].text}", id)
-                db.execute("UPDATE outbox SET recipients=?, trouble=? WHERE id=?", row)
-            else:
-                db.execute("DELETE FROM outbox WHERE id=?", (id,))
+            trouble = f"{again[0].code} {again[0].text}" if again else ""
+            row = (json.dumps([result.to for result in again]), trouble, id)
+            db.execute("UPDATE outbox SET recipients=?, trouble=? WHERE id=?", row)
+            query = f"DELETE FROM outbox WHERE id=? AND NOT ({WAITS}) AND id NOT IN (SELECT id FROM undelivered)"
+            db.execute(query, (id,))
 
         await self._database.write(work)
 
-    async def cancel(self, id: bytes) -> bool:
-        """Whether it was there still."""
-        query = "DELETE FROM outbox WHERE id=? RETURNING id"
-        return bool(await self._database.write(lambda db: db.execute(query, (id,)).fetchall()))
-
-    async def undelivered(self) -> list[Undelivered]:
-        query = "SELECT id, recipient, reason FROM undelivered"
+    async def refused(self) -> list[Refused]:
+        """The oldest first."""
+        query = (
+            "SELECT u.id, recipient, reason, payload, bodies FROM undelivered u LEFT JOIN outbox USING (id)"
+            " ORDER BY number, u.id"
+        )
         found = await self._database.read(lambda db: db.execute(query).fetchall())
-        return [Undelivered(*row) for row in found]
+        refused: dict[bytes, Refused] = {}
+        for id, to, why, payload, kept in found:
+            draft = _draft(payload, kept) if payload else None
+            refused[id] = Refused(id, draft, {**(refused[id].reasons if id in refused else {}), to: why})
+        return list(refused.values())
+
+    async def again(self, id: bytes) -> bool:
+        """Who refused it is to be tried once more. Whether it is here to be sent."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            found = db.execute("SELECT recipients FROM outbox WHERE id=?", (id,)).fetchone()
+            if found is None:
+                return False
+            refused = db.execute("DELETE FROM undelivered WHERE id=? RETURNING recipient", (id,)).fetchall()
+            to = [*json.loads(found[0]), *(recipient for (recipient,) in refused)]
+            db.execute("UPDATE outbox SET recipients=? WHERE id=?", (json.dumps(to), id))
+            return True
+
+        return await self._database.write(work)
+
+    async def cancel(self, id: bytes) -> bool:
+        """Neither waits any more nor is remembered as refused. Whether it was there still."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            queries = "DELETE FROM outbox WHERE id=? RETURNING id", "DELETE FROM undelivered WHERE id=? RETURNING id"
+            return any([db.execute(query, (id,)).fetchall() for query in queries])
+
+        return await self._database.write(work)
 
 
-def _draft(payload: bytes, bodies: list[bytes], blobs: dict[bytes, bytes | str]) -> Draft:
+def _draft(payload: bytes, kept: bytes) -> Draft:
+    bodies, blobs = cbor2.loads(kept)
     parts = Content(b"", payload, b"", {}).blobs
     found = ((parts[digest], Path(at) if isinstance(at, str) else at) for digest, at in blobs.items())
     return Draft(payload, tuple(bodies), tuple(found))

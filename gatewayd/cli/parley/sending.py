@@ -89,7 +89,7 @@ async def _send(device: Device, to: Sequence[str], draft: Draft, options: argpar
         print(json.dumps(said))
     refused = [result for result in results if result.code.startswith("5")]
     if refused:
-        raise Failed(f"{len(refused)} of {len(results)} recipients did not take it")
+        raise Failed(f"{len(refused)} of {len(results)} recipients did not take it; parley outbox has it")
 
 
 def _addresses(text: str) -> list[str]:

@@ -5,53 +5,81 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from gatewayd.cli.parley.account import Failed, Identity
 from gatewayd.cli.parley.terminal import plain
+from gatewayd.client import Draft
+from gatewayd.client.archive import Archive
+from gatewayd.client.device import Device
 from gatewayd.client.outbox import Outbox
-from gatewayd.message.model import Payload
 
 
 async def sync(reactor: Any, options: argparse.Namespace) -> None:
     async with Identity(options).device(reactor) as device:
         new = await device.sync()
-        waiting = await device.outbox.waiting()
+        waiting = await device.outbox.count()
+        refused = len(await device.outbox.refused())
     if options.json:
-        print(json.dumps({"new": len(new), "waiting": len(waiting)}))
+        print(json.dumps({"new": len(new), "waiting": waiting, "failed": refused}))
     else:
-        print(f"{len(new)} new; {len(waiting)} in the outbox")
+        said = f"; {refused} not delivered, see parley outbox" if refused else ""
+        print(f"{len(new)} new; {waiting} in the outbox{said}")
 
 
 async def outbox(reactor: Any, options: argparse.Namespace) -> None:
-    archive = Identity(options).archive(reactor)
+    who = Identity(options)
+    archive = who.archive(reactor)
     try:
         box = Outbox(archive)
-        if options.cancel:
-            found = [w.draft.id for w in await box.waiting() if w.draft.id.hex().startswith(options.cancel.lower())]
-            if len(found) != 1 or not await box.cancel(found[0]):
-                raise Failed(f"{len(found)} messages in the outbox begin with {options.cancel}")
+        for id in options.cancel:
+            await box.cancel(await _named(box, id))
+        if options.again:
+            await _send_again(reactor, who, archive, await _named(box, options.again))
         for waiting in await box.waiting():
-            fields = Payload.decode(waiting.draft.payload)
-            if options.json:
-                _show(waiting.draft.id, waiting.to, fields.subject, "waits", waiting.trouble)
-                continue
-            line = f"{waiting.draft.id.hex()[:16]}  to {', '.join(waiting.to)}  {fields.subject}".rstrip()
-            print(plain(line + (f"  ({waiting.trouble})" if waiting.trouble else "")))
-        for failed in await box.undelivered():
-            if options.json:
-                _show(failed.id, [failed.recipient], "", "failed", failed.reason)
-                continue
-            print(
-                plain(f"{failed.id.hex()[:16]}  not delivered to {failed.recipient}: {failed.reason}"), file=sys.stderr
-            )
+            _show(options, waiting.draft.id, waiting.draft, "waits", {to: waiting.trouble for to in waiting.to})
+        for refused in await box.refused():
+            _show(options, refused.id, refused.draft, "failed", refused.reasons)
     finally:
         archive.close()
 
 
-def _show(id: bytes, to: Sequence[str], subject: str, state: str, why: str) -> None:
-    print(json.dumps({"id": id.hex(), "to": to, "subject": subject, "state": state, "why": why}, ensure_ascii=False))
+async def _named(box: Outbox, text: str) -> bytes:
+    """Of those that wait, and those that somebody refused."""
+    ids = {*(one.draft.id for one in await box.waiting()), *(one.id for one in await box.refused())}
+    found = [id for id in ids if id.hex().startswith(text.lower())]
+    if len(found) != 1:
+        raise Failed(f"{len(found)} messages in the outbox begin with {text}")
+    return found[0]
+
+
+async def _send_again(reactor: Any, who: Identity, archive: Archive, id: bytes) -> None:
+    device = Device(reactor, who.client(reactor), archive)
+    try:
+        results = await device.send_again(id)
+    except OSError as error:
+        print(f"parley: it waits in the outbox: {error}", file=sys.stderr)
+    else:
+        refused = [f"{one.to}: {one.code} {one.text}" for one in results if one.code.startswith("5")]
+        if refused:
+            raise Failed(plain("; ".join(refused)))
+    finally:
+        device.parley.close()
+
+
+def _show(options: argparse.Namespace, id: bytes, draft: Draft | None, state: str, why: Mapping[str, str]) -> None:
+    """`why` by recipient."""
+    subject = draft.message.subject if draft else ""
+    if options.json:
+        line = {"id": id.hex(), "to": list(why), "subject": subject, "state": state, "why": why}
+        print(json.dumps(line, ensure_ascii=False))
+        return
+    words = subject or (draft.message.text if draft else "")
+    print(plain(f"{id.hex()[:16]}  {state:6}  to {', '.join(why)}  {next(iter(words.splitlines()), '')[:60]}".rstrip()))
+    for to, reason in why.items():
+        if reason:
+            print(plain(f"    {to}: {reason}"))
 
 
 def add_commands(commands: Any) -> None:
@@ -59,6 +87,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="a line of JSON")
     parser.set_defaults(run=sync)
     parser = commands.add_parser("outbox", help="show what waits to be sent, and what could not be delivered")
-    parser.add_argument("--cancel", metavar="ID", help="do not send this one")
+    parser.add_argument(
+        "--cancel", metavar="ID", nargs="+", default=[], help="do not send these, or forget that they were refused"
+    )
+    parser.add_argument("--again", metavar="ID", help="send this one again to those who refused it")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each")
     parser.set_defaults(run=outbox)

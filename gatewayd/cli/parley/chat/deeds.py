@@ -74,6 +74,11 @@ class Deeds:
         await self._talk.cancel(said)
         self._status.files_rest(said.files)
 
+    async def send_again(self, said: Said) -> None:
+        if not said.refused:
+            raise NotNow("nobody has refused it")
+        await self._talk.send_again(said)
+
     async def thread(self, said: Said) -> None:
         if said.waiting is None:
             self._turn_to(View(self._conversation(said), thread=said.message.id), said.message.id)
@@ -94,7 +99,7 @@ class Deeds:
         await self._talk.decide(said.message, accept=False)
 
     def _must_be_sent(self, said: Said) -> None:
-        if said.waiting is not None:
+        if not said.message.content.signature:
             raise NotNow("it was not sent yet")
         if said.retracted:
             raise NotNow("it is taken back")

@@ -32,6 +32,7 @@ class History(OptionList):
         Binding("o", "deed('original')", "What it answers", show=False),
         Binding("i", "deed('details')", "Who says so"),
         Binding("x", "deed('cancel')", "Cancel", show=False),
+        Binding("w", "deed('send_again')", "Send again", show=False),
         Binding("a", "deed('accept')", "Accept"),
         Binding("x", "deed('refuse')", "Refuse"),
         Binding("k", "cursor_up", show=False),

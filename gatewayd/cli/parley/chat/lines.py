@@ -21,8 +21,9 @@ STATES = {"": "on the server", "stored": "stored", "delivered": "delivered", "di
 
 
 def conversation(shown: Conversation) -> Text:
-    count = f" ({shown.unread})" if shown.unread else ""
-    text = Text(names(shown.name), "bold" if shown.unread else "", no_wrap=True)
+    count = (f" ({shown.unread})" if shown.unread else "") + (" !" if shown.refused else "")
+    style = "red" if shown.refused else ""
+    text = Text(names(shown.name), f"bold {style}" if shown.unread else style, no_wrap=True)
     text.truncate(WIDTH - len(count), overflow="ellipsis")
     return text.append(count)
 
@@ -53,7 +54,7 @@ def message(said: Said, user: str, before: Said | None = None, *, head: bool = T
         note = _note(said, mine)
         text.append(f"  {note}" if note else "", "dim" if mine and said.waiting is None else "yellow")
         text.append("  edited" if said.edited else "", "dim")
-        text.append("  a change waits to be sent" if said.changes else "", "yellow")
+        text.append("  a change waits to be sent" if said.waiting_changes else "", "yellow")
         text.append("\n")
     if said.answers is not None and (before is None or said.answers.message.id != before.message.id):
         quoted = f"{BAR} {_name(said.answers.message.sender, user)}: "
@@ -61,8 +62,11 @@ def message(said: Said, user: str, before: Said | None = None, *, head: bool = T
     text.append(_body(said))
     if said.reactions:
         text.append("\n" + "  ".join(f"{words(what)} {_name(who, user)}" for who, what in said.reactions), "magenta")
-    for recipient, reason in said.undelivered.items():
-        text.append(f"\nnot delivered to {plain(recipient)}: {plain(reason)}", "red")
+    for id, reasons in said.refused.items():
+        what = "" if id == said.message.id else "a change was "
+        for recipient, reason in reasons.items():
+            text.append(f"\n{what}not delivered to {plain(recipient)}: {plain(reason)}", "red")
+    text.append("\nw: send it again   x: forget this" if said.refused else "", "dim red")
     return text
 
 
@@ -87,7 +91,7 @@ def goes_on(said: Said, before: Said, user: str) -> bool:
     mine = said.message.sender == user
     return (
         said.message.sender == before.message.sender
-        and not (said.edited or said.changes)
+        and not (said.edited or said.waiting_changes)
         and _note(said, mine) == _note(before, mine)
         and abs((_when(said) - _when(before)).total_seconds()) < TOGETHER
     )

@@ -147,11 +147,18 @@ class Talk:
             raise NotNow(str(error)) from None
 
     async def cancel(self, said: Said) -> None:
-        """What waits to be sent is not, be it the message or changes of it, and a file of it that is on its way is not
-        saved."""
-        for id in said.changes if said.waiting is None else (said.message.id, *said.changes):
+        """What waits to be sent is not, be it the message or changes of it; what was refused is forgotten; a file of it
+        that is on its way is not saved."""
+        waiting = said.waiting_changes if said.waiting is None else (said.message.id, *said.waiting_changes)
+        for id in dict.fromkeys((*waiting, *said.refused)):
             await self.ask(partial(self.device.cancel, id))
         self._saving.difference_update(part.hash for part in said.files)
+
+    async def send_again(self, said: Said) -> None:
+        """To those who refused it, or a change of it."""
+        for id in said.refused:
+            with contextlib.suppress(ConnectionError):  # it waits, as the screen says
+                await self.ask(partial(self.device.send_again, id))
 
     async def save(self, id: bytes, progress: Callable[[Part, int], None]) -> list[Path]:
         """The files of a message."""
