@@ -18,7 +18,7 @@ from gatewayd.cli.parley.chat.people import People
 from gatewayd.cli.parley.chat.searching import Search
 from gatewayd.cli.parley.chat.signals import Heard
 from gatewayd.cli.parley.chat.writing import Writing
-from gatewayd.client import ConnectionGone, ParleyClient, connection
+from gatewayd.client import ConnectionGone, ParleyClient, TransferFailed, connection, transfer
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
 from gatewayd.crypto.certificates import make_authority
@@ -75,6 +75,19 @@ def said(app: ChatApp) -> str:
 
 def status(app: ChatApp) -> str:
     return str(app.query_one("#status", Static).render())
+
+
+def recorded(app: ChatApp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the status line says from now on."""
+    seen: list[str] = []
+    shown = app._status._show
+
+    def show() -> None:
+        shown()
+        seen.append(status(app))
+
+    monkeypatch.setattr(app._status, "_show", show)
+    return seen
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
@@ -609,14 +622,7 @@ def test_a_large_file_shows_how_far_it_is_and_can_be_stopped(
 
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "[large.bin, 1.0 MB]")
-        seen: list[str] = []
-        shown = app._status._show
-
-        def show() -> None:
-            shown()
-            seen.append(status(app))
-
-        monkeypatch.setattr(app._status, "_show", show)
+        seen = recorded(app, monkeypatch)
         await choose(pilot, app, "large.bin", "s")
         await until(pilot, lambda: any("saved as" in note.message for note in app._notifications))
         assert any("\N{DOWNWARDS ARROW} large.bin" in text for text in seen), seen
@@ -628,3 +634,30 @@ def test_a_large_file_shows_how_far_it_is_and_can_be_stopped(
 
     play(alpha, tmp_path, scene)
     assert (tmp_path / "large-1.bin").stat().st_size == 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(ConnectionError("cut"), "waits to be sent"), (TransferFailed("other octets"), "not delivered to bob@alpha.test")],
+)
+def test_a_file_that_does_not_arrive_is_on_its_way_no_more(
+    alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    (tmp_path / "large.bin").write_bytes(bytes(1024 * 1024))
+
+    async def push(put: Any, chunk: Any, size: int, told: Callable[[int], None]) -> None:
+        told(size // 2)
+        raise error
+
+    monkeypatch.setattr(transfer, "push", push)
+    monkeypatch.setattr(transfer, "WAITS", ())
+
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        await until(pilot, lambda: "online" in status(app))
+        seen = recorded(app, monkeypatch)
+        await pilot.press("ctrl+o", *str(tmp_path / "large.bin"), "enter")
+        await shows(pilot, app, says)
+        await until(pilot, lambda: any("large.bin 50 %" in text for text in seen), lambda: seen)
+        await until(pilot, lambda: "%" not in status(app), lambda: status(app))
+
+    play(alpha, tmp_path, scene, first=str(BOB))

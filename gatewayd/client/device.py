@@ -42,6 +42,7 @@ class Device:
         self.outbox = Outbox(archive)
         self.on_changed: Callable[[list[Message]], None] = lambda new: None
         self.progress: Progress = ignored  # of large files on their way to the server
+        self.at_rest: Callable[[Sequence[Part]], None] = lambda parts: None  # those are not, whatever became of them
         self._reactor = reactor
         self._cancelled: set[bytes] = set()  # drafts that are not to be sent after all
         self._lanes = {False: DeferredLock(), True: DeferredLock()}  # for messages, and for those with large files
@@ -148,6 +149,8 @@ class Device:
                 if failed.error not in HOPELESS:
                     raise
                 why = failed
+            finally:
+                self.at_rest([part for part, _ in waiting.draft.blobs])
         return tuple(Result(to, "5.0.0", str(why)) for to in waiting.to)
 
     async def read(self, conversation: str, *, displayed: bool) -> None:

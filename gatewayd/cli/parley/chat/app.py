@@ -97,6 +97,7 @@ class ChatApp(App[None]):
             device.parley.on_state = self._connection_changed
             device.parley.on_signal = lambda signal: self._tell_screen(SignalCame(signal))
             device.progress = partial(self._status.file_moves, up=True)
+            device.at_rest = self._status.files_rest
             Deferred.fromCoroutine(device.run()).addErrback(self._device_stopped)
 
         self._reactor.callFromThread(begin)

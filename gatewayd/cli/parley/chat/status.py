@@ -49,16 +49,16 @@ class Status(Static):
         if self.is_running and (known is None or 100 * known.octets // part.size != 100 * octets // part.size):
             self.post_message(Moved(part, octets, up=up))
 
+    def files_rest(self, parts: Iterable[Part]) -> None:
+        """They move no more, whatever became of them. On any thread."""
+        for part in parts:
+            self.file_moves(part, part.size, up=False)
+
     def on_moved(self, event: Moved) -> None:
         if event.octets < event.part.size:
             self._moving[event.part.hash] = event
         else:
             self._moving.pop(event.part.hash, None)
-        self._show()
-
-    def files_rest(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            self._moving.pop(part.hash, None)
         self._show()
 
     def _show(self) -> None:
