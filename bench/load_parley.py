@@ -6,6 +6,7 @@ import os
 import re
 from functools import cache
 from hashlib import sha256
+from typing import Any
 
 import cbor2
 
@@ -34,8 +35,15 @@ class ParleyLoad(Connection):
         self._buffer = b""
         self._sign_in(password)
         if user.startswith("r"):
-            self._ask("sync", Sync(2**62, 1, True))  # nothing of what was; all that comes
+            self._follow()
         self.ready()
+
+    def _follow(self) -> None:
+        """Through what was, by ids only; from there all that comes."""
+        page: dict[str, Any] = {"modseq": 0, "more": True}
+        while page.get("more"):
+            page = self._ask("sync", Sync(page["modseq"], 500, content="ids"))
+        self._ask("sync", Sync(page["modseq"], 500, live=True))
 
     # -- a message ---------------------------------------------------------------------------------------------------
 
@@ -81,13 +89,13 @@ class ParleyLoad(Connection):
         challenge = self._ask("auth", Auth(mechanism, client.first()))["data"]
         client.check(self._ask("auth", Auth(mechanism, client.final(challenge)))["data"])
 
-    def _ask(self, method: str, body: Body) -> dict[str, bytes]:
+    def _ask(self, method: str, body: Body) -> dict[str, Any]:
         self.write(self._engine.send(Request(self._engine.new_stream(), method, body)))
         while True:
             while self._events:
                 event = self._events.pop(0)
                 if isinstance(event, Response):
-                    reply: dict[str, bytes] = event.body
+                    reply: dict[str, Any] = event.body
                     return reply
                 if not isinstance(event, Hello):
                     raise RuntimeError(f"{self._user}: {event}")

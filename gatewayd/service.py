@@ -74,6 +74,7 @@ from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.session.pop3 import POP3Session
 from gatewayd.session.smtp_server import SMTPServerSession
 from gatewayd.session.smtp_terms import Role, Terms
+from gatewayd.store import epochs
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.dmarc import SQLiteSightings
 from gatewayd.store.greylist import SQLiteAttempts
@@ -91,6 +92,7 @@ sys.setswitchinterval(0.0005)  # seconds: the writer thread and the reactor hand
 MAX_APPEND = 64 * 1024 * 1024  # octets
 SWEEP = 3600.0  # seconds
 LEAST_FREE = 64 * 1024 * 1024  # octets on the disk: with less, some message will soon find no room
+TESTIFY = 60.0
 
 
 class Options(usage.Options):
@@ -149,6 +151,7 @@ class Gateway(Service):
         self._signatures = ThreadPool(1, 1, name="signatures")
         self._examiners = ThreadPool(0, 16, name="examiners")
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
+        self._witness = state / "epoch"
         self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
         self.queue = SQLiteQueue(self.database, reactor)
         self.trace = TraceLog(self.database, reactor)
@@ -320,6 +323,12 @@ class Gateway(Service):
             self.database.close()
             raise SystemExit(f"gatewayd: {self.config.state_dir} is not ours alone: {failed}") from None
         try:
+            if epochs.begin(self.database.path, self._witness, self._reactor.seconds()):
+                log.warn("this store is an older one than was here: clients read their mailboxes anew")
+        except StoreError as failed:
+            self.database.close()
+            raise SystemExit(f"gatewayd: {failed}") from None
+        try:
             self._listen()
         except CannotListenError as taken:
             self.database.close()
@@ -333,6 +342,9 @@ class Gateway(Service):
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = self._reactor
         self._sweeper.start(SWEEP, now=False)
+        self._testifying = LoopingCall(self._each_of, self._testify)
+        self._testifying.clock = self._reactor
+        self._testifying.start(TESTIFY, now=False)
         self._each_of(self.post_office.resume_receipts, self._renew_keys)
 
     def _listen(self) -> None:
@@ -366,6 +378,7 @@ class Gateway(Service):
         """No new connections, running attempts end, what was acknowledged is committed."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._sweeper.stop()
+        self._testifying.stop()
         await defer.DeferredList([defer.maybeDeferred(port.stopListening) for port in self._ports])
         self.queue.stop()
         await self.relay.stop()
@@ -380,6 +393,7 @@ class Gateway(Service):
         self._examiners.stop()
         await self.trace.flush()
         self.journal.flush()
+        await self._each_of(self._testify)
         await threads.deferToThread(self.database.close)
         self._lock.close()
         log.info("gatewayd has stopped")
@@ -414,6 +428,9 @@ class Gateway(Service):
                     log.error("not done for now: {error}", error=error)
 
         return defer.Deferred.fromCoroutine(run())
+
+    async def _testify(self) -> None:
+        await threads.deferToThread(epochs.testify, self.database.path, self._witness)
 
     async def _sweep_trace(self) -> None:
         await self.trace.sweep(self._reactor.seconds() - self.config.trace_days * DAY)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewayd.address import Domain
-from gatewayd.client.archive import Archive, conversation_of
+from gatewayd.client.archive import KEPT, Archive, conversation_of
 from gatewayd.client.message import Message
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import SigningKey
@@ -80,7 +80,7 @@ def test_what_came_is_there_again(archive: Archive, loop: Loop, tmp_path: Path) 
     assert take(loop, archive, change(3, "one", uid=1, flags=("\\Flagged",))) == []  # not new
     archive.close()
     again = Archive(tmp_path / "data" / "bob.sqlite", BOB, loop.post)
-    assert loop.all(again.modseq()) == [3]
+    assert loop.all(again.place()) == [(3, b"")]
     (found,) = loop.all(again.mailbox("INBOX"))
     assert [(m.uid, m.modseq, m.text, m.flags) for m in found] == [
         (1, 3, "one", ("\\Flagged",)), (2, 2, "two", ("\\Seen",)),
@@ -108,7 +108,7 @@ def test_a_page_is_kept_whole_or_not_at_all(archive: Archive, loop: Loop, monkey
     monkeypatch.setattr(Archive, "_keep", breaking)
     with pytest.raises(StoreError, match="disk I/O error"):
         take(loop, archive, change(1, "one"), change(2, "two"))
-    assert loop.all(archive.modseq(), archive.mailbox("INBOX")) == [0, []]
+    assert loop.all(archive.place(), archive.mailbox("INBOX")) == [(0, b""), []]
     assert texts(take(loop, archive, change(1, "one"), change(2, "two"))) == ["one", "two"]
 
 
@@ -118,7 +118,7 @@ def test_what_another_program_took_is_not_taken_back(archive: Archive, loop: Loo
     assert take(loop, archive, change(2, "one", uid=1)) == []
     ((found,),) = loop.all(archive.mailbox("INBOX"))
     assert (found.flags, found.modseq) == (("\\Seen",), 5)
-    assert loop.all(archive.modseq()) == [5]
+    assert loop.all(archive.place()) == [(5, b"")]
 
 
 @settings(max_examples=30)  # each makes a file
@@ -183,11 +183,32 @@ def test_what_is_gone_leaves_nothing_behind(archive: Archive, loop: Loop, tmp_pa
     db.close()
 
 
+def page(epoch: bytes, *changes: Change, more: bool = False) -> Changes:
+    return Changes(changes, changes[-1].modseq, more, epoch=epoch)
+
+
 def test_a_log_that_began_anew(archive: Archive, loop: Loop) -> None:
-    take(loop, archive, change(9, "old"))
-    loop.all(archive.forget())
-    assert loop.all(archive.modseq(), archive.conversations()) == [0, []]
-    assert texts(take(loop, archive, change(1, "new"))) == ["new"]
+    """What comes again is there once and is no news; what the server has lost is kept, but for what was put away."""
+    before = [change(1, "first"), change(2, "also in Archive"), change(3, "lost"), change(4, "spam", mailbox="Junk")]
+    loop.all(archive.take(page(b"one", *before, change(5, "also in Archive", date=2, mailbox="Archive", uid=1))))
+    loop.all(archive.begin_anew(b"another"))  # not ours
+    assert loop.all(archive.place()) == [(5, b"one")]
+    loop.all(archive.begin_anew(b"one"))
+    assert loop.all(archive.place(), archive.unseen("alice@alpha.test")) == [(0, b""), {}]
+    (new,) = loop.all(archive.take(page(b"two", change(1, "first", flags=("\\Seen",)), more=True)))
+    assert (texts(new), loop.all(archive.place())) == ([], [(1, b"two")])
+    (new,) = loop.all(archive.take(page(b"two", change(2, "also in Archive", uid=7), change(3, "new"))))
+    assert texts(new) == ["new"]
+    loop.all(archive.take(page(b"", change(4, "pushed"))))
+    assert loop.all(archive.place()) == [(4, b"two")]
+    found, kept = loop.all(archive.conversation("alice@alpha.test"), archive.mailbox(KEPT))
+    assert sorted(texts(found)) == ["also in Archive", "first", "lost", "new", "pushed"]
+    assert texts(kept) == ["lost"]
+    loop.all(archive.begin_anew(b"two"))
+    loop.all(archive.take(page(b"three", change(1, "first"))))
+    (found,) = loop.all(archive.conversation("alice@alpha.test"))
+    assert sorted(texts(found)) == ["also in Archive", "first", "lost", "new", "pushed"]
+    assert loop.all(archive.search("spam", 9)) == [[]]
 
 
 def test_conversations(archive: Archive, loop: Loop) -> None:

@@ -147,6 +147,40 @@ def test_restart_finds_everything(gateway: Gateway, sent: list[bytes]) -> None:
     assert "Traceback" not in (gateway.root / "gatewayd.log").read_text()
 
 
+def test_a_database_from_a_backup_has_other_mailboxes(tmp_path: Path) -> None:
+    """A mail program would take new messages for those that had their UIDs."""
+    made = Gateway(tmp_path / "gateway", "alpha.test", "127.0.0.45", ["alice"], 11)
+    database = made.root / "state/gatewayd.sqlite"
+
+    def deliver() -> None:
+        with smtplib.SMTP(*made.port("smtp"), timeout=20) as client:
+            client.sendmail("a@elsewhere.test", ["alice@alpha.test"], b"Subject: x\r\n\r\nx\r\n")
+
+    def validity() -> int:
+        with imap(made, "alice@alpha.test") as program:
+            program.select("INBOX")
+            (found,) = program.response("UIDVALIDITY")[1]
+            assert found is not None
+            return int(found)
+
+    made.start()
+    before = validity()
+    made.stop()
+    backup = database.read_bytes()
+    made.start()
+    deliver()
+    made.stop()
+    database.write_bytes(backup)
+    made.start()
+    after = validity()
+    made.stop()
+    assert after > before
+    made.start()
+    assert validity() == after
+    made.stop()
+    assert (made.root / "gatewayd.log").read_text().count("this store is an older one") == 1
+
+
 def test_bad_configuration_is_one_clear_line(tmp_path: Path) -> None:
     config = tmp_path / "gatewayd.toml"
     config.write_text('hostname = "mx.alpha.test"\nstate_dir = "state"\n[listen]\nsmtp = ["nonsense"]\n')

@@ -52,7 +52,18 @@ from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
 from gatewayd.wire.parley.connection import Event, ParleyConnection, Request
-from gatewayd.wire.parley.schema import Auth, Body, Changes, Mark, Send, SendReply, Sync, read
+from gatewayd.wire.parley.schema import (
+    Auth,
+    Body,
+    Changes,
+    Fetch,
+    FetchReply,
+    Mark,
+    Send,
+    SendReply,
+    Sync,
+    read,
+)
 
 ALPHA, BETA = Domain.parse("alpha.test"), Domain.parse("beta.test")
 ALICE, BOB = Address.parse("alice@alpha.test"), Address.parse("bob@alpha.test")
@@ -927,6 +938,48 @@ def test_a_group_that_is_too_large_comes_by_ids(alpha: House, monkeypatch: pytes
     assert {change.id for change in page.changes} == {content.id for content in made}
     assert {change.flags for change in page.changes} == {("\\Seen",)}
     assert 0 < sum(bool(change.signed) for change in page.changes) < 10
+
+
+@pytest.mark.parametrize("extent", ["signed", "ids"])
+def test_messages_without_their_bodies(alpha: House, extent: Any) -> None:
+    """In pages and in what is pushed; `fetch` has the rest."""
+    made = alpha.fill(ALICE, 3, 4000)
+    session = alpha.user(ALICE)
+    pushed: defer.DeferredQueue[Changes] = defer.DeferredQueue()
+    session.on_changes = pushed.put
+    page = read(Changes, alpha.ask(session, "sync", Sync(0, live=True, content=extent)))
+    made += alpha.fill(ALICE, 1, 4000)
+    changes = page.changes + alpha.wait(_taken(pushed)).changes
+    assert [change.id for change in changes] == [content.id for content in made]
+    assert [change.signed for change in changes] == [c.signed if extent == "signed" else b"" for c in made]
+    assert not any(change.bodies for change in changes)
+    fetched = read(FetchReply, alpha.ask(session, "fetch", Fetch(tuple(change.id for change in changes))))
+    assert [one.bodies for one in fetched.objects] == [tuple(content.bodies.values()) for content in made]
+    alpha.ask(session, "sync", Sync(0, live=True))  # the tail stays as it was asked for first
+    alpha.fill(ALICE, 1)
+    assert not alpha.wait(_taken(pushed)).changes[0].bodies
+
+
+async def _taken(queue: defer.DeferredQueue[T]) -> T:
+    return await queue.get()
+
+
+def test_many_more_headers_than_messages_fit_a_page(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parley_sync, "PAGE", 10_000)
+    alpha.fill(ALICE, 10, 4000)
+    session = alpha.user(ALICE)
+    assert len(read(Changes, alpha.ask(session, "sync", Sync(0, 500))).changes) < 3
+    assert len(read(Changes, alpha.ask(session, "sync", Sync(0, 500, content="signed"))).changes) == 10
+
+
+def test_a_place_that_is_not_in_the_log(alpha: House) -> None:
+    alpha.fill(ALICE, 2)
+    session = alpha.user(ALICE)
+    page = read(Changes, alpha.ask(session, "sync", Sync(0)))
+    for sync in (Sync(page.modseq + 1), Sync(page.modseq, epoch=b"another"), Sync(page.modseq + 1, epoch=page.epoch)):
+        with pytest.raises(RequestFailed, match="resync"):
+            alpha.ask(session, "sync", sync)
+    assert alpha.ask(session, "sync", Sync(page.modseq, epoch=page.epoch))["changes"] == []
 
 
 def test_mark_and_what_the_log_says_of_it(alpha: House) -> None:

@@ -27,6 +27,7 @@ from gatewayd.wire.parley.schema import Change, Changes, Contact, Mailbox, Objec
 
 SHOWN = 256 * 1024  # octets: a longer text is not read for a list
 INTRODUCTIONS = "Introductions"  # the mailbox where strangers wait (docs/parley.rst §8.4)
+KEPT = "\\Kept"  # what the server has lost; no mailbox of its own can be called so
 APART = ("Junk", "Trash", INTRODUCTIONS, RECEIPTS)  # mailboxes that are no part of conversations
 ENTRY = "e.mailbox, e.uid, e.modseq, e.flags, o.signed, o.id"
 IN_CONVERSATIONS = f"e.mailbox NOT IN ({', '.join(repr(name) for name in APART)})"
@@ -86,9 +87,11 @@ class Archive:
 
     # -- filling it -------------------------------------------------------------------------------------------------
 
-    async def modseq(self) -> int:
-        """From where to ask the log."""
-        found: int = await self.database.read(lambda db: db.execute("SELECT modseq FROM log").fetchone()[0])
+    async def place(self) -> tuple[int, bytes]:
+        """From where to ask the log: modseq and epoch."""
+        found: tuple[int, bytes] = await self.database.read(
+            lambda db: db.execute("SELECT modseq, epoch FROM log").fetchone()
+        )
         return found
 
     async def take(self, page: Changes) -> list[Message]:
@@ -102,7 +105,10 @@ class Archive:
             new = [message for change in page.changes if (message := self._apply(db, change)) is not None]
             rows = [(one.address, one.state, one.since, one.modseq) for one in page.contacts]
             db.executemany("INSERT OR REPLACE INTO contact VALUES (?,?,?,?)", rows)
-            db.execute("UPDATE log SET modseq=?", (page.modseq,))
+            db.execute("UPDATE log SET modseq=?1, epoch=iif(?2=x'', epoch, ?2)", (page.modseq, page.epoch))
+            if not page.more:
+                came = "DELETE FROM entry WHERE mailbox=?1 AND id IN (SELECT id FROM entry WHERE mailbox!=?1)"
+                db.execute(came, (KEPT,))
             return new
 
         return await self.database.write(work)
@@ -125,13 +131,25 @@ class Archive:
 
         await self.database.write(work)
 
-    async def forget(self) -> None:
-        """All but the outbox and what became of it: the server's log is another one now."""
+    async def begin_anew(self, epoch: bytes) -> None:
+        """The server's log is another one now than in that epoch. What was here waits to come again; what does not is
+        kept, since this may be the only copy."""
 
         def work(db: sqlite3.Connection) -> None:
-            for table in ("object", "part", "body", "entry", "receipt", "contact", "link", "words", "mailbox"):
-                db.execute(f"DELETE FROM {table}")
-            db.execute("UPDATE log SET modseq=0")
+            if db.execute("SELECT epoch FROM log").fetchone()[0] != epoch:
+                return  # another program was here before us
+            there = db.execute("SELECT mailbox, uid FROM entry WHERE mailbox!=?", (KEPT,)).fetchall()
+            db.execute(
+                "INSERT INTO entry SELECT ?1, row_number() OVER () + (SELECT coalesce(max(uid), 0) FROM entry WHERE"
+                " mailbox=?1), 0, '\\Seen', e.id FROM (SELECT DISTINCT e.id FROM entry e WHERE e.mailbox!=?1 AND"
+                f" {IN_CONVERSATIONS} AND NOT EXISTS (SELECT 1 FROM entry k WHERE k.mailbox=?1 AND k.id=e.id)) e",
+                (KEPT,),
+            )
+            for mailbox, uid in there:
+                self._drop(db, mailbox, uid)
+            db.execute("DELETE FROM contact")
+            db.execute("DELETE FROM mailbox")
+            db.execute("UPDATE log SET modseq=0, epoch=x''")
 
         await self.database.write(work)
 
@@ -164,7 +182,9 @@ class Archive:
         except ObjectError:  # what no reader could show; the next version of this program may
             return None
         row = (change.mailbox, change.uid, change.modseq, " ".join(change.flags), change.id)
-        known = db.execute("SELECT 1 FROM entry WHERE mailbox=? AND uid=?", row[:2]).fetchone()
+        known = db.execute(
+            "SELECT 1 FROM entry WHERE (mailbox, uid)=(?, ?) OR (mailbox, id)=(?, ?)", (*row[:2], KEPT, change.id)
+        ).fetchone()
         db.execute("INSERT OR REPLACE INTO entry VALUES (?,?,?,?,?)", row)
         return None if known else message
 

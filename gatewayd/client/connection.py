@@ -33,6 +33,7 @@ from gatewayd.wire.parley.schema import (
     Consent,
     ConsentReply,
     Contact,
+    Extent,
     Fetch,
     FetchReply,
     Keys,
@@ -191,9 +192,13 @@ class ParleyClient:
             results += (await self._ask("send", send, SendReply)).results
         return results
 
-    async def changes(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Changes]:
+    async def changes(
+        self, since: int = 0, *, epoch: bytes = b"", live: bool = False, content: Extent = "all"
+    ) -> AsyncIterator[Changes]:
         """The account's log after modseq `since`, page by page; with `live`, on and on as it grows, until `close`.
-        Several such loops may run."""
+        `epoch` is the last that came with a page up to there. Messages come whole, "signed" without their bodies, or
+        by their "ids"; `fetch` has the rest. Several such loops may run, but those that are live get the same. Raises
+        RequestFailed "resync" when the log is another one than `since` was read in."""
         tail = Tail()
         if live:
             self._tails.add(tail)
@@ -202,8 +207,9 @@ class ParleyClient:
                 tail.restart()  # before the log is asked: nothing falls in between
                 more = True
                 while more:
-                    page = await (self._persist(partial(self._live_page, since)) if live else self._page(since))
-                    more, since = page.more, page.modseq
+                    sync = Sync(since, PAGE, epoch=epoch, content=content)
+                    page = await (self._persist(partial(self._live_page, sync)) if live else self._page(sync))
+                    more, since, epoch = page.more, page.modseq, page.epoch
                     yield page
                 if not live:
                     return
@@ -216,9 +222,11 @@ class ParleyClient:
         finally:
             self._tails.discard(tail)
 
-    async def messages(self, since: int = 0, *, live: bool = False, mailbox: str = "INBOX") -> AsyncIterator[Message]:
-        """The messages of one mailbox that are new or changed after modseq `since`."""
-        async for page in self.changes(since, live=live):
+    async def messages(
+        self, since: int = 0, *, epoch: bytes = b"", live: bool = False, mailbox: str = "INBOX"
+    ) -> AsyncIterator[Message]:
+        """The messages of one mailbox that are new or changed after modseq `since`, see `changes`."""
+        async for page in self.changes(since, epoch=epoch, live=live):
             for change in page.changes:
                 if change.mailbox == mailbox and change.signed:
                     yield Message.of(change)
@@ -340,16 +348,16 @@ class ParleyClient:
         except RemoteProtocolError as error:
             raise RequestFailed(error.code, f"the server's answer makes no sense: {error}") from None
 
-    async def _page(self, since: int) -> Changes:
-        return await self._ask("sync", Sync(since, PAGE), Changes)
+    async def _page(self, sync: Sync) -> Changes:
+        return await self._ask("sync", sync, Changes)
 
-    async def _live_page(self, since: int) -> Changes:
+    async def _live_page(self, sync: Sync) -> Changes:
         """Also has the tail pushed on this connection, if it is not already."""
         await self._syncing.acquire()  # two loops must not both ask for the tail
         try:
             session = await self.online()
             live = self._live_on is not session
-            page = await self._ask_on(session, "sync", Sync(since, PAGE, live), Changes)
+            page = await self._ask_on(session, "sync", replace(sync, live=live), Changes)
             if live and not page.more:
                 self._live_on = session
             return page

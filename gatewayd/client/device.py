@@ -239,14 +239,15 @@ class Device:
 
     async def _log(self, *, live: bool) -> AsyncIterator[list[Message]]:
         while True:
-            since = await self.archive.modseq()
-            async for page in self.parley.changes(since, live=live):
-                if page.modseq < since:  # the server's log began anew: restored from a backup, or another account
-                    await self.archive.forget()
-                    break
-                since = page.modseq
-                async for objects in self.parley.fetch(await self.archive.missing(page)):
-                    await self.archive.keep(objects)
-                yield await self.archive.take(page)
-            else:
+            since, epoch = await self.archive.place()
+            try:
+                async for page in self.parley.changes(since, epoch=epoch, live=live):
+                    epoch = page.epoch or epoch
+                    async for objects in self.parley.fetch(await self.archive.missing(page)):
+                        await self.archive.keep(objects)
+                    yield await self.archive.take(page)
                 return
+            except RequestFailed as failed:
+                if failed.error != "resync":
+                    raise
+            await self.archive.begin_anew(epoch)

@@ -46,5 +46,6 @@ STEPS = [
     DELETE FROM link; DELETE FROM words; DELETE FROM mailbox;
     UPDATE log SET modseq=0
     """,
+    "ALTER TABLE log ADD COLUMN epoch BLOB NOT NULL DEFAULT x''",
 ]
 ANSWERS, REPLACES, REACTS = "answers", "replaces", "reacts"  # kinds of links

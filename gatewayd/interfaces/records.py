@@ -151,6 +151,7 @@ class Changes:
     deleted: Sequence[Deleted]  # after that modseq, and until now
     modseq: int  # ask again from here
     more: bool  # the limit cut it
+    epoch: bytes  # to be told along with that modseq: which log it is a place of
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,11 @@ class MailboxExists(StoreError):
 
 class BadMailbox(StoreError):
     """What no mailbox can be called, or what cannot be done to this one."""
+
+
+class LogBeganAnew(StoreError):
+    """The store was restored from a backup, or the account made anew: what was read of its log before is no part of
+    it."""
 
 
 class TooManyIntroductions(StoreError):

@@ -180,7 +180,8 @@ class IStore(Interface):
     async def receipt_sent(owed: Owed) -> None:
         """It is delivered, or in the queue, or will never be."""
 
-    async def changes(account_id: int, since_modseq: int, limit: int = 1000) -> Changes: ...
+    async def changes(account_id: int, since_modseq: int, limit: int = 1000, epoch: bytes = b"") -> Changes:
+        """Raises LogBeganAnew: this log was not at that modseq in that epoch (b"": in any)."""
 
     def watch(account_id: int, callback: Watcher) -> Callable[[], None]:
         """Call back, on the reactor's thread, after each commit that changed this account, other processes'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.records import BadMailbox, MailboxExists, NoSuchMailbox
+from gatewayd.interfaces.records import BadMailbox, LogBeganAnew, MailboxExists, NoSuchMailbox
 from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.schema import Error
 
@@ -29,6 +29,8 @@ def failure(error: Exception) -> Error:
             return Error("exists", f"there is a mailbox {error}")
         case BadMailbox():
             return Error("bad-request", str(error))
+        case LogBeganAnew():
+            return Error("resync", str(error))
         case StoreError():
             return Error("unavailable", str(error))
     raise error

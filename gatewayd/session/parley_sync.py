@@ -15,7 +15,7 @@ from gatewayd.session.link import Link
 from gatewayd.session.parley_consent import as_contact
 from gatewayd.session.parley_failed import Failed
 from gatewayd.session.parley_mailboxes import changed
-from gatewayd.wire.parley.schema import Change, Changes, Mark, Sync
+from gatewayd.wire.parley.schema import Change, Changes, Extent, Mark, Sync
 
 MAX_SYNC = 500
 PAGE = 4 * 1024 * 1024  # octets: where a page of the log ends, whatever the client takes
@@ -44,6 +44,7 @@ class Log:
         self._acknowledge = acknowledge
         self._reading = DeferredLock()
         self._live = -1  # the modseq up to which the client was told; -1: no live tail
+        self._extent: Extent = "all"  # of what the live tail brings
         self._stop_watching: Callable[[], None] | None = None
         self._pushing = False
         self._push_again = False
@@ -57,20 +58,21 @@ class Log:
         await self._reading.acquire()  # one page at a time, and the next when this one is read
         try:
             await self._link.drained()
-            reply = await self._changes(body.since, min(body.limit, MAX_SYNC))
+            reply = await self._changes(body.since, min(body.limit, MAX_SYNC), body.content, body.epoch)
         finally:
             self._reading.release()
         if body.live and not reply.more:
             self._live = reply.modseq
             if self._stop_watching is None:
+                self._extent = body.content
                 self._stop_watching = self._store.watch(self.account.account_id, self._changed)
             self._changed()
         return reply
 
-    async def _changes(self, since: int, limit: int) -> Changes:
+    async def _changes(self, since: int, limit: int, extent: Extent, epoch: bytes = b"") -> Changes:
         """A page of the log, cut where there is no more room: never inside one modseq, which may stand for many
         messages; of such a group those that do not fit come by their ids alone."""
-        found = await self._store.changes(self.account.account_id, since, limit)
+        found = await self._store.changes(self.account.account_id, since, limit, epoch)
         names = {mailbox.mailbox_id: mailbox.name for mailbox in found.mailboxes}
         mailboxes = tuple(changed(found, since))
         entries = sorted(found.entries, key=lambda entry: entry.modseq)
@@ -85,15 +87,17 @@ class Log:
             content, name = contents.get(entry.message_id), names.get(entry.mailbox_id)
             if content is None or name is None:
                 continue  # gone meanwhile: the log says so next
-            heads, whole = _heads(name, entry.flags), octets(content)
+            shown = _shown(content, extent)
+            heads, whole = _heads(name, entry.flags), octets(shown) if shown else 0
             if changes and size + heads + whole > self._room and entry.modseq != last:
                 modseq, more = last, True
                 break
             change = Change(name, entry.uid, entry.modseq, flags=tuple(entry.flags.split()), id=content.id)
-            if size + heads + whole <= self._room:
-                change = replace(change, signed=content.signed, bodies=tuple(content.bodies.values()))
+            if shown and size + heads + whole <= self._room:
+                change = replace(change, signed=content.signed, bodies=tuple(shown.bodies.values()))
                 size += whole
-                given.append(content)
+                if shown.bodies == content.bodies:
+                    given.append(content)
             size += heads
             changes.append(change)
             last = entry.modseq
@@ -103,7 +107,8 @@ class Log:
         ]
         changes += [change for change in gone if change.modseq <= modseq]
         contacts = tuple(as_contact(contact) for contact in found.contacts if contact.modseq <= modseq)
-        return Changes(tuple(sorted(changes, key=lambda change: change.modseq)), modseq, more, contacts, mailboxes)
+        changes.sort(key=lambda change: change.modseq)
+        return Changes(tuple(changes), modseq, more, contacts, mailboxes, found.epoch)
 
     def given(self, contents: Sequence[Content]) -> None:
         """The client has been handed them: those who asked are told."""
@@ -132,6 +137,7 @@ class Log:
         whole = first == self._live + 1 and last == self._live + len(arrivals)
         return (
             whole
+            and self._extent == "all"
             and not self._link.full
             and sum(octets(a.content) + _heads(a.mailbox, a.flags) for a in arrivals) <= self._room
         )
@@ -142,7 +148,7 @@ class Log:
             self._push_again = True
             while self._push_again:
                 self._push_again = False
-                tail = await self._changes(self._live, MAX_SYNC)
+                tail = await self._changes(self._live, MAX_SYNC, self._extent)
                 if tail.changes or tail.contacts or tail.mailboxes:
                     self._push_changes(tail)
                     await self._link.drained()
@@ -192,6 +198,13 @@ def _change(arrival: Arrival) -> Change:
     mailbox, uid, modseq, flags, content = arrival
     bodies = tuple(content.bodies.values())
     return Change(mailbox, uid, modseq, flags=tuple(flags.split()), id=content.id, signed=content.signed, bodies=bodies)
+
+
+def _shown(content: Content, extent: Extent) -> Content | None:
+    """What of it the client wants."""
+    if extent == "all":
+        return content
+    return replace(content, bodies={}) if extent == "signed" else None
 
 
 def octets(content: Content) -> int:

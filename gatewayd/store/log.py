@@ -6,16 +6,18 @@ import sqlite3
 from typing import Any
 
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.records import Changes, Deleted, Entry, Expunged
-from gatewayd.store import rows
+from gatewayd.interfaces.records import Changes, Deleted, Entry, Expunged, LogBeganAnew
+from gatewayd.store import epochs, rows
 from gatewayd.store.contacts import CONTACT, as_contact
 
 
-def read_log(db: sqlite3.Connection, account_id: int, since_modseq: int, limit: int) -> Changes:
-    """One modseq is never cut in two: a single one larger than the limit comes whole."""
+def read_log(db: sqlite3.Connection, account_id: int, since_modseq: int, limit: int, epoch: bytes) -> Changes:
+    """One modseq is never cut in two: a single one larger than the limit comes whole. Raises LogBeganAnew."""
     row = db.execute("SELECT modseq FROM account WHERE account_id=?", (account_id,)).fetchone()
     if row is None:
         raise StoreError("no such account")
+    if not epochs.holds(db, account_id, since_modseq, epoch, row[0]):
+        raise LogBeganAnew("that place is not in this log, or too old: ask from 0")
 
     def found(table: str, columns: str) -> list[tuple[Any, ...]]:
         query = f"SELECT {columns}, modseq FROM {table} WHERE account_id=? AND modseq>? ORDER BY modseq LIMIT ?"
@@ -48,4 +50,5 @@ def read_log(db: sqlite3.Connection, account_id: int, since_modseq: int, limit: 
         [Deleted(*row) for row in deleted],
         upto,
         more,
+        epochs.current(db),
     )

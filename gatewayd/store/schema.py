@@ -114,6 +114,14 @@ STEPS = [
         account_id INTEGER NOT NULL, modseq INTEGER NOT NULL, name TEXT NOT NULL, uidvalidity INTEGER NOT NULL,
         PRIMARY KEY (account_id, modseq)) WITHOUT ROWID
     """,
+    # epochs.py
+    """
+    CREATE TABLE epoch (number INTEGER PRIMARY KEY AUTOINCREMENT, stamp BLOB UNIQUE NOT NULL);
+    INSERT INTO epoch (stamp) VALUES (randomblob(8));
+    CREATE TABLE epoch_end (
+        account_id INTEGER NOT NULL, number INTEGER NOT NULL, modseq INTEGER NOT NULL,
+        PRIMARY KEY (account_id, number)) WITHOUT ROWID
+    """,
 ]
 
 ON_NEED = {RECEIPTS}  # made when something first comes there, and not subscribed

@@ -433,8 +433,8 @@ class SQLiteStore:
 
     # -- the log ----------------------------------------------------------------------------------------------------
 
-    async def changes(self, account_id: int, since_modseq: int, limit: int = 1000) -> Changes:
-        return await self._database.read(lambda db: read_log(db, account_id, since_modseq, limit))
+    async def changes(self, account_id: int, since_modseq: int, limit: int = 1000, epoch: bytes = b"") -> Changes:
+        return await self._database.read(lambda db: read_log(db, account_id, since_modseq, limit, epoch))
 
     def watch(self, account_id: int, callback: Watcher) -> Callable[[], None]:
         self._watchers[account_id].add(callback)

@@ -50,13 +50,13 @@ async def _brought_up_to_date(device: Device) -> None:
 async def watch(reactor: Any, options: argparse.Namespace) -> None:
     """What comes to the mailbox, each message once; a change of its flags is not a message."""
     async with Identity(options).device(reactor) as device:
-        since, newest = options.since, 0
+        since, epoch, newest = options.since, b"", 0
         if since is None:  # from now on
             await device.sync()
-            since = await device.archive.modseq()
+            since, epoch = await device.archive.place()
             newest = await device.archive.highest_uid(options.mailbox)
         seen: set[int] = set()
-        async for message in device.parley.messages(since, live=True, mailbox=options.mailbox):
+        async for message in device.parley.messages(since, epoch=epoch, live=True, mailbox=options.mailbox):
             if message.uid > newest and message.uid not in seen:
                 seen.add(message.uid)
                 show(message, options)

@@ -132,10 +132,16 @@ class MailboxesReply(Body, frozen=True):
     mailboxes: tuple[Mailbox, ...] = ()  # all, or the one that was named
 
 
+Epoch = Annotated[bytes, msgspec.Meta(max_length=32)]
+Extent = Literal["all", "signed", "ids"]  # of a message in the log: whole; without its bodies; only which it is
+
+
 class Sync(Body, frozen=True):
     since: Number
     limit: Annotated[int, msgspec.Meta(ge=1)] = 100
     live: bool = False
+    epoch: Epoch = b""  # what came with that number
+    content: Extent = "all"
 
 
 class Change(Body, frozen=True):
@@ -155,6 +161,7 @@ class Changes(Body, frozen=True):
     more: bool = False
     contacts: tuple[Contact, ...] = ()
     mailboxes: tuple[Mailbox, ...] = ()
+    epoch: Epoch = b""  # in a reply to sync: which log `modseq` is a place of
 
 
 class Fetch(Body, frozen=True):
