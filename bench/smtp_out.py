@@ -29,8 +29,10 @@ from gatewayd.address import Address, Domain
 from gatewayd.cli.gatewayctl import Gateway as Parts
 from gatewayd.cli.office import post_office
 from gatewayd.config import load
+from gatewayd.core.receiving import Arrival
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin
+from gatewayd.message.mime import Mail
 
 COUNT = 2000
 ROUNDS = 3
@@ -97,8 +99,9 @@ def fill(reactor: Reactor, gateway: Gateway, count: int, size: int) -> None:
         try:
             office, alice = post_office(parts), await parts.account("alice@bench.test")
             envelope = Envelope(alice.address, (Address("bob", Domain("sink.test")),))
-            for _ in range(count):
-                await office.accept_mail(envelope, mail, lambda name: b"", alice, Origin("127.0.0.1", "bench"))
+            arrival = Arrival(envelope, Mail(mail), lambda name: b"", alice, Origin("127.0.0.1", "bench"))
+            for begin in range(0, count, 64):
+                await office.receive([arrival] * min(64, count - begin))
         finally:
             parts.database.close()
 

@@ -213,6 +213,7 @@ class Gateway(Service):
             bridges=out.bridges,
             srs=out.srs,
         )
+        self._receive = Gathered(self.post_office.receive, reactor, self.post_office.takes_long).ask
         self._submit = Gathered(self.post_office.submit, reactor, self.post_office.takes_long)
         recipients = Recipients(self.store, hostname, config.postmaster, out.bridges, out.srs)
         self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
@@ -245,9 +246,7 @@ class Gateway(Service):
         async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             return await threads.deferToThreadPool(self._reactor, self._examiners, function, *arguments)
 
-        async def examined(mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined | None:
-            if self.admission.trusts(origin.address):
-                return None
+        async def examined(mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined:
             result: Examined = await in_thread(examine, mail, origin, reverse_path, self.resolver.lookup, sealers)
             self.dmarc_reporter.note(result, reverse_path)
             return result
@@ -266,6 +265,7 @@ class Gateway(Service):
             examine=examined if incoming.examine else None,
             filters=Filters(asked, when_down=filters.when_down) if asked else None,
             greylist=Greylist(self.attempts, now) if incoming.greylist else None,
+            trusts=self.admission.trusts,
         )
 
     async def _notify(self, mail: bytes, to: Address) -> Outcome:
@@ -286,7 +286,7 @@ class Gateway(Service):
             max_transactions=limits.transactions, max_hold=limits.hold,
         )  # fmt: skip
         return SMTPServer(limits.message_size, lmtp=role is Role.LMTP), SMTPServerSession(
-            self.config.hostname, self.post_office, self.authenticator, self._reactor.seconds, terms
+            self.config.hostname, self.post_office, self._receive, self.authenticator, self._reactor.seconds, terms
         )
 
     def _imap(self) -> tuple[Engine, Session]:

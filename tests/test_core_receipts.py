@@ -11,10 +11,12 @@ import pytest
 
 from gatewayd.address import Address
 from gatewayd.client import ParleyClient, Receipt
+from gatewayd.core.receiving import Arrival
 from gatewayd.core.relay import Relay
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin, Parley
+from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Payload
 from gatewayd.message.render import render
 from gatewayd.outcome import STORE_FAILED
@@ -275,7 +277,8 @@ def submit(house: House, owner: Any, mail: bytes, *to: Any, null: bool = False) 
         assert account is not None
         path = None if null else owner
         assert (await house.office.reverse_path(path, account, "192.0.2.7")).ok
-        answers = await house.office.accept_mail(Envelope(path, to), mail, lambda name: b"", account, ORIGIN)
+        arrival = Arrival(Envelope(path, to), Mail(mail), lambda name: b"", account, ORIGIN)
+        (answers,) = await house.office.receive([arrival])
         return [outcome.code for outcome in answers.values()]
 
     return house.wait(run())
@@ -342,8 +345,8 @@ def outside(house: House, mail: bytes, to: Any) -> list[str]:
     """Mail from another server."""
 
     async def run() -> list[str]:
-        envelope = Envelope(None, (to,))
-        answers = await house.office.accept_mail(envelope, mail, lambda name: b"", None, ORIGIN)
+        arrival = Arrival(Envelope(None, (to,)), Mail(mail), lambda name: b"", None, ORIGIN)
+        (answers,) = await house.office.receive([arrival])
         return [outcome.code for outcome in answers.values()]
 
     return house.wait(run())

@@ -38,9 +38,11 @@ class Door:
         filters = Filters(asked, when_down=when_down) if said else None
         self.reception = Reception(
             HERE, lambda: 1e9, bytes, examine=self._examine, filters=filters, greylist=self,  # type: ignore[arg-type]
+            trusts=lambda address: self.found is None,
         )  # fmt: skip
 
-    async def _examine(self, mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined | None:
+    async def _examine(self, mail: bytes, origin: Origin, reverse_path: Address | None) -> Examined:
+        assert self.found is not None
         return self.found
 
     async def ask(self, *_: object) -> Deferred | None:

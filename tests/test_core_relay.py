@@ -6,7 +6,7 @@ import email
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -17,6 +17,7 @@ from twisted.internet.defer import maybeDeferred
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.delivery import PostOffice
+from gatewayd.core.receiving import Arrival
 from gatewayd.core.relay import BREATH, GRACE, Relay
 from gatewayd.core.story import Story
 from gatewayd.crypto.cose import sign
@@ -28,6 +29,7 @@ from gatewayd.interfaces.queue import Asked, Envelope
 from gatewayd.interfaces.records import ScramCredentials
 from gatewayd.interfaces.routes import Local, Mail, Origin, Parley, Route
 from gatewayd.interfaces.story import Event
+from gatewayd.message.mime import Mail as Octets
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.message.render import LARGEST
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
@@ -52,6 +54,9 @@ class Signer:
         if domain != ALPHA:
             raise KeyError(domain.name)
         return sign(payload, self.key)
+
+    async def sign_all(self, payloads: Sequence[tuple[Domain, bytes]]) -> list[tuple[bytes, bytes] | None]:
+        return [sign(payload, self.key) if domain == ALPHA else None for domain, payload in payloads]
 
     async def verify(self, content: Content) -> Domain:
         raise LookupError("no keys here")
@@ -407,7 +412,8 @@ def stamp(trace_id: str) -> bytes:
 
 def accept(house: House, mail: bytes, *recipients: Address, submitter: Any = None) -> list[str]:
     sender = ALICE if submitter else CAROL
-    answers = house.one(house.office.accept_mail(Envelope(sender, recipients), mail, stamp, submitter, PEER))
+    arrival = Arrival(Envelope(sender, recipients), Octets(mail), stamp, submitter, PEER)
+    (answers,) = house.one(house.office.receive([arrival]))
     house.work()
     return [answers[recipient].code for recipient in recipients]
 
@@ -494,7 +500,8 @@ def test_from_has_to_be_the_submitters_own(house: House) -> None:
 
 def test_a_store_that_cannot_is_a_temporary_error(house: House) -> None:
     house.database.close()
-    answers = house.one(house.office.accept_mail(Envelope(CAROL, (ALICE,)), MAIL, stamp, None, PEER))
+    arrival = Arrival(Envelope(CAROL, (ALICE,)), Octets(MAIL), stamp, None, PEER)
+    (answers,) = house.one(house.office.receive([arrival]))
     assert isinstance(answers[ALICE], Deferred)
     assert isinstance(house.one(house.office.recipient(Address.parse("new@alpha.test"), None)), Deferred)
 

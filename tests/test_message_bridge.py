@@ -145,4 +145,4 @@ def balanced(text: bytes) -> bool:
     ],
 )
 def test_the_sender_had_rather_that_it_arrives(mail: bytes, waived: bool) -> None:
-    assert waives_tls(mail) is waived
+    assert waives_tls(Mail(mail)) is waived

@@ -47,6 +47,15 @@ class Gathered(Generic[I, R]):
             self._planned = True
             self._clock.callLater(0, self._turn_ends)
 
+    async def ask(self, item: I) -> R:
+        """For who had rather wait for the answer."""
+        answer: Deferred[R | Exception] = Deferred()
+        self(item, answer.callback)
+        said = await answer
+        if isinstance(said, Exception):
+            raise said
+        return said
+
     def _turn_ends(self) -> None:
         self._planned = False
         if self._asked:

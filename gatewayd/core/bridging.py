@@ -51,16 +51,22 @@ class Bridging:
             return None
         return restored if native else None
 
-    async def bridged(
+    async def bridged(self, mail: Mail, by: Domain, reverse_path: Address | None) -> Content:
+        """Raises KeyError: the domain has no key."""
+        unsigned = self.unsigned(mail, by, reverse_path)
+        return unsigned.sealed(*await self._signer.sign(by, unsigned.payload))
+
+    def unsigned(
         self, mail: Mail, by: Domain, reverse_path: Address | None, auth: Mapping[str, str] | None = None
     ) -> Content:
-        payload, bodies = bridge.bridged_payload(
-            mail,
-            by=by,
-            nonce=self._random(16),
-            received_ms=int(self._now() * 1000),
-            reverse_path=reverse_path,
-            auth=auth,
+        """For `sign_all`."""
+        nonce, now_ms = self._random(16), int(self._now() * 1000)
+        return Content.unsigned(
+            *bridge.bridged_payload(mail, by=by, nonce=nonce, received_ms=now_ms, reverse_path=reverse_path, auth=auth)
         )
-        unsigned = Content.unsigned(payload, bodies)
-        return unsigned.sealed(*await self._signer.sign(by, unsigned.payload))
+
+    async def sign_all(self, domains: Sequence[Domain], contents: Sequence[Content]) -> list[Content | None]:
+        """Each by the domain beside it; None where that has no key."""
+        payloads = [(domain, content.payload) for domain, content in zip(domains, contents, strict=True)]
+        signed = await self._signer.sign_all(payloads) if payloads else []
+        return [None if made is None else content.sealed(*made) for content, made in zip(contents, signed, strict=True)]

@@ -9,33 +9,32 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
-from msgspec.structs import replace
 from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.accepting import Accepting, Handover
 from gatewayd.core.admission import Admission
-from gatewayd.core.bridges import Bridges, authors_domain
+from gatewayd.core.bridges import Bridges
 from gatewayd.core.bridging import Bridging, Signer
-from gatewayd.core.consent import Consent, Provenance
+from gatewayd.core.consent import Consent
 from gatewayd.core.filtering import Visits
 from gatewayd.core.posting import Answers, Letter, Posting
 from gatewayd.core.pulling import QUOTA, Puller
 from gatewayd.core.receipts import Receipts
-from gatewayd.core.reception import Judged, Reception
+from gatewayd.core.receiving import Arrival, Receiving
+from gatewayd.core.reception import Reception
 from gatewayd.core.recipients import Recipients
 from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.core.submitting import Submission, Submitting
-from gatewayd.core.verdict import Findings
+from gatewayd.core.writing import Writing
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope, IQueue
+from gatewayd.interfaces.queue import Envelope, IQueue
 from gatewayd.interfaces.records import Account, Delivery, Placed
 from gatewayd.interfaces.routes import Bridged, Origin, Route
 from gatewayd.interfaces.store import IStore
-from gatewayd.message import bridge, submission
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, ObjectError
 from gatewayd.outcome import (
@@ -43,20 +42,15 @@ from gatewayd.outcome import (
     NO_SUCH_USER,
     NOT_YOUR_ADDRESS,
     RELAY_DENIED,
-    STORE_FAILED,
     Deferred,
     Delivered,
     Outcome,
-    Refused,
 )
 
-NOT_FILTERED = Refused("5.7.1", "A content filter does not take it for this recipient")
 CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
 MAX_CONTACTED = 10_000
 LARGEST = 4 * 1024**3  # octets of the blobs of one object
 LARGEST_MAIL = 64 * 1024**2  # octets of one that was born as mail
-
-Stamp = Callable[[str], bytes]  # a message's id to the Received field that names it
 
 
 class Router(Protocol):
@@ -109,10 +103,14 @@ class PostOffice:
             self._receipts.stored, self._note, now,
             self._bridges, srs,
         )  # fmt: skip
-        self._submitting = Submitting(
-            store, signer, self._recipients, self._consent, self._receipts, admission, self._posting, self._story,
-            largest,
+        writing = Writing(self._consent, self._receipts)
+        self._receiving = Receiving(
+            store, hostname, self._recipients, self._bridges, self._reception, self._bridge, writing, self._posting,
+            self._story, now,
         )  # fmt: skip
+        self._submitting = Submitting(
+            store, signer, self._recipients, writing, admission, self._posting, self._story, largest
+        )
         self._accepting = Accepting(
             store, signer, hostname, self._recipients, self._consent, admission, self._posting,
             Puller(store.blobs, quota), self._story, now, largest, largest_mail,
@@ -178,93 +176,24 @@ class PostOffice:
 
     # -- acceptance -------------------------------------------------------------------------------------------------
 
-    async def accept_mail(
-        self, envelope: Envelope, mail: bytes, stamp: Stamp, submitter: Account | None, origin: Origin, *,
-        each: bool = False, visit: Visits | None = None,
-    ) -> dict[Address, Outcome]:  # fmt: skip
-        """Mail by SMTP or LMTP; `visit`: what filters saw of the client before it. Comes back when every recipient's
-        copy is durable or refused: all alike, or `each` by itself."""
-        read = Mail(mail)
-        recipients, reverse_path = envelope.recipients, envelope.reverse_path
-        behind = self._bridges.sent_by(origin.address) if submitter is None else frozenset[Domain]()
-        try:
-            if submitter is not None and (wrong := await self._sends_as(read, submitter)):
-                return dict.fromkeys(recipients, wrong)
-            trusted = replace(origin, trusted=True) if behind else origin
-            judged = await self._reception.judge(envelope, read, submitter, trusted, visit)
-        except StoreError as error:
-            return dict.fromkeys(recipients, self._posting.failed(error))
-        if not isinstance(judged, Judged):
-            self._story.turned_away(origin, reverse_path, recipients, judged)
-            return dict.fromkeys(recipients, judged)
-        read, examined = judged.mail, judged.examined
-        if judged.envelope is not None:
-            envelope, reverse_path = judged.envelope, judged.envelope.reverse_path
-        if "REQUIRETLS" not in envelope.options and bridge.waives_tls(mail):
-            envelope = replace(envelope, options=envelope.options | {TLS_OPTIONAL})
-        provenance = Provenance.UNEXAMINED if submitter is None else Provenance.HERE
-        if examined is not None:
-            provenance = Provenance.AUTHENTICATED if examined.authenticated else Provenance.UNAUTHENTICATED
-        proven = examined is not None and (examined.spf, examined.spf_identity) == ("pass", "mailfrom")
-        if submitter is None and not origin.trusted and not proven:
-            envelope = envelope.without_success()
-        try:
-            author = submitter.address.domain if submitter else await self._our_domain(recipients)
-            if behind:
-                author = authors_domain([*bridge.authors(read), reverse_path], behind) or author
-            restored = await self._bridge.restored(read)
-            if restored is not None and examined is not None:
-                provenance = Provenance.AUTHENTICATED  # by its signature
-            content = restored or await self._bridge.bridged(
-                read, author, reverse_path, examined.summary if examined else None
-            )
-        except StoreError as error:
-            return dict.fromkeys(recipients, self._posting.failed(error))
-        except KeyError as domain:
-            self.log.error("no signing key for {domain}; refused {peer} for now", domain=domain, peer=str(origin))
-            return dict.fromkeys(recipients, STORE_FAILED)
-        if submitter is not None:
-            by_hand = reverse_path is not None and not bridge.automatic(read)
-            if not await self._writes(submitter, content, recipients, by_hand=by_hand):
-                return dict.fromkeys(recipients, STORE_FAILED)
-        self._story.mail(content, origin, reverse_path, submitter, len(mail))
-        if examined is not None:
-            self._story.examined(content, examined)
-        if judged.verdict:
-            self._story.judged(content, judged.verdict, judged.mailbox)
-        vouched = examined.vouched if examined is not None else ""
-        findings = Findings("its signature holds" if restored is not None else vouched, judged.verdict, judged.mailbox)
-        letter = Letter(content, envelope, judged.fields + stamp(content.trace_id), provenance, findings)
-        if envelope.not_before > self._now():
-            return await self._posting.hold(letter)
-        answers: dict[Address, Outcome] = dict.fromkeys(judged.refused, NOT_FILTERED)
-        taken = letter
-        if judged.refused:
-            taken = replace(letter, envelope=letter.to([to for to in envelope.recipients if to not in judged.refused]))
-        answers.update(await self._posting.post(taken))
-        if judged.envelope is not None:
-            self._as_the_client_sees(recipients, answers)
-        return answers if each else await self._posting.one_fate(letter, answers)
-
-    def _as_the_client_sees(self, recipients: Sequence[Address], answers: dict[Address, Outcome]) -> None:
-        """Of those whom a filter took away, all is well; of those whom it added, the sender knows nothing."""
-        for address in [address for address in answers if address not in recipients]:
-            if isinstance(answers[address], Refused):
-                self.log.warn("{to}, added by a filter: {why}", to=str(address), why=answers.pop(address).text)
-        answers.update((to, Delivered("2.0.0", "Accepted")) for to in recipients if to not in answers)
+    async def receive(self, arrivals: Sequence[Arrival]) -> list[Answers]:
+        """Mail by SMTP or LMTP, from however many clients: an outcome for each recipient of each."""
+        return await self._receiving.receive(arrivals)
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Answers]:
         """Objects of signed-in Parley users, of however many at once: an outcome for each recipient of each."""
         return await self._submitting.submit(submissions)
 
-    def takes_long(self, one: Submission | Handover) -> bool:
+    def takes_long(self, one: Submission | Handover | Arrival) -> bool:
         """It waits for a disk, a peer or a server behind us: nobody else's should wait for it."""
+        if any(to.domain in self._bridges for to in one.recipients):
+            return True
+        if isinstance(one, Arrival):
+            return self._receiving.takes_long(one)
         try:
-            if one.content.blobs:
-                return True
+            return bool(one.content.blobs)
         except ObjectError:
             return False  # it will be refused
-        return any(to.domain in self._bridges for to in one.recipients)
 
     async def accept(self, handovers: Sequence[Handover]) -> list[Answers]:
         """Objects of a peer domain, however many at once: an outcome for each recipient of each."""
@@ -327,33 +256,6 @@ class PostOffice:
             self._contacted.clear()
         self._contacted[domain] = now
         await self._wake_peer(domain)
-
-    async def _sends_as(self, mail: Mail, owner: Account) -> Refused | None:
-        """Every address in From and Sender is the account's own (RFC 6409 §6.1); a missing From is not refused for
-        that."""
-        for field, address in submission.claimed(mail):
-            if address is None:
-                return Refused("5.7.1", f"{field} holds no address, or something that is none")
-            if not await self._recipients.owns(owner, address):
-                return Refused("5.7.1", f"{field} names {address}, which is not an address of {owner.address}")
-        return None
-
-    async def _our_domain(self, recipients: Sequence[Address]) -> Domain:
-        domains = await self._store.domains()
-        return next((a.domain for a in recipients if a.domain in domains), self._hostname)
-
-    async def _writes(
-        self, account: Account, content: Content, recipients: Sequence[Address], *, by_hand: bool
-    ) -> bool:
-        """Who is written to may answer, and the receipts that the message asks for will be known when they come."""
-        try:
-            if by_hand:
-                await self._consent.written([(account, recipients)])
-            await self._receipts.expect(account, content, recipients)
-        except StoreError as error:
-            self.log.error("the store could not: {error}", error=error)
-            return False
-        return True
 
     async def _post_receipt(self, content: Content, author: Address) -> Outcome:
         """With a null reverse-path: nobody is told when it does not arrive."""

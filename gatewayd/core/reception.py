@@ -22,8 +22,7 @@ from gatewayd.message import bridge, submission
 from gatewayd.message.mime import Mail
 from gatewayd.outcome import Delivered, Outcome, Refused
 
-# None: the client is not examined (it is trusted)
-Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined | None]]
+Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,15 @@ class Judged:
 
 
 class Reception:
-    """`now` gives seconds since the epoch, `random` n unguessable octets."""
+    """`now` gives seconds since the epoch, `random` n unguessable octets. Mail from an IP address that it `trusts` is
+    not examined."""
 
     log = Logger()
 
     def __init__(
         self, hostname: Domain, now: Callable[[], float], random: Callable[[int], bytes], *,
         examine: Examine | None = None, filters: Filters | None = None, greylist: Greylist | None = None,
+        trusts: Callable[[str], bool] = lambda address: False,
     ) -> None:  # fmt: skip
         self._hostname = hostname
         self._now = now
@@ -54,6 +55,14 @@ class Reception:
         self._examine = examine
         self._filters = filters
         self._greylist = greylist
+        self._trusts = trusts
+
+    def asks(self, origin: Origin, submitter: Account | None) -> bool:
+        """Whether judging waits for the DNS or for filters."""
+        return self._filters is not None or (submitter is None and self._examines(origin))
+
+    def _examines(self, origin: Origin) -> bool:
+        return self._examine is not None and not origin.trusted and not self._trusts(origin.address)
 
     def visit(self, origin: Origin, submitter: Account | None) -> Visits | None:
         """A client's connection, for the filters; None: there are none."""
@@ -71,7 +80,8 @@ class Reception:
             mail = submission.completed(mail, self._now(), name, envelope.reverse_path or submitter.address)
         elif self._examine is not None and not origin.trusted:
             mail = bridge.without_results_of(mail, self._hostname)
-            examined = await self._examine(mail.octets, origin, envelope.reverse_path)
+            if not self._trusts(origin.address):
+                examined = await self._examine(mail.octets, origin, envelope.reverse_path)
         if examined is not None and examined.dmarc == "fail" and examined.policy == "reject":
             self.log.info("refused mail of {origin}: DMARC policy of {d}", origin=str(origin), d=examined.author)
             text = f"{examined.author} asks that mail which fails DMARC be refused"

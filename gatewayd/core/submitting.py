@@ -6,7 +6,7 @@ serve them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from twisted.logger import Logger
@@ -14,12 +14,11 @@ from twisted.logger import Logger
 from gatewayd.address import Address, AddressError
 from gatewayd.core.admission import Admission
 from gatewayd.core.bridging import Signer
-from gatewayd.core.consent import Consent
 from gatewayd.core.posting import Answers, Letter, Posting
 from gatewayd.core.pulling import blobs_of_user
-from gatewayd.core.receipts import Receipts
 from gatewayd.core.recipients import Recipients
 from gatewayd.core.story import Story
+from gatewayd.core.writing import Writing, Written
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.records import Account
@@ -43,14 +42,13 @@ class Submitting:
     log = Logger()
 
     def __init__(
-        self, store: IStore, signer: Signer, recipients: Recipients, consent: Consent, receipts: Receipts,
+        self, store: IStore, signer: Signer, recipients: Recipients, writing: Writing,
         admission: Admission | None, posting: Posting, story: Story, largest: int,
     ) -> None:  # fmt: skip
         self._store = store
         self._signer = signer
         self._recipients = recipients
-        self._consent = consent
-        self._receipts = receipts
+        self._writing = writing
         self._admission = admission
         self._posting = posting
         self._story = story
@@ -73,8 +71,9 @@ class Submitting:
                 continue
             envelope = Envelope(each.account.address, tuple(each.recipients))
             letters[number] = Letter(each.content.sealed(*made), envelope, b"", author=each.account)
-        for number, failed in (await self._unwritten(letters)).items():
-            refused[number] = failed
+        written = {n: Written(taken[n].account, letter.content, taken[n].recipients) for n, letter in letters.items()}
+        for number, failed in (await self._writing.note(written)).items():
+            refused[number] = self._posting.failed(failed)
             del letters[number]
         for letter in letters.values():
             assert letter.author is not None
@@ -122,22 +121,6 @@ class Submitting:
         except StoreError as error:
             return self._posting.failed(error)
         return self._admission.account(str(submission.account.address), elsewhere)
-
-    async def _unwritten(self, letters: Mapping[int, Letter]) -> dict[int, Outcome]:
-        """Who is written to may answer, and the receipts that a message asks for will be known when they come; what
-        becomes of those for which that could not be noted."""
-        written = {n: (letter.author, letter.envelope.recipients) for n, letter in letters.items() if letter.author}
-        try:
-            await self._consent.written(list(written.values()))
-        except StoreError as error:
-            return dict.fromkeys(letters, self._posting.failed(error))
-        failed = {}
-        for number, (account, recipients) in written.items():
-            try:
-                await self._receipts.expect(account, letters[number].content, recipients)
-            except StoreError as error:
-                failed[number] = self._posting.failed(error)
-        return failed
 
 
 def too_big(content: Content, most: int) -> bool:

@@ -25,8 +25,8 @@ MAX_ADDRESSES = 64 * 1024  # characters of fields that are read for addresses
 MAX_SHOWN = 100  # recipients in the structured view
 _MESSAGE_IDS = re.compile(r"<([!-;=?A-~]{1,400}@[!-;=?A-~]{1,400})>")
 _OBJECT_ID = re.compile(r"([0-9a-f]{64})@")  # as the rendering of an object names it
-_WAIVES_TLS = re.compile(rb"^TLS-Required[ \t]*:([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
 NOBODY = "unknown@invalid"  # the author of a mail that names none (RFC 2606 §2)
+_OBJECT = OBJECT_FIELD.lower()
 _DATES = range(0, 253402300800)  # seconds of the years 1970 to 9999
 
 
@@ -37,10 +37,9 @@ def as_mail(content: Content, trace: bytes = b"") -> bytes:
     return trace + render(content)
 
 
-def waives_tls(mail: bytes) -> bool:
+def waives_tls(mail: mime.Mail) -> bool:
     """Whether the sender says that it had rather arrive than be secret (RFC 8689 §5). Said twice it is not said."""
-    end = mail.find(b"\r\n\r\n")
-    said = _WAIVES_TLS.findall(mail, 0, end + 2 if end >= 0 else len(mail))
+    said = [value for name, value in mail.fields if name == b"tls-required"]
     return len(said) == 1 and said[0].strip().lower() == b"no"
 
 
@@ -170,9 +169,14 @@ def _mailboxes(mail: mime.Mail, name: bytes) -> list[str]:
     return [mime.unfolded(address) for value in values for address in mailboxes(mime.unfold(value))]
 
 
+def names_object(mail: mime.Mail) -> bool:
+    """It may be the rendering of one that `restore` gives."""
+    return any(name == _OBJECT for name, _ in mail.fields)
+
+
 def restore(mail: mime.Mail) -> Content | None:
     """The object inside a rendering, with every body exact; None if it is not there whole. The caller verifies."""
-    fields = [value for name, value in mail.fields if name == OBJECT_FIELD.lower()]
+    fields = [value for name, value in mail.fields if name == _OBJECT]
     if len(fields) != 1:
         return None
     try:

@@ -3,17 +3,20 @@ core decides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.filtering import Visits
+from gatewayd.core.posting import Answers
+from gatewayd.core.receiving import Arrival
 from gatewayd.interfaces.authentication import IAuthenticator
 from gatewayd.interfaces.queue import Asked, Envelope
 from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.routes import Origin
+from gatewayd.message.mime import Mail
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session.link import Link
 from gatewayd.session.received import goes_round, received
@@ -29,7 +32,10 @@ MAX_AUTH_FAILURES = 3
 MAX_IDLE_COMMANDS = 100  # EHLO, RSET, NOOP, VRFY, HELP in a row without a message
 
 
-class MailAcceptor(Protocol):
+Receive = Callable[[Arrival], Awaitable[Answers]]  # an outcome for each recipient
+
+
+class PostOffice(Protocol):
     def visit(self, origin: Origin, submitter: Account | None) -> Visits | None: ...
 
     async def recipient(self, address: Address, submitter: Account | None, client: str, octets: int) -> Outcome: ...
@@ -37,11 +43,6 @@ class MailAcceptor(Protocol):
     async def reverse_path(self, address: Address | None, submitter: Account | None, client: str) -> Outcome: ...
 
     def turned_away(self, origin: Origin, sender: Address | None, recipient: Address | None, why: Outcome) -> None: ...
-
-    async def accept_mail(
-        self, envelope: Envelope, mail: bytes, stamp: Callable[[str], bytes], submitter: Account | None, origin: Origin,
-        *, each: bool = False, visit: Visits | None = None,
-    ) -> dict[Address, Outcome]: ...  # fmt: skip
 
 
 def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
@@ -65,11 +66,12 @@ class SMTPServerSession:
     """One listener's client, held to the listener's terms."""
 
     def __init__(
-        self, hostname: Domain, acceptor: MailAcceptor, authenticator: IAuthenticator, now: Callable[[], float],
-        terms: Terms,
+        self, hostname: Domain, post_office: PostOffice, receive: Receive, authenticator: IAuthenticator,
+        now: Callable[[], float], terms: Terms,
     ) -> None:  # fmt: skip
         self._hostname = hostname
-        self._acceptor = acceptor
+        self._post_office = post_office
+        self._receive = receive
         self._authenticator = authenticator
         self._now = now
         self._terms = terms
@@ -186,16 +188,16 @@ class SMTPServerSession:
             return
         outcome: Outcome = Delivered("2.1.0", "Sender ok")
         if terms.role is not Role.LMTP:
-            outcome = await self._acceptor.reverse_path(address, account, self._link.peer_address)
+            outcome = await self._post_office.reverse_path(address, account, self._link.peer_address)
         if outcome.ok and self._visit is None:
-            self._visit = self._acceptor.visit(self._origin(), account)
+            self._visit = self._post_office.visit(self._origin(), account)
         if outcome.ok and self._visit is not None:
             outcome = await self._visit.mail(address) or outcome
         if outcome.ok:
             self._reset()
             self._mail = event
         else:
-            self._acceptor.turned_away(self._origin(), address, None, outcome)
+            self._post_office.turned_away(self._origin(), address, None, outcome)
         self._answer(outcome, State.MAIL)
 
     async def _rcpt_to(self, event: wire.RcptTo) -> None:
@@ -212,14 +214,14 @@ class SMTPServerSession:
             self._error(reply(553, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
         size, account = self._mail.parameters.size, self._sign_in.account  # RFC 1870 §6.3
-        outcome = await self._acceptor.recipient(recipient, account, self._link.peer_address, size)
+        outcome = await self._post_office.recipient(recipient, account, self._link.peer_address, size)
         if outcome.ok and self._visit is not None:
             outcome = await self._visit.rcpt(recipient) or outcome
         if outcome.ok:
             self._accepted.append(recipient)
             self._recipients[recipient] = Asked(event.parameters.notify, event.parameters.orcpt)
         else:
-            self._acceptor.turned_away(self._origin(), self._mail.reverse_path, recipient, outcome)
+            self._post_office.turned_away(self._origin(), self._mail.reverse_path, recipient, outcome)
         self._answer(outcome, State.RCPT)
 
     async def _start_data(self) -> None:
@@ -263,7 +265,7 @@ class SMTPServerSession:
         origin = self._origin(protocol)
         accepted = self._accepted
         self._reset()
-        answers = await self._acceptor.accept_mail(envelope, mail, stamp, account, origin, each=each, visit=self._visit)
+        answers = await self._receive(Arrival(envelope, Mail(mail), stamp, account, origin, each, self._visit))
         if each:  # RFC 2033 §4.2
             self._answer_each([as_reply(_named(answers[address], trace_id)) for address in accepted])
             return
