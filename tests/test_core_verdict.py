@@ -7,7 +7,7 @@ import pytest
 from gatewayd.address import Address
 from gatewayd.core.consent import INBOX, INTRODUCTIONS, JUNK, Provenance, place
 from gatewayd.core.examination import Examined
-from gatewayd.core.verdict import UNEXAMINED, Findings
+from gatewayd.core.verdict import UNEXAMINED, Findings, kept
 from tests.test_core_examination import CAROL, GOOD_SPF, MAIL, SIGNER, examined
 
 SIGNED = SIGNER.sign(MAIL) + MAIL
@@ -100,3 +100,10 @@ def test_it_is_one_line_whatever_a_filter_says() -> None:
     octets = Findings("", "odd\r\nBcc: x\N{SNOWMAN}" + "y" * 2000).field(INBOX, CAROL, "none", Provenance.HERE)
     assert octets.startswith(b"Gatewayd-Verdict: INBOX; odd  Bcc: x?yyy")
     assert len(octets) < 998 and octets.count(b"\n") == 1 and octets.endswith(b"\r\n")
+
+
+@pytest.mark.parametrize("provenance", Provenance)
+def test_what_was_found_is_kept(provenance: Provenance) -> None:
+    for findings in (SPAM, UNEXAMINED, Findings(BAD)):
+        assert kept(findings.kept(provenance)) == (provenance, findings)
+    assert kept("") == (Provenance.HERE, UNEXAMINED)

@@ -324,6 +324,16 @@ def test_a_filter_decides_who_gets_it(gateway: Gateway) -> None:
         assert his.mails() == []
 
 
+def test_what_a_filter_says_is_kept_while_the_mail_is_held(gateway: Gateway) -> None:
+    script = Scripted(E=[Packet("q", b"smells\0"), CONTINUE])
+    with script.listening(ADDRESS, 8891), Talk(gateway, "submissions", tls=True) as talk:
+        talk.sign_in()
+        mail = b"From: alice@alpha.test\r\nSubject: later\r\n\r\nx\r\n"
+        assert talk.send("alice@alpha.test", ["bob@alpha.test"], mail, " HOLDFOR=1").startswith("250 2.0.0 Queued")
+    with Mailbox(gateway, "bob@alpha.test", "Junk") as mailbox:
+        assert f"Gatewayd-Verdict: Junk; milter {ADDRESS}:8891: smells\r\n".encode() in mailbox.wait(1)[0]
+
+
 def test_a_filter_that_is_down_defers(gateway: Gateway) -> None:
     with Talk(gateway) as talk:
         talk.do("EHLO client.test")

@@ -15,7 +15,7 @@ import pytest
 from twisted.internet.threads import blockingCallFromThread
 
 from demo.dns_server import DNSServer
-from demo.world import Gateway, Reactor
+from demo.world import Gateway, Reactor, ctl
 from tests.smtp_talk import Mailbox, Talk
 from tests.test_net_proxy_protocol import proxied
 
@@ -178,3 +178,23 @@ def test_the_users_word_goes_before_a_filters(tmp_path: Path, reactor: Any) -> N
     finally:
         rspamd.shutdown()
         rspamd.server_close()
+
+
+def test_what_waits_for_room_stays_a_strangers(gateway: Gateway) -> None:
+    """One of two recipients has no room for now: his copy waits here, and what is known of it is not forgotten."""
+    ctl("--config", gateway.config, "quota", "bob@alpha.test", "--messages", "1")
+    two = ["alice@alpha.test", "bob@alpha.test"]
+    with Talk(gateway) as first, stranger(gateway, "192.0.2.8") as talk:
+        first.do("EHLO friends.test")
+        assert talk.do("MAIL FROM:<x@elsewhere.test>").startswith("250")
+        assert all(answer.startswith("250") for answer in talk.all(*(f"RCPT TO:<{to}>" for to in two)))
+        assert first.send("a@friends.test", ["bob@alpha.test"], mail("a@friends.test")).startswith("250")
+        assert talk.do("DATA").startswith("354")
+        assert talk.do(mail("x@elsewhere.test") + b".\r\n").startswith("250 2.0.0 Accepted")
+    ctl("--config", gateway.config, "quota", "bob@alpha.test", "--messages", "none")
+    with Mailbox(gateway, "alice@alpha.test", "Introductions") as hers:
+        (one,) = hers.wait(1)
+    with Mailbox(gateway, "bob@alpha.test", "Introductions") as his:
+        _, other = his.wait(2)
+    line = b"Gatewayd-Verdict: Introductions; you do not know x@elsewhere.test; "
+    assert line in one and line in other

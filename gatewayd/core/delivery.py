@@ -29,6 +29,7 @@ from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.core.submitting import Submission, Submitting
+from gatewayd.core.verdict import kept
 from gatewayd.core.writing import Writing
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import Envelope, IQueue
@@ -222,8 +223,9 @@ class PostOffice:
         return placed
 
     async def deliver_local(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
-        """Queued mail whose domain is ours: it has become so, or the mail was held."""
-        return await self._posting.post(Letter(content, envelope, trace))
+        """Queued mail whose domain is ours: it has become so, or the mail was held, or a mailbox was
+        full."""
+        return await self._posting.post(Letter(content, envelope, trace, *kept(envelope.found)))
 
     async def acknowledge(self, account: Account, contents: Collection[Content], status: str) -> None:
         """This became of messages that the user has: "delivered", "displayed". Raises nothing."""

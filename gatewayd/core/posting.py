@@ -78,6 +78,10 @@ class Letter(msgspec.Struct, frozen=True, dict=True):
     def to(self, recipients: Sequence[Address]) -> Envelope:
         return replace(self.envelope, recipients=tuple(recipients))
 
+    def waiting(self, recipients: Sequence[Address]) -> Envelope:
+        """Of copies that may be for users here: nothing that was found out is forgotten meanwhile."""
+        return replace(self.to(recipients), found=self.findings.kept(self.provenance))
+
 
 @dataclass(slots=True)
 class _Work:
@@ -137,7 +141,7 @@ class Posting:
         try:
             deferred = [address for address, answer in answers.items() if isinstance(answer, Deferred)]
             if deferred:
-                await self._queue.enqueue(letter.content, letter.trace, letter.to(deferred))
+                await self._queue.enqueue(letter.content, letter.trace, letter.waiting(deferred))
             refused = {address: answer for address, answer in answers.items() if isinstance(answer, Refused)}
             if refused:
                 fate = Fate("failed", letter.content, letter.trace, letter.envelope, refused, self._now())
@@ -149,7 +153,9 @@ class Posting:
     async def hold(self, letter: Letter) -> dict[Address, Outcome]:
         """For users here too it waits in the queue (RFC 4865)."""
         try:
-            answers = await self._queue.enqueue(letter.content, letter.trace, letter.envelope)
+            answers = await self._queue.enqueue(
+                letter.content, letter.trace, letter.waiting(letter.envelope.recipients)
+            )
         except StoreError as error:
             answers = dict.fromkeys(letter.envelope.recipients, self.failed(error))
         for address, answer in answers.items():

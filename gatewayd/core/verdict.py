@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from gatewayd.address import Address
 from gatewayd.core.consent import INBOX, INTRODUCTIONS, JUNK, Provenance
 from gatewayd.core.filtering import FIELD
@@ -46,6 +48,19 @@ class Findings:
             known = f"you know {sender}, {link} {self.vouched}"
             return known, f"else it were Junk: {self.said}" if self.mailbox == JUNK else self.said
         return self.vouched, self.said
+
+    def kept(self, provenance: Provenance) -> str:
+        """With how it came, while it waits in the queue for copies here."""
+        said = (provenance.name, self.vouched, self.said, self.mailbox)
+        return msgspec.json.encode(said).decode("utf-8")
+
+
+def kept(text: str) -> tuple[Provenance, Findings]:
+    """Nothing: it waited for others, whose domain has become ours since."""
+    if not text:
+        return Provenance.HERE, UNEXAMINED
+    provenance, *said = msgspec.json.decode(text, type=tuple[str, str, str, str])
+    return Provenance[provenance], Findings(*said)
 
 
 UNEXAMINED = Findings()

@@ -38,11 +38,12 @@ class Envelope(msgspec.Struct, frozen=True):
     envid: str = ""  # the sender's own name for this envelope, decoded (RFC 3461 §4.4)
     asked: Mapping[Address, Asked] = {}
     not_before: float = 0.0  # seconds since the epoch: held until then (RFC 4865)
+    found: str = ""  # what was found out on its way in, for copies that stay here (core/verdict.py)
 
     @property
     def terms(self) -> tuple[object, ...]:
         """What recipients of one message must have in common to share a transaction."""
-        return self.reverse_path, self.options, self.ret, self.envid
+        return self.reverse_path, self.options, self.ret, self.envid, self.found
 
     def asked_of(self, recipient: Address) -> Asked:
         return self.asked.get(recipient) or Asked()

@@ -49,4 +49,5 @@ STEPS = [
     CREATE INDEX destination_due ON queue_destination (standing, due)
     """,
     "CREATE INDEX queue_blobs ON queue_message (blobs) WHERE blobs<>x''",  # the column stands behind the bodies
+    "ALTER TABLE queue_recipient ADD COLUMN found TEXT NOT NULL DEFAULT ''",
 ]
