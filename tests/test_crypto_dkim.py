@@ -47,6 +47,19 @@ def test_what_cannot_sign() -> None:
         signer.sign(b"Subject: nobody wrote this\r\n\r\nBody\r\n")
 
 
+def test_nothing_is_sealed_with_a_key_that_verifiers_of_arc_do_not_know(tmp_path: Path) -> None:
+    """dkimpy judges such a seal a broken chain; the day it does not, we may seal."""
+    (tmp_path / "ed").write_bytes(pem(ed25519.Ed25519PrivateKey.generate()))
+    signers = DKIMSigners.load(ALPHA, [("ed", tmp_path / "ed")])
+    results = b"Authentication-Results: alpha.test; spf=pass smtp.mailfrom=alpha.test\r\n"
+    assert signers.seal(results + MAIL, ALPHA) == b""
+    fields = b"i=1; a=ed25519-sha256; d=alpha.test; s=ed; b=AA=="
+    chain = b"ARC-Seal: %s; cv=none\r\nARC-Message-Signature: %s; h=from; bh=AA==\r\n" % (fields, fields)
+    chain += b"ARC-Authentication-Results: i=1; alpha.test; spf=pass\r\n"
+    said = dkim.arc_verify(chain + MAIL, dnsfunc=lambda name, timeout=5: signers.records[0][1].encode())
+    assert said[0] == b"fail" and "unknown signature algorithm" in said[2]
+
+
 def test_two_keys_sign_and_the_one_that_others_know_seals(tmp_path: Path) -> None:
     keys = {"ed": ed25519.Ed25519PrivateKey.generate(), "rsa": rsa.generate_private_key(65537, 2048)}
     for name, key in keys.items():
