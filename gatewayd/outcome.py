@@ -20,11 +20,13 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not now; the one who holds the message keeps it and tries again. `retry_after` is seconds, if known."""
+    """Not now; the one who holds the message keeps it and tries again. `retry_after` is seconds, if known. `reply`: the
+    digits that a filter of ours wants said by SMTP (0: as the code has it), here and in Refused."""
 
     code: str = "4.0.0"
     text: str = "Try again later"
     retry_after: float | None = None
+    reply: int = 0
     ok = False
 
 
@@ -34,6 +36,7 @@ class Refused:
 
     code: str = "5.0.0"
     text: str = "Message refused"
+    reply: int = 0
     ok = False
 
 

@@ -12,6 +12,7 @@ import ipaddress
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ from gatewayd.interfaces.routes import Bridged, Mail, Origin, Parley
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
 from gatewayd.net.dial import dial_parley
-from gatewayd.net.filters import ask_rspamd, place
+from gatewayd.net.filters import Asking, Place, ask_rspamd, place
 from gatewayd.net.limits import Guesses, Limits
 from gatewayd.net.listen import listen
 from gatewayd.net.milter import MilterVisit
@@ -150,6 +151,7 @@ class Gateway(Service):
         self._passwords = ThreadPool(0, 4, name="passwords")
         self._signatures = ThreadPool(1, 1, name="signatures")
         self._examiners = ThreadPool(0, 16, name="examiners")
+        self._filters: list[ThreadPool] = []  # a pool for each
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self._witness = state / "epoch"
         self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
@@ -254,8 +256,10 @@ class Gateway(Service):
         asked: list[Filter] = []
         here = self.config.hostname.name
         try:
-            asked += [partial(MilterVisit, in_thread, place(text), here) for text in filters.milters]
-            asked += [partial(AfterTheData, partial(in_thread, ask_rspamd, place(text))) for text in filters.rspamd]
+            asked += [partial(MilterVisit, self._asking(at), at, here) for at in map(place, filters.milters)]
+            asked += [
+                partial(AfterTheData, partial(self._asking(at), ask_rspamd, at)) for at in map(place, filters.rspamd)
+            ]
         except ValueError as error:
             raise ConfigError(f"[filters] {error}") from None
         return Reception(
@@ -267,6 +271,12 @@ class Gateway(Service):
             greylist=Greylist(self.attempts, now) if incoming.greylist else None,
             trusts=self.admission.trusts,
         )
+
+    def _asking(self, at: Place) -> Asking:
+        pool = ThreadPool(0, 16, name=f"filter {at}")
+        self._filters.append(pool)
+        in_thread = partial(threads.deferToThreadPool, self._reactor, pool)
+        return Asking(in_thread, at, time.monotonic)
 
     async def _notify(self, mail: bytes, to: Address) -> Outcome:
         return await self.post_office.notify(mail, to)
@@ -336,6 +346,8 @@ class Gateway(Service):
         self._passwords.start()
         self._signatures.start()
         self._examiners.start()
+        for pool in self._filters:
+            pool.start()
         self.resolver.start()
         self.queue.follow()
         self.relay.start()
@@ -391,6 +403,8 @@ class Gateway(Service):
         self._passwords.stop()
         self._signatures.stop()
         self._examiners.stop()
+        for pool in self._filters:
+            pool.stop()
         await self.trace.flush()
         self.journal.flush()
         await self._each_of(self._testify)

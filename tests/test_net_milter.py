@@ -9,12 +9,17 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dkim
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from twisted.internet import defer
+from twisted.internet.threads import blockingCallFromThread, deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 from demo.world import Gateway
 from gatewayd.address import Address, Domain
@@ -23,8 +28,8 @@ from gatewayd.crypto.dkim import DKIMSigner
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin
 from gatewayd.net import filters
-from gatewayd.net.filters import Place
-from gatewayd.net.milter import Milter
+from gatewayd.net.filters import Asking, Place
+from gatewayd.net.milter import Milter, MilterVisit
 from gatewayd.outcome import Deferred, Refused
 from gatewayd.wire.milter.packets import Packet, PacketReader
 from tests.peers import until
@@ -50,6 +55,7 @@ class Scripted:
         self.hello = Packet("O", struct.pack(">III", version, actions, flags))
         self.answers: dict[str | tuple[str, bytes], list[Packet]] = dict(answers)  # type: ignore[arg-type]
         self.shown: list[Packet] = []
+        self.macros: dict[str, dict[str, str]] = {}  # by the letter of the step, the last that were told
 
     def serve(self, listening: socket.socket) -> None:
         with suppress(OSError):
@@ -64,7 +70,11 @@ class Scripted:
                 while (packet := reader.next()) is not None:
                     if packet.letter == "Q":
                         return
-                    if packet.letter != "D":
+                    if packet.letter == "D":
+                        step, *words = packet.data.decode().split("\0")[:-1]
+                        names = [step[1:], *words[1::2]]
+                        self.macros[step[0]] = dict(zip(names, words[0::2], strict=True))
+                    else:
                         self.shown.append(packet)
                     if packet.letter not in "DA" and not self._flags & NO_REPLY.get(packet.letter, 0):
                         connection.sendall(b"".join(each.encode() for each in self._said(packet)))
@@ -125,8 +135,23 @@ def test_a_milter_leaves_out_what_it_wants() -> None:
     [
         (Scripted(M=[Packet("r")]), "refuse", Refused("5.7.1", "A content filter does not take it")),
         (Scripted(E=[Packet("t")]), "defer", Deferred("4.7.1", "A content filter does not take it")),
-        (Scripted(E=[Packet("p"), Packet("y", b"550 5.7.9 no viruses\0")]), "refuse", Refused("5.7.9", "no viruses")),
-        (Scripted(C=[Packet("y", b"451 busy\0")]), "defer", Deferred("4.7.1", "busy")),
+        (
+            Scripted(E=[Packet("p"), Packet("y", b"550 5.7.9 no viruses\0")]),
+            "refuse",
+            Refused("5.7.9", "no viruses", 550),
+        ),
+        (Scripted(C=[Packet("y", b"451 busy\0")]), "defer", Deferred("4.7.1", "busy", reply=451)),
+        (
+            Scripted(E=[Packet("y", b"554-5.7.8 no\r\n554-5.7.8\r\n554 5.7.8 100%% not\0")]),
+            "refuse",
+            Refused("5.7.8", "no\n\n100% not", 554),
+        ),
+        (Scripted(E=[Packet("y", b"552 4.7.1 a contradiction\0")]), "refuse", Refused("5.7.1", "a contradiction", 552)),
+        (
+            Scripted(E=[Packet("y", b"450\0")]),
+            "defer",
+            Deferred("4.7.1", "A content filter does not take it", None, 450),
+        ),
         (Scripted(H=[Packet("d")]), "discard", None),
         (Scripted(R=[Packet("r")]), "refuse", Refused("5.7.1", "A content filter does not take it")),
         (Scripted(E=[Packet("q", b"odd\0"), CONTINUE]), "junk", None),
@@ -207,7 +232,7 @@ def test_step_by_step() -> None:
         milter = Milter(at, "mx.alpha.test", ORIGIN, None)
         assert milter.mail(CAROL) is None
         script.answers["R", b"<bob@alpha.test>\0"] = [Packet("y", b"550 5.1.1 no bob\0")]
-        assert (milter.rcpt(ALICE), milter.rcpt(BOB)) == (None, Refused("5.1.1", "no bob"))
+        assert (milter.rcpt(ALICE), milter.rcpt(BOB)) == (None, Refused("5.1.1", "no bob", 550))
         assert milter.data() is None
         assert milter.judge(HEAD, Envelope(CAROL, (ALICE,))) == Filtered("take", HEAD)
         assert script.letters == "OCHMRRTLLLLNE"
@@ -264,6 +289,48 @@ def test_a_milter_that_says_nothing_is_down(monkeypatch: pytest.MonkeyPatch) -> 
             milter.judge(MAIL, ENVELOPE)
 
 
+def test_one_that_is_stuck_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch, reactor: Any) -> None:
+    """Who comes after it was found silent does not wait, until it had its rest; nor does who asks another filter."""
+    monkeypatch.setattr(filters, "TIMEOUT", 0.5)
+    pools = [ThreadPool(0, 2), ThreadPool(0, 2)]
+    now = [0.0]
+    script = Scripted()
+    with socket.create_server(("127.0.0.1", 0)) as mute, script.listening() as other:
+        stuck = Place("127.0.0.1", mute.getsockname()[1])
+        askings = []
+        for pool, at in zip(pools, (stuck, other), strict=True):
+            pool.start()
+            askings.append(Asking(partial(deferToThreadPool, reactor, pool), at, lambda: now[0]))
+
+        def ask(number: int) -> defer.Deferred[Any]:
+            visit = MilterVisit(askings[number], (stuck, other)[number], "mx", ORIGIN, None)
+            return defer.Deferred.fromCoroutine(visit.judge(MAIL, ENVELOPE))
+
+        async def all_of() -> list[Any]:
+            order: list[Any] = []
+            begun = [ask(0) for _ in range(20)] + [ask(1)]
+            for asked in begun:
+                asked.addBoth(lambda said: order.append(getattr(said, "value", said)))
+            await defer.DeferredList(begun)
+            return order
+
+        first, *rest = blockingCallFromThread(reactor, lambda: defer.Deferred.fromCoroutine(all_of()))
+        assert first == Filtered("take", MAIL)
+        assert all(isinstance(said, FilterDown) for said in rest)
+        assert sum(said.silent for said in rest) <= 2  # that were under way when it was found
+        now[0] = filters.REST
+        with pytest.raises(FilterDown, match="timed out"):
+            blockingCallFromThread(reactor, ask, 0)
+    for pool in pools:
+        pool.stop()
+
+
+def test_one_that_always_asks_for_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "PATIENCE", -1.0)
+    with pytest.raises(FilterDown, match="no answer in time"):
+        asked(Scripted(E=[Packet("p"), CONTINUE]))
+
+
 # -- by SMTP --------------------------------------------------------------------------------------------------------
 
 ADDRESS = "127.0.70.33"
@@ -306,6 +373,44 @@ def test_a_filter_is_asked_at_each_step(gateway: Gateway) -> None:
     with Mailbox(gateway, "bob@alpha.test") as mailbox:
         mailbox.wait(2)
         mailbox.clear()
+
+
+def test_a_reply_is_given_as_the_filter_wants_it(gateway: Gateway) -> None:
+    script = Scripted()
+    with script.listening(ADDRESS, 8891), Talk(gateway) as talk:
+        talk.do("EHLO client.test")
+        script.answers["M"] = [Packet("y", b"554-5.7.8 see\r\n554 5.7.8 http://x.test/%%41\0")]
+        assert talk.do("MAIL FROM:<x@elsewhere.test>") == "554-5.7.8 see\n554 5.7.8 http://x.test/%41"
+        del script.answers["M"]
+        script.answers["E"] = [Packet("y", b"450 4.7.25 come later\0")]
+        assert talk.send("x@elsewhere.test", ["bob@alpha.test"], SHORT) == "450 4.7.25 come later"
+        script.answers["R"] = [Packet("y", b"421 4.7.0 go away\0")]
+        talk.do("MAIL FROM:<x@elsewhere.test>")
+        assert talk.do("RCPT TO:<bob@alpha.test>") == "421 4.7.0 go away"
+        assert talk.ended()
+
+
+def test_what_a_filter_is_told_in_macros(gateway: Gateway) -> None:
+    script = Scripted(flags=0x1 | 0x2 | 0x8000)  # neither connection nor HELO; and it does not answer RCPT
+    with script.listening(ADDRESS, 8891), Talk(gateway, "submissions", tls=True) as talk:
+        talk.sign_in()
+        talk.all("MAIL FROM:<alice@alpha.test>", "RSET")
+        mail = b"From: alice@alpha.test\r\nSubject: x\r\n\r\nx\r\n"
+        assert talk.send("alice@alpha.test", ["bob@alpha.test"], mail).startswith("250")
+        assert "C" not in script.letters
+    told = script.macros
+    assert told["C"] == {
+        "j": "mx.alpha.test", "_": f"[{ADDRESS}]", "v": "gatewayd", "{client_addr}": ADDRESS,
+        "{client_name}": f"[{ADDRESS}]", "{daemon_name}": "gatewayd",
+    }  # fmt: skip
+    assert told["H"]["{tls_version}"] == "TLSv1.3" and told["H"]["{cipher}"].startswith("TLS_")
+    name = told["M"].pop("i")
+    assert told["M"] == {
+        "{mail_addr}": "alice@alpha.test", "{mail_host}": "alpha.test", "{auth_authen}": "alice@alpha.test",
+        "{auth_type}": "PLAIN",
+    }  # fmt: skip
+    assert told["R"] == {"i": name, "{rcpt_addr}": "bob@alpha.test", "{rcpt_host}": "alpha.test"}
+    assert told["T"] == told["N"] == told["E"] == {"i": name}
 
 
 def test_a_filter_decides_who_gets_it(gateway: Gateway) -> None:

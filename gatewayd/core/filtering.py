@@ -6,6 +6,7 @@ one after the other; the first that does not take it ends the round.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -16,6 +17,7 @@ from gatewayd.interfaces.routes import Origin
 from gatewayd.outcome import Deferred, Outcome, Refused
 
 FIELD = "Gatewayd-Verdict"
+_LINE = re.compile(r"(\d{3})[ -]?(?:(\d\.\d{1,3}\.\d{1,3})(?: |\Z))?(.*)")
 DOWN = Deferred("4.7.1", "A content filter is not available")
 
 
@@ -32,7 +34,11 @@ class Filtered:
 
 
 class FilterDown(Exception):
-    """The filter cannot be asked now."""
+    """The filter cannot be asked now. `silent`: it said nothing in time."""
+
+    def __init__(self, why: str, *, silent: bool = False) -> None:
+        super().__init__(why)
+        self.silent = silent
 
 
 class Visit(Protocol):
@@ -157,10 +163,12 @@ class Visits:
 
 
 def refusal(reply: str, fallback: str) -> Outcome:
-    """Of a filter's "550 5.7.1 words", or of nothing."""
-    code, _, rest = reply.partition(" ")
-    enhanced, _, words = rest.partition(" ")
-    if enhanced.count(".") != 2 or enhanced[:1] != code[:1]:
-        enhanced, words = f"{code[:1] or '5'}.7.1", rest
-    text = words or fallback
-    return Refused(enhanced, text) if enhanced[0] == "5" else Deferred(enhanced, text)
+    """Of a filter's "550 5.7.1 words", however many lines it has; `fallback`: words for one that has none."""
+    lines = [line for line in map(_LINE.fullmatch, reply.splitlines()) if line is not None]
+    basic, enhanced = lines[0][1], lines[0][2] or ""
+    if enhanced[:1] != basic[0]:
+        enhanced = f"{basic[0]}.7.1"
+    text = "\n".join(line[3] for line in lines).strip() or fallback
+    if basic[0] == "5":
+        return Refused(enhanced, text, reply=int(basic))
+    return Deferred(enhanced, text, reply=int(basic))

@@ -49,6 +49,9 @@ class Origin(msgspec.Struct, frozen=True):
     helo: str
     protocol: str = "SMTP"  # as in the Received field: "ESMTPSA"
     trusted: bool = False  # a server of ours in front of this one (LMTP), which has judged the mail already
+    tls: str = ""  # the version; "": none
+    cipher: str = ""
+    mechanism: str = ""  # by which it signed in
 
     def __str__(self) -> str:
         return f"{self.helo} [{self.address}]"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from typing import Any, TypeVar
+
+from twisted.logger import Logger
 
 from gatewayd.address import Address
 from gatewayd.core.filtering import FilterDown, Filtered
@@ -14,7 +17,10 @@ from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin
 from gatewayd.outcome import Deferred, Refused
 
+T = TypeVar("T")
 TIMEOUT = 60.0  # seconds without a word of the filter
+PATIENCE = 300.0  # seconds for one answer, however often it asks for more time
+REST = 30.0  # seconds that one is left alone that said nothing in time
 MAX_ANSWER = 4 * 1024 * 1024  # octets of rspamd's
 SYMBOLS = 5  # that a verdict names
 
@@ -43,6 +49,36 @@ class Place:
         return made
 
 
+class Asking:
+    """The threads in which one filter is asked: no other waits for them. Of one that said nothing in time nobody waits
+    for the same: until it had its `REST`, it is down. `now`: seconds since whenever."""
+
+    log = Logger()
+
+    def __init__(self, in_thread: Callable[..., Awaitable[Any]], place: Place, now: Callable[[], float]) -> None:
+        self._in_thread = in_thread
+        self._place = place
+        self._now = now
+        self._rests_until = float("-inf")
+
+    async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Raises FilterDown."""
+        answer: T = await self._in_thread(self._ask, function, *arguments)
+        return answer
+
+    def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        if self._now() < self._rests_until:
+            raise FilterDown(f"filter {self._place}: gave no answer of late")
+        try:
+            return function(*arguments)
+        except FilterDown as error:
+            if error.silent:
+                if self._now() >= self._rests_until:
+                    self.log.error("not asked for {rest:.0f} s: {error}", rest=REST, error=error)
+                self._rests_until = self._now() + REST
+            raise
+
+
 def ask_rspamd(place: Place, mail: bytes, envelope: Envelope, origin: Origin, submitter: Address | None) -> Filtered:
     """By its own protocol, POST /checkv2. Raises FilterDown."""
     headers = [("IP", origin.address), ("Helo", origin.helo), ("From", str(envelope.reverse_path or ""))]
@@ -55,7 +91,7 @@ def ask_rspamd(place: Place, mail: bytes, envelope: Envelope, origin: Origin, su
         symbols = sorted(said.get("symbols", {}).values(), key=lambda each: -abs(float(each.get("score", 0))))
         names = ", ".join(str(each["name"])[:40] for each in symbols[:SYMBOLS])
     except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FilterDown(f"rspamd {place}: {error!r}") from None
+        raise FilterDown(f"rspamd {place}: {error!r}", silent=isinstance(error, TimeoutError)) from None
     why = f"rspamd: {action}, {score:.1f} of {wanted:.1f} ({names})"
     match action:
         case "reject":

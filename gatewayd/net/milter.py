@@ -10,8 +10,9 @@ import contextlib
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar
+import time
+from collections.abc import Generator
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -20,8 +21,9 @@ from gatewayd.core.filtering import FilterDown, Filtered, refusal
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.routes import Origin
 from gatewayd.message.edit import EditableMail
-from gatewayd.net.filters import Place
-from gatewayd.outcome import Deferred, Outcome
+from gatewayd.net import filters
+from gatewayd.net.filters import Asking, Place
+from gatewayd.outcome import Deferred, Outcome, Refused
 from gatewayd.wire.milter import RemoteProtocolError
 from gatewayd.wire.milter.conversation import (
     CONTINUE,
@@ -46,9 +48,15 @@ class Milter:
     def __init__(self, place: Place, hostname: str, origin: Origin, submitter: Address | None) -> None:
         self._place = place
         self._origin = origin
-        self._macros = {"j": hostname, "client_addr": origin.address, "daemon_name": "gatewayd"}
+        shown = f"[{origin.address}]"
+        self._macros = {
+            "j": hostname, "_": shown, "v": "gatewayd", "client_addr": origin.address, "client_name": shown,
+            "daemon_name": "gatewayd",
+        }  # fmt: skip
+        if origin.tls:
+            self._macros |= {"tls_version": origin.tls, "cipher": origin.cipher}
         if submitter is not None:
-            self._macros |= {"auth_authen": str(submitter), "auth_type": "PLAIN"}
+            self._macros |= {"auth_authen": str(submitter), "auth_type": origin.mechanism}
         self._socket: socket.socket | None = None
         self._asked = False  # of the transaction that the client is in
         self._standing = CONTINUE  # what it said of the client itself
@@ -110,6 +118,7 @@ class Milter:
     def close(self) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
+                self._socket.settimeout(0)  # this is the reactor's thread
                 self._socket.sendall(Conversation.QUIT)
             self._socket.close()
         self._socket = None
@@ -123,7 +132,8 @@ class Milter:
             self._send(Conversation.ABORT)
         self._asked, self._said = True, self._standing
         if self._said == CONTINUE:
-            self._talk.macros |= {"i": secrets.token_hex(6), "mail_addr": str(sender or "")}
+            host = sender.domain.name if sender is not None else ""
+            self._talk.macros |= {"i": secrets.token_hex(6), "mail_addr": str(sender or ""), "mail_host": host}
             self._said = self._run(self._talk.mail(str(sender or "")))
         return _turned_away(self._said)
 
@@ -136,11 +146,14 @@ class Milter:
         self._standing = self._run(self._talk.begin(self._origin.address, self._origin.helo))
 
     def _run(self, step: Generator[bytes, Packet, T]) -> T:
+        patience = time.monotonic() + filters.PATIENCE
         try:
             octets = next(step)
             while True:
                 self._send(octets)
                 octets = step.send(self._packet())
+                if time.monotonic() > patience:  # it keeps asking for more time
+                    raise TimeoutError("no answer in time")
         except StopIteration as end:
             result: T = end.value
             return result
@@ -167,7 +180,7 @@ class Milter:
         if self._socket is not None:
             self._socket.close()
         self._socket = None
-        return FilterDown(f"milter {self._place}: {error}")
+        return FilterDown(f"milter {self._place}: {error}", silent=isinstance(error, TimeoutError))
 
     def _not_taken(self, mail: bytes, outcome: Outcome) -> Filtered:
         action = "defer" if isinstance(outcome, Deferred) else "refuse"
@@ -178,9 +191,8 @@ class MilterVisit:
     """The same, each step in a thread."""
 
     def __init__(
-        self, in_thread: Callable[..., Awaitable[Any]], place: Place, hostname: str, origin: Origin,
-        submitter: Address | None,
-    ) -> None:  # fmt: skip
+        self, in_thread: Asking, place: Place, hostname: str, origin: Origin, submitter: Address | None
+    ) -> None:
         self._in_thread = in_thread
         self._milter = Milter(place, hostname, origin, submitter)
 
@@ -207,8 +219,9 @@ class MilterVisit:
 def _turned_away(answer: Answer) -> Outcome | None:
     if answer.action not in {"reject", "defer"}:
         return None
-    fallback = "550 5.7.1" if answer.action == "reject" else "451 4.7.1"
-    return refusal(answer.reply or fallback, NOT_TAKEN)
+    if answer.reply:
+        return refusal(answer.reply, NOT_TAKEN)
+    return Refused("5.7.1", NOT_TAKEN) if answer.action == "reject" else Deferred("4.7.1", NOT_TAKEN)
 
 
 def _edit(mail: EditableMail, edits: tuple[Edit, ...]) -> None:

@@ -19,6 +19,7 @@ class SignIn:
         self._authenticator = authenticator
         self._exchange: sasl.Exchange | None = None
         self.account: Account | None = None
+        self.mechanism = ""  # the last that was tried
         self.failures = 0
 
     async def begin(self, command: Auth, tls: TLSInfo | None) -> Reply:
@@ -26,6 +27,7 @@ class SignIn:
             return reply(538, "5.7.11", "Encryption required for authentication")
         if self.account is not None:
             return reply(503, "5.5.1", "Signed in already")
+        self.mechanism = command.mechanism
         self._exchange = sasl.begin(command.mechanism, self._authenticator, tls)
         if self._exchange is None:
             return reply(504, "5.5.4", "Mechanism not offered")

@@ -46,15 +46,16 @@ class PostOffice(Protocol):
 
 
 def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
-    """The one table from outcomes to replies (RFC 5321 §4.2.3, RFC 3463)."""
+    """The one table from outcomes to replies (RFC 5321 §4.2.3, RFC 3463), but for what a filter wants said."""
     match outcome:
         case Delivered():
             return reply(250, outcome.code, outcome.text, state=state)
         case Deferred():
-            return reply(452 if outcome.code in {"4.3.1", "4.2.2"} else 451, outcome.code, outcome.text)
+            basic = outcome.reply or (452 if outcome.code in {"4.3.1", "4.2.2"} else 451)
+            return reply(basic, outcome.code, *outcome.text.split("\n"))
         case Refused():
             codes = {"5.3.4": 552, "5.2.2": 552, "5.1.3": 553, "5.1.6": 551, "5.4.6": 554}
-            return reply(codes.get(outcome.code, 550), outcome.code, outcome.text)
+            return reply(outcome.reply or codes.get(outcome.code, 550), outcome.code, *outcome.text.split("\n"))
 
 
 def _named(outcome: Outcome, trace_id: str) -> Outcome:
@@ -296,7 +297,9 @@ class SMTPServerSession:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _origin(self, protocol: str = "SMTP") -> Origin:
-        return Origin(self._link.peer_address, self._hello.name, protocol, trusted=self._terms.role is Role.LMTP)
+        tls, lmtp = self._link.tls, self._terms.role is Role.LMTP
+        said = (tls.version, tls.cipher) if tls is not None else ("", "")
+        return Origin(self._link.peer_address, self._hello.name, protocol, lmtp, *said, self._sign_in.mechanism)
 
     def _end_visit(self) -> None:
         """What filters were told of the client does not hold any more."""
@@ -343,6 +346,8 @@ class SMTPServerSession:
             self._bye(421, "4.7.0", "Too many errors")
         else:
             self._link.send(answer)
+            if answer.code == 421:  # a filter has had enough of this client (RFC 5321 §3.8)
+                self._link.close()
 
     def _bye(self, code: int, enhanced: str, text: str) -> None:
         self._link.send(reply(code, enhanced, text, state=State.OVER))

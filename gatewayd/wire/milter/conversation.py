@@ -7,6 +7,7 @@ says. All raise RemoteProtocolError.
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,16 @@ _FLAGS = {
 }  # fmt: skip
 _ACTIONS = {"c": "continue", "a": "accept", "r": "reject", "t": "defer", "f": "defer", "4": "defer", "d": "discard"}
 
+_REPLY = re.compile(r"[45][0-5][0-9](?:[ -]|\Z)")  # RFC 5321 §4.2
+_PERCENT = re.compile(r"%(.|\Z)", re.DOTALL)  # libmilter doubles them, for Sendmail takes the reply for a format
+
 Action = Literal["continue", "accept", "reject", "defer", "discard"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To one step. `reply` is what the filter wants said, if anything: "550 5.7.1 words"."""
+    """To one step. `reply` is what the filter wants said, if anything: "550 5.7.1 words", or "550-5.7.1 words" and more
+    lines."""
 
     action: Action = "continue"
     reply: str = ""
@@ -97,7 +102,8 @@ class Conversation:
         self.macros = dict(macros)
         self.under_way = False
         self._flags = 0
-        self._waiting = b""  # steps that nobody answers go out with the next one
+        self._waiting = b""  # steps that nobody answers, and macros, go out with the next step
+        self._unsaid = b""  # of them, what is about the client: it outlives a message that was broken off
         self._asked_data = False
 
     def begin(self, client: str, helo: str) -> Step:
@@ -107,15 +113,16 @@ class Conversation:
         said = yield from self._step(Packet("C", _connect(client)))
         if said == CONTINUE:
             said = yield from self._step(Packet("H", helo.encode() + b"\0"))
+        self._unsaid = self._waiting
         return said
 
     def mail(self, reverse_path: str) -> Step:
         """Without brackets; "" is null."""
-        self._waiting, self._asked_data, self.under_way = b"", False, True
+        self._waiting, self._asked_data, self.under_way = self._unsaid, False, True
         return self._step(Packet("M", f"<{reverse_path}>".encode() + b"\0"))
 
     def rcpt(self, recipient: str) -> Step:
-        self.macros["rcpt_addr"] = recipient
+        self.macros |= {"rcpt_addr": recipient, "rcpt_host": recipient.rpartition("@")[2]}
         return self._step(Packet("R", f"<{recipient}>".encode() + b"\0"))
 
     def data(self) -> Step:
@@ -149,14 +156,13 @@ class Conversation:
 
     def _step(self, packet: Packet) -> Step:
         left_out, silent = _FLAGS[packet.letter]
+        self._waiting += self._macros(packet.letter)  # as Sendmail: also of a step that is left out
         if self._flags & left_out:
             return CONTINUE
-        octets = self._waiting + self._macros(packet.letter) + packet.encode()
+        self._waiting += packet.encode()
         if self._flags & silent:
-            self._waiting = octets
             return CONTINUE
-        self._waiting = b""
-        answer = yield octets
+        answer = yield self._flushed()
         while answer.letter == "p":  # it needs more time
             answer = yield b""
         if answer.letter == "s" and packet.letter == "B":
@@ -167,8 +173,8 @@ class Conversation:
         """After the last step the filter says what it changes, and then its verdict."""
         edits: list[Edit] = []
         quarantine = ""
-        answer = yield self._waiting + self._macros("E") + Packet("E").encode()
-        self._waiting = b""
+        self._waiting += self._macros("E") + Packet("E").encode()
+        answer = yield self._flushed()
         while True:
             match answer.letter:
                 case "p":
@@ -198,6 +204,10 @@ class Conversation:
                     return Verdict(said, quarantine, tuple(edits)) if taken else Verdict(said)
             answer = yield b""
 
+    def _flushed(self) -> bytes:
+        octets, self._waiting, self._unsaid = self._waiting, b"", b""
+        return octets
+
     def _macros(self, letter: str) -> bytes:
         names = [name for name in _MACROS.get(letter, ()) if name in self.macros]
         if not names:
@@ -212,8 +222,8 @@ class _EnoughSeen(Exception):
 
 def _answer(packet: Packet) -> Answer:
     if packet.letter == "y":
-        reply = packet.strings()[0].decode("utf-8", "replace")
-        if reply[:1] not in {"4", "5"}:
+        reply = _PERCENT.sub(r"\1", packet.strings()[0].decode("utf-8", "replace"))
+        if not _REPLY.match(reply):
             raise RemoteProtocolError(f"a reply that is none: {reply[:80]!r}")
         return Answer("reject" if reply[0] == "5" else "defer", reply)
     action = _ACTIONS.get(packet.letter)
@@ -241,8 +251,9 @@ def _connect(client: str) -> bytes:
 
 
 _MACROS = {
-    "C": ("j", "client_addr", "daemon_name"), "M": ("i", "mail_addr", "auth_authen", "auth_type"),
-    "R": ("i", "rcpt_addr"), "E": ("i",),
+    "C": ("j", "_", "v", "client_addr", "client_name", "daemon_name"), "H": ("tls_version", "cipher"),
+    "M": ("i", "mail_addr", "mail_host", "auth_authen", "auth_type"), "R": ("i", "rcpt_addr", "rcpt_host"),
+    "T": ("i",), "N": ("i",), "E": ("i",),
 }  # fmt: skip
 
 
