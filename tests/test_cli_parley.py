@@ -369,6 +369,9 @@ def test_what_a_message_says_does_not_command_the_terminal(gateway: Gateway, ali
     assert "\ufffd]0;owned\ufffd" in shown
     assert "\ufffdx and y" in shown
     assert not set(shown) & set("\x1b\x07\r\u202e\u2066")
+    flag = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+    alice.run("send", "bob@alpha.test", f"{flag} a\U000e0068\U000e0069\u200d")
+    assert f"  {flag} a\ufffd\ufffd\u200d\n" in bob.run("inbox", "--last", 1).stdout
 
 
 def test_watch_shows_each_message_once(gateway: Gateway, alice: Home, bob: Home) -> None:

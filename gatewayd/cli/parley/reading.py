@@ -143,8 +143,11 @@ def show(message: Message, options: argparse.Namespace, *, where: bool = False) 
         return
     number = f"{message.mailbox} {message.uid}" if where else str(message.uid)
     unread = "" if "\\Seen" in message.flags else "*"
-    head = f"{number}{unread}  {when:%Y-%m-%d %H:%M}  {fields.from_}  ({how(message)})  {fields.subject}".rstrip()
-    lines = [plain(head), *("  " + words(text) for text in message.text.rstrip().splitlines())]
+    head = plain(f"{number}{unread}  {when:%Y-%m-%d %H:%M}  {fields.from_}  ({how(message)})")
+    lines = [
+        f"{head}  {words(fields.subject)}".rstrip(),
+        *("  " + words(text) for text in message.text.rstrip().splitlines()),
+    ]
     lines += [plain(f"  [{part.name}, {part.size} octets]") for part in message.files]
     if sys.stdout.isatty():
         lines[0] = f"{BOLD}{lines[0]}{NORMAL}"

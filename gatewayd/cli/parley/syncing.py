@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatewayd.cli.parley.account import Failed, Identity
-from gatewayd.cli.parley.terminal import plain
+from gatewayd.cli.parley.terminal import plain, words
 from gatewayd.client import Draft
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
@@ -75,8 +75,9 @@ def _show(options: argparse.Namespace, id: bytes, draft: Draft | None, state: st
         line = {"id": id.hex(), "to": list(why), "subject": subject, "state": state, "why": why}
         print(json.dumps(line, ensure_ascii=False))
         return
-    words = subject or (draft.message.text if draft else "")
-    print(plain(f"{id.hex()[:16]}  {state:6}  to {', '.join(why)}  {next(iter(words.splitlines()), '')[:60]}".rstrip()))
+    said = (subject or (draft.message.text if draft else "")).splitlines()
+    head = plain(f"{id.hex()[:16]}  {state:6}  to {', '.join(why)}")
+    print(f"{head}  {words(said[0][:60]) if said else ''}".rstrip())
     for to, reason in why.items():
         if reason:
             print(plain(f"    {to}: {reason}"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from gatewayd.client.message import Message
 
 BOLD, NORMAL = "\x1b[1m", "\x1b[0m"
 JOINERS = "\u200c\u200d"  # of Persian, Indic scripts, and emoji; never in an address or a name of a file
+FLAG = re.compile("(\U0001f3f4[\U000e0020-\U000e007e]{1,16}\U000e007f)")  # of a region; tags are nothing elsewhere
 UNSEEN = "\u00ad\u200b\u200e\u200f\u2060\ufeff"  # soft hyphen, spaces of no width, marks of direction
 
 
@@ -16,7 +19,10 @@ def plain(text: str) -> str:
 
 def words(text: str) -> str:
     """What somebody says, in any script: also with what joins letters and emoji, and without marks that nobody sees."""
-    return "".join(c if c in JOINERS else plain(c) for c in text if c not in UNSEEN)
+    return "".join(
+        piece if FLAG.fullmatch(piece) else "".join(c if c in JOINERS else plain(c) for c in piece if c not in UNSEEN)
+        for piece in FLAG.split(text)
+    )
 
 
 def how(message: Message) -> str:

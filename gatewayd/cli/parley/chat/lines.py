@@ -1,4 +1,4 @@
-"""How messages and conversations look. Everything that somebody else wrote goes through `plain`."""
+"""How messages and conversations look. Everything that somebody else wrote goes through `plain` or `words`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _body(said: Said) -> Text:
         return Text("needs a newer program to be shown", "dim italic")
     found = [Text(words(line)) for line in said.text.rstrip().splitlines()]
     if said.subject:
-        found.insert(0, Text(plain(said.subject), "bold"))
+        found.insert(0, Text(words(said.subject), "bold"))
     found += [Text(f"[{plain(part.name or '')}, {size(part.size)}]", "underline") for part in said.files]
     return Text("\n").join(found) if found else Text("(no text)", "dim italic")
 
@@ -121,7 +121,7 @@ def files(message: Message) -> str:
 
 
 def quote(said: Said) -> str:
-    return f"{said.message.sender}: {first_words(_body(said).plain)}"
+    return f"{plain(said.message.sender)}: {first_words(_body(said).plain)}"
 
 
 def size(octets: int) -> str:
@@ -163,17 +163,18 @@ def _bare(text: str) -> str:
 def details(said: Said) -> str:
     """Of one message: who says so, to whom, and what became of it."""
     fields = said.message.content.fields
-    rows = [
+    rows = (
         f"From   {fields.from_}",
         f"To     {', '.join(fields.to)}",
         f"Date   {datetime.fromtimestamp(fields.date / 1000).astimezone():%Y-%m-%d %H:%M:%S %z}",
         f"Id     {said.message.id.hex()}",
         f"How    {how(said.message) if said.message.content.signature else 'not sent yet'}",
         *(f"File   {part.name}, {part.type}, {part.size} octets" for part in said.files),
-        *((f"Answers {quote(said.answers)}",) if said.answers else ()),
-        "",
+    )
+    fate = (
         *(f"{to}: {STATES[status]}" for to, status in said.receipts.items()),
         *(f"{to}: not delivered: {reason}" for to, reason in said.undelivered.items()),
         f"parley verify {said.message.id.hex()[:16]}  checks the signature now",
-    ]
-    return "\n".join(map(plain, rows))
+    )
+    answers = (f"Answers {quote(said.answers)}",) if said.answers else ()
+    return "\n".join((*map(plain, rows), *answers, "", *map(plain, fate)))

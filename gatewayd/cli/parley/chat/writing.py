@@ -10,7 +10,6 @@ from textual.message import Message as Event
 from textual.widgets import TextArea
 
 from gatewayd.cli.parley.chat import lines
-from gatewayd.cli.parley.terminal import plain
 from gatewayd.client.conversation import Said
 
 NEW_LINE = {"ctrl+j", "shift+enter", "alt+enter"}
@@ -56,7 +55,7 @@ class Writing(TextArea):
         """An answer, an edit, or (None) neither; `text` instead of what stands there."""
         self.about, self.editing = about, editing
         what = "" if about is None else f"{'edits' if editing else 'answers'} {lines.quote(about)}  (Esc: not)"
-        self.border_title = plain(what).replace("[", "\\[")
+        self.border_title = what.replace("[", "\\[")
         if text is not None:
             self.text = text
             self.move_cursor(self.document.end)
