@@ -26,7 +26,7 @@ from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.domain_keys import OVERLAP, SKEW, SigningKey
 from gatewayd.crypto.scram import ScramClient
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.queue import Envelope, MailObject
 from gatewayd.interfaces.routes import Parley, Route
 from gatewayd.message.model import Content
 from gatewayd.net.tls import server_context
@@ -112,7 +112,8 @@ def letter(of: House, author: Any = ALICE) -> Content:
 def deliver(of: House, content: Content, to: Any = CAROL) -> Outcome:
     route = of.routes[to.domain]
     assert isinstance(route, Parley)
-    (outcome,) = of.wait(of.courier.deliver(route, Envelope(ALICE, (to,)), content, b"")).values()
+    (answers,) = of.wait(of.courier.deliver(route, [MailObject(content, b"", Envelope(ALICE, (to,)))]))
+    outcome: Outcome = answers[to]
     return outcome
 
 
@@ -373,7 +374,7 @@ def test_a_key_server_that_is_briefly_down_delays_the_mail_and_no_more(alpha: Ho
         return relay
 
     alpha.hush()
-    alpha.wait(alpha.queue.enqueue(letter(alpha), b"", Envelope(ALICE, (CAROL,))))
+    alpha.wait(alpha.queue.enqueue([MailObject(letter(alpha), b"", Envelope(ALICE, (CAROL,)))]))
     relay = blockingCallFromThread(alpha.reactor, start)
     try:
         eventually(lambda: [row.attempts for row in alpha.wait(alpha.queue.listing())] > [1])

@@ -14,7 +14,7 @@ from gatewayd.address import Address, AddressError
 from gatewayd.cli.gatewayctl import Gateway
 from gatewayd.cli.queue import picked
 from gatewayd.config import load
-from gatewayd.interfaces.queue import EVERYTHING, Asked, Envelope, Picked
+from gatewayd.interfaces.queue import EVERYTHING, Asked, Envelope, MailObject, Picked
 from gatewayd.interfaces.story import Event
 from tests.test_store_sqlite import content
 
@@ -52,7 +52,8 @@ def test_the_queue_in_the_operators_hands(tmp_path: Path, reactor: Any) -> None:
     async def fill(gateway: Gateway) -> None:
         letter = content(b"Subject: what is queued\r\n\r\nbody")
         silent = {CAROL: Asked(frozenset({"NEVER"}))}
-        await gateway.queue.enqueue(letter, b"Received: here\r\n", Envelope(ALICE, (BOB, CAROL), asked=silent))
+        envelope = Envelope(ALICE, (BOB, CAROL), asked=silent)
+        await gateway.queue.enqueue([MailObject(letter, b"Received: here\r\n", envelope)])
 
     async def inbox(gateway: Gateway) -> list[bytes]:
         account = await gateway.account(str(ALICE))

@@ -15,6 +15,7 @@ from gatewayd.address import Address
 from gatewayd.client import ConnectionGone, Contact, ParleyClient, RequestFailed
 from gatewayd.core.rate import Buckets
 from gatewayd.crypto.certificates import make_authority
+from gatewayd.interfaces.queue import MailObject, Settlement
 from gatewayd.interfaces.routes import Mail, Parley
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen
@@ -293,12 +294,13 @@ def test_a_mail_program_lets_a_stranger_in(houses: tuple[House, House], by_copy:
         assert (result.code, result.text) == ("2.0.0", "Queued")
     while queued := beta.wait(beta.queue.lease(10, 60)):
         for row in queued:  # what the relay does
-            content, trace = beta.wait(beta.queue.message(row.message_key))
+            content, trace = beta.wait(beta.queue.messages([row.message_key]))[row.message_key]
             way = beta.routes[ALPHA]
             assert isinstance(way, Parley)
-            (outcome,) = beta.wait(beta.courier.deliver(way, row.envelope, content, trace)).values()
+            (answers,) = beta.wait(beta.courier.deliver(way, [MailObject(content, trace, row.envelope)]))
+            (outcome,) = answers.values()
             assert (outcome.code, outcome.text) == ("2.0.0", "Received")
-            beta.wait(beta.queue.settle(row.queue_id, outcome))
+            beta.wait(beta.queue.settle([Settlement(row.queue_id, outcome)]))
     port = imap(alpha)
     try:
         context = ssl.create_default_context(cafile=str(alpha.authorities))

@@ -379,7 +379,7 @@ def test_an_author_whose_domain_speaks_only_mail_gets_a_notification(houses: tup
     alpha.wait(bob.mark("INBOX", [got.uid], displayed=True))
     (queued,) = alpha.wait(alpha.queue.listing())
     assert (queued.recipient, queued.reverse_path) == (str(dave), "")
-    content, _ = alpha.wait(alpha.queue.message(queued.message_key))
+    content, _ = alpha.wait(alpha.queue.messages([queued.message_key]))[queued.message_key]
     notification = render(content)
     assert b"Original-Message-ID: <m1@alpha.test>" in notification
     assert b"From: bob@alpha.test" in notification

@@ -25,7 +25,7 @@ from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.database.sqlite import READERS
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import Asked, Envelope
+from gatewayd.interfaces.queue import Asked, Envelope, MailObject
 from gatewayd.interfaces.records import ScramCredentials
 from gatewayd.interfaces.routes import Local, Mail, Origin, Parley, Route
 from gatewayd.interfaces.story import Event
@@ -70,7 +70,10 @@ class Courier:
         self.answers: dict[Domain, list[Any]] = defaultdict(list)
         self.default: Outcome = Delivered()
 
-    async def deliver(self, route: Any, envelope: Envelope, content: Content, trace: bytes) -> dict[Address, Outcome]:
+    async def deliver(self, route: Any, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
+        return [await self._deliver(route, one.envelope) for one in objects]
+
+    async def _deliver(self, route: Any, envelope: Envelope) -> dict[Address, Outcome]:
         self.attempts.append((envelope.reverse_path, envelope.recipients))
         waiting = self.answers[route.domain]
         answer = waiting.pop(0) if waiting else self.default
@@ -134,7 +137,7 @@ class House(Queues):
         mail: bytes = b"Subject: x\r\n\r\n",
     ) -> None:  # fmt: skip
         envelope = Envelope(reverse_path, recipients, asked=dict.fromkeys(recipients, Asked(frozenset(notify.split()))))
-        self.one(self.queue.enqueue(content(mail), b"", envelope))
+        self.one(self.queue.enqueue([MailObject(content(mail), b"", envelope)]))
         self.work()
 
     def inbox(self) -> list[bytes]:
@@ -350,7 +353,7 @@ def test_files_too_large_for_mail_are_not_lost_in_silence(house: House) -> None:
     protected, signature = house.one(Signer().sign(ALPHA, payload))
     house.routes[BOB.domain] = Parley(BOB.domain, (Endpoint("192.0.2.2", 5299),))
     letter = Content(protected, payload, signature, {})
-    house.one(house.queue.enqueue(letter, b"", Envelope(ALICE, (BOB, CAROL))))
+    house.one(house.queue.enqueue([MailObject(letter, b"", Envelope(ALICE, (BOB, CAROL)))]))
     house.work()
     assert (house.parley.attempts, house.mail.attempts) == ([(ALICE, (BOB,))], [])
     (report,) = house.inbox()

@@ -16,7 +16,7 @@ from twisted.internet import defer
 from gatewayd.address import Domain
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.errors import StoreFull
-from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.queue import Envelope, MailObject
 from gatewayd.interfaces.routes import Parley, Route
 from gatewayd.message.model import MAIL, RFC822, Content, Part, Payload
 from gatewayd.outcome import Deferred, Outcome, Refused
@@ -76,7 +76,8 @@ def kept(house: House, *bodies: bytes, **fields: Any) -> Content:
 async def courier(house: House, content: Content, *to: Any) -> dict[Any, Outcome]:
     way = house.routes[BETA]
     assert isinstance(way, Parley)
-    return await house.courier.deliver(way, Envelope(ALICE, to or (CAROL,)), content, b"")
+    (answers,) = await house.courier.deliver(way, [MailObject(content, b"", Envelope(ALICE, to or (CAROL,)))])
+    return answers
 
 
 def deliver(house: House, content: Content) -> Outcome:

@@ -15,7 +15,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.queue import Envelope, MailObject
 from gatewayd.interfaces.routes import ICourier, Parley, Route
 from gatewayd.message.model import Content
 from gatewayd.net.limits import Limits
@@ -75,7 +75,8 @@ def deliver(house: House, content: Content, *to: Address, route: Parley | None =
     """From alice."""
     way = route or house.routes[BETA]
     assert isinstance(way, Parley)
-    return house.wait(house.courier.deliver(way, Envelope(ALICE, to or (CAROL,)), content, b""))
+    (answers,) = house.wait(house.courier.deliver(way, [MailObject(content, b"", Envelope(ALICE, to or (CAROL,)))]))
+    return answers
 
 
 def one(house: House, content: Content, **how: Any) -> Outcome:
@@ -105,8 +106,10 @@ def test_one_connection_serves_many_messages(alpha: House, beta: House) -> None:
     async def all_at_once() -> list[dict[Address, Outcome]]:
         way = alpha.routes[BETA]
         assert isinstance(way, Parley)
-        work = [alpha.courier.deliver(way, Envelope(ALICE, (CAROL,)), content, b"") for content in contents]
-        return await defer.gatherResults([defer.Deferred.fromCoroutine(one) for one in work])
+        objects = [MailObject(content, b"", Envelope(ALICE, (CAROL,))) for content in contents]
+        work = [alpha.courier.deliver(way, objects[:1]), alpha.courier.deliver(way, objects[1:])]
+        answers = await defer.gatherResults([defer.Deferred.fromCoroutine(one) for one in work])
+        return [answer for some in answers for answer in some]
 
     assert all(answers[CAROL].ok for answers in alpha.wait(all_at_once()))
     assert one(alpha, letter(alpha)).ok
@@ -223,7 +226,7 @@ def test_a_bounce_goes_as_the_domain_that_signed_it(alpha: House, beta: House) -
     content = signed(message(author, mail, type="mail", ext={"bridged": {"by": "alpha.test"}}), alpha.key)
     way = alpha.routes[BETA]
     assert isinstance(way, Parley)
-    answers = alpha.wait(alpha.courier.deliver(way, Envelope(None, (CAROL,)), content, b""))
+    (answers,) = alpha.wait(alpha.courier.deliver(way, [MailObject(content, b"", Envelope(None, (CAROL,)))]))
     assert answers[CAROL].ok
     assert len(beta.inbox(CAROL)) == 1
 

@@ -16,7 +16,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from gatewayd.address import Address, Domain
 from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
-from gatewayd.interfaces.queue import Asked, Envelope
+from gatewayd.interfaces.queue import Asked, Envelope, MailObject
 from gatewayd.interfaces.routes import Mail
 from gatewayd.message.downgrade import seven_bit
 from gatewayd.message.model import Content
@@ -132,17 +132,19 @@ class Sender:
     def post(self, server: Server, envelope: Envelope, **more: Any) -> dict[Address, Outcome]:
         endpoint = Endpoint("127.0.0.1", server.port, **more)
         content = Content(b"", MAIL, b"", {})
-        answers: dict[Address, Outcome] = self.run(
-            lambda: self.courier.deliver(Mail(BETA, (endpoint,)), envelope, content, b"Received: x\r\n")
-        )
-        return answers
+        return self._deliver(Mail(BETA, (endpoint,)), MailObject(content, b"Received: x\r\n", envelope))
 
     def send(self, *servers: Server | int, to: tuple[Address, ...] = (BOB,), mail: bytes = MAIL) -> list[Outcome]:
         ports = [server if isinstance(server, int) else server.port for server in servers]
         route = Mail(BETA, tuple(Endpoint("127.0.0.1", port) for port in ports))
         content = Content(b"", mail, b"", {})
-        answers = self.run(lambda: self.courier.deliver(route, Envelope(ALICE, to), content, b"Received: x\r\n"))
+        answers = self._deliver(route, MailObject(content, b"Received: x\r\n", Envelope(ALICE, to)))
         return [answers[address] for address in to]
+
+    def _deliver(self, route: Mail, one: MailObject) -> dict[Address, Outcome]:
+        answers: dict[Address, Outcome]
+        (answers,) = self.run(lambda: self.courier.deliver(route, [one]))
+        return answers
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.dane import TLSA
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope
+from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope, MailObject
 from gatewayd.interfaces.routes import Bridged
 from gatewayd.message.model import Content
 from gatewayd.net.tls import Trust
@@ -264,9 +264,8 @@ def test_lmtp_answers_for_each(world: World) -> None:
     world.servers.append(server)
     route = Bridged(Endpoint("127.0.0.1", server.port), lmtp=True)
     content = Content(b"", MAIL, b"", {})
-    answers = world.sender.run(
-        lambda: world.sender.courier.deliver(route, Envelope(ALICE, (BOB, CAROL)), content, b"")
-    )  # fmt: skip
+    one = MailObject(content, b"", Envelope(ALICE, (BOB, CAROL)))
+    (answers,) = world.sender.run(lambda: world.sender.courier.deliver(route, [one]))
     assert answers == {BOB: Delivered("2.0.0", "for bob"), CAROL: Deferred("4.2.2", "carol is full")}
     assert server.heard[0] == "LHLO mx.alpha.test"
     server.answers["RCPT TO:<bob"] = b"550 5.1.1 who?\r\n"

@@ -33,7 +33,7 @@ def post_office(gateway: Any) -> PostOffice:
 
 async def bounce(gateway: Any, row: Queued) -> None:
     """Tell the sender that the operator took this recipient out."""
-    content, trace = await gateway.queue.message(row.message_key)
+    content, trace = (await gateway.queue.messages([row.message_key]))[row.message_key]
     result = Refused("5.7.1", f"Taken out of the queue by the operator; last: {row.last_status.strip() or 'not tried'}")
     (to,) = row.envelope.recipients
     fate = Fate("failed", content, trace, row.envelope, {to: result}, row.accepted)

@@ -61,8 +61,10 @@ async def listing(gateway: Any, options: argparse.Namespace) -> None:
 async def show(gateway: Any, options: argparse.Namespace) -> None:
     """Everything of some rows, and the header of their message."""
     for one in picked(options.what):
-        for row in await gateway.queue.listing(options.limit, one):
-            content, trace = await gateway.queue.message(row.message_key)
+        rows = await gateway.queue.listing(options.limit, one)
+        messages = await gateway.queue.messages({row.message_key for row in rows})
+        for row in rows:
+            content, trace = messages[row.message_key]
             mail = as_mail(await gateway.store.blobs.load(content, mail_bodies(content)), trace)
             lines = [
                 f"Queue id:   {row.queue_id}",

@@ -24,7 +24,7 @@ from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.core.verdict import UNEXAMINED, Findings
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
-from gatewayd.interfaces.queue import Envelope, IQueue
+from gatewayd.interfaces.queue import Envelope, IQueue, MailObject
 from gatewayd.interfaces.records import Account, ContactState, Delivery, Placed
 from gatewayd.interfaces.store import IStore
 from gatewayd.message import bridge
@@ -78,9 +78,12 @@ class Letter(msgspec.Struct, frozen=True, dict=True):
     def to(self, recipients: Sequence[Address]) -> Envelope:
         return replace(self.envelope, recipients=tuple(recipients))
 
-    def waiting(self, recipients: Sequence[Address]) -> Envelope:
-        """Of copies that may be for users here: nothing that was found out is forgotten meanwhile."""
-        return replace(self.to(recipients), found=self.findings.kept(self.provenance))
+    def queued_for(self, recipients: Sequence[Address], *, here: bool = False) -> MailObject:
+        """`here`: they may be users here, and nothing that was found out is forgotten meanwhile."""
+        envelope = self.to(recipients)
+        if here:
+            envelope = replace(envelope, found=self.findings.kept(self.provenance))
+        return MailObject(self.content, self.trace, envelope)
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class Posting:
         try:
             deferred = [address for address, answer in answers.items() if isinstance(answer, Deferred)]
             if deferred:
-                await self._queue.enqueue(letter.content, letter.trace, letter.waiting(deferred))
+                await self._queue.enqueue([letter.queued_for(deferred, here=True)])
             refused = {address: answer for address, answer in answers.items() if isinstance(answer, Refused)}
             if refused:
                 fate = Fate("failed", letter.content, letter.trace, letter.envelope, refused, self._now())
@@ -153,9 +156,7 @@ class Posting:
     async def hold(self, letter: Letter) -> dict[Address, Outcome]:
         """For users here too it waits in the queue (RFC 4865)."""
         try:
-            answers = await self._queue.enqueue(
-                letter.content, letter.trace, letter.waiting(letter.envelope.recipients)
-            )
+            (answers,) = await self._queue.enqueue([letter.queued_for(letter.envelope.recipients, here=True)])
         except StoreError as error:
             answers = dict.fromkeys(letter.envelope.recipients, self.failed(error))
         for address, answer in answers.items():
@@ -204,17 +205,12 @@ class Posting:
             if len(letters) > 1:  # one of them may have been the reason
                 return [(await self._post_quietly([letter]))[0] for letter in letters]
             return [dict.fromkeys(letter.envelope.recipients, self.failed(error)) for letter in letters]
-        queueing = [
-            (work, defer.Deferred.fromCoroutine(self._enqueue(work.letter, work.remote, tell=True)))
-            for work in sorted_out
-            if work.remote
-        ]
+        queued = defer.Deferred.fromCoroutine(self._enqueue([work for work in sorted_out if work.remote]))
         filed = iter(await self._file(copies))
         for work in sorted_out:
             work.sent = next(filed) if work.letter.author is not None else None
             work.answers.update({address: next(filed) for address in work.local})
-        for work, queued in queueing:
-            work.answers.update(await queued)
+        await queued
         for work in sorted_out:
             if work.sent is not None and not work.sent.ok:
                 work.answers = dict.fromkeys(work.letter.envelope.recipients, work.sent)
@@ -262,14 +258,21 @@ class Posting:
                 copies.append(await self._copy(letter, address, account, states[account.account_id, letter.sender]))
         return copies
 
-    async def _enqueue(self, letter: Letter, recipients: Sequence[Address], *, tell: bool = False) -> Answers:
+    async def _enqueue(self, works: Sequence[_Work]) -> None:
+        """Who is elsewhere."""
+        if not works:
+            return
         try:
-            answers = await self._queue.enqueue(letter.content, letter.trace, letter.to(recipients))
+            put = await self._queue.enqueue([work.letter.queued_for(work.remote) for work in works])
         except StoreError as error:
-            answers = dict.fromkeys(recipients, self.failed(error))
-        if tell:
-            self._tell(letter, answers)  # before the first attempt does
-        return answers
+            if len(works) > 1:  # one of them may have been the reason
+                for work in works:
+                    await self._enqueue([work])
+                return
+            put = [dict.fromkeys(work.remote, self.failed(error)) for work in works]
+        for work, answers in zip(works, put, strict=True):
+            work.answers.update(answers)
+            self._tell(work.letter, answers)  # before the first attempt does
 
     async def _report_delivered(self, letter: Letter, answers: Mapping[Address, Outcome]) -> None:
         """To a sender who asked for it (RFC 3461 §5.1)."""
@@ -303,7 +306,11 @@ class Posting:
         filed = await self._file(copies)
         answers.update(zip((account.address for account in found.accounts), filed, strict=True))
         if found.elsewhere:
-            answers.update(await self._enqueue(sent_on, found.elsewhere))
+            try:
+                (queued,) = await self._queue.enqueue([sent_on.queued_for(found.elsewhere)])
+            except StoreError as error:
+                queued = dict.fromkeys(found.elsewhere, self.failed(error))
+            answers.update(queued)
         return next(iter((await self.one_fate(sent_on, answers)).values()))
 
     async def _copy(self, letter: Letter, address: Address, account: Account, state: ContactState) -> Copy:

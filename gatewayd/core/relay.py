@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 from twisted.internet import defer
@@ -19,23 +19,33 @@ from gatewayd.core.delivery import PostOffice, Router
 from gatewayd.core.reports import Fate
 from gatewayd.core.story import Story, duration
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.queue import IQueue, Leased
+from gatewayd.interfaces.queue import IQueue, Leased, MailObject, Settlement
 from gatewayd.interfaces.routes import Bridged, ICourier, Local, Mail, Parley, Route
 from gatewayd.message.bridge import fits
 from gatewayd.message.dsn import Action
-from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, TOO_BIG_FOR_MAIL, Deferred, Delivered, Outcome, Refused
 
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash
 BATCH = 200  # rows leased at once
 SHARE = 4  # one domain has at most a quarter of all attempts: one that hangs leaves room for the others
-AT_ONCE = 16  # messages that one worker has under way to a Parley domain, on its one kept connection
+AT_ONCE = 64  # messages that one worker has under way to a Parley domain, on its one kept connection
 BREATH = 1.0  # seconds between looks while what is due has to wait for others
 STRANGERS = 2  # half of all attempts at most go to domains that were not reached lately
 PACE = 0.2  # seconds between such attempts in vain while others get their mail: each costs as much as ten deliveries
 PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
 GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
+
+
+class _Attempt(NamedTuple):
+    """One recipient's."""
+
+    row: Leased
+    one: MailObject
+    route: Route | None
+    outcome: Outcome
+    unreached: bool  # no host of the domain could be talked to
+
 
 Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
 
@@ -202,10 +212,7 @@ class Relay:
                 groups = [line.popleft() for _ in range(min(len(line), most))]
                 if not line and domain in self._crowded:
                     self.poke()
-                if len(groups) == 1:
-                    await self._go(groups[0])
-                else:
-                    await defer.gatherResults([defer.Deferred.fromCoroutine(self._go(group)) for group in groups])
+                await self._go(domain, groups)
         finally:
             self._workers[domain] -= 1
             if not self._workers[domain]:
@@ -215,15 +222,16 @@ class Relay:
                     self._lines.pop(domain, None)
             self._concurrency.release()
 
-    async def _go(self, group: list[Leased]) -> None:
+    async def _go(self, domain: Domain, groups: Sequence[list[Leased]]) -> None:
         try:
-            await self._attempt(group)
+            await self._attempt(domain, groups)
         except StoreError as error:
             self.log.error("no attempt could be made; the lease will run out: {error}", error=error)
         finally:
-            self._held.difference_update(row.queue_id for row in group)
-            self._count(group, -1)
-            if group[0].probe:
+            for group in groups:
+                self._held.difference_update(row.queue_id for row in group)
+                self._count(group, -1)
+            if any(group[0].probe for group in groups):
                 self.poke()
 
     def _count(self, group: Sequence[Leased], change: int) -> None:
@@ -242,41 +250,55 @@ class Relay:
             self._call.cancel()
         self._call = self._clock.callLater(max(0.05, when - self._clock.seconds()), self.poke)
 
-    async def _attempt(self, group: list[Leased]) -> None:
-        content, trace = await self._queue.message(group[0].message_key)
-        domain = group[0].recipient.domain
+    async def _attempt(self, domain: Domain, groups: Sequence[list[Leased]]) -> None:
+        """Raises StoreError when nothing was tried."""
+        read = await self._read(groups)
+        if not read:
+            return
+        objects = [one for _, one in read]
         route: Route | None = None
-        answers: Mapping[Address, Outcome] = {}
+        answers: Sequence[Mapping[Address, Outcome]] = [{}] * len(objects)
         missing: Outcome = Deferred("4.4.0", "The courier gave no answer")
         try:
             route = await self._router.route(domain)
-            answers = await self._carry(route, group, content, trace)
+            answers = await self._carry(route, objects)
         except StoreError as error:
-            self.log.error("queue {id}: {error}", id=group[0].queue_id, error=error)
+            self.log.error("mail for {domain}: {error}", domain=str(domain), error=error)
             missing = STORE_FAILED
         except Exception:  # ours to mend, and no reason to forget the message or to try for ever
-            self.log.failure("queue {id}: an attempt failed", id=group[0].queue_id)
+            self.log.failure("an attempt for {domain} failed", domain=str(domain))
             missing = Deferred("4.3.0", "Internal error; the log of the gateway says more")
-
-        why = _unreachable(answers)
-        if isinstance(route, Parley) and why is None:
+        failures = [why for why in map(_unreachable, answers) if why is not None]
+        if isinstance(route, Parley) and not failures:
             self._pipelined.add(domain)
         else:
             self._pipelined.discard(domain)
-
-        async def record(row: Leased) -> None:
-            outcome = answers.get(row.recipient, missing)
-            self._observed(domain, type(route).__name__, outcome)
-            try:
-                await self._record(row, outcome, route, content, trace, why is not None)
-            except StoreError as error:  # tried again then: twice is better than never
-                self.log.error("queue {id}: not recorded; its lease will run out: {e}", id=row.queue_id, e=error)
-
-        await defer.gatherResults([defer.Deferred.fromCoroutine(record(row)) for row in group])
-        if why is not None:
-            await self._unreached(domain, why)
-        elif group[0].probe:
+        attempts = [
+            _Attempt(row, one, route, said.get(row.recipient, missing), _unreachable(said) is not None)
+            for (group, one), said in zip(read, answers, strict=True)
+            for row in group
+        ]
+        for attempt in attempts:
+            self._observed(domain, type(route).__name__, attempt.outcome)
+        await self._record(attempts)
+        if failures:
+            await self._unreached(domain, failures[0])
+        elif any(group[0].probe for group in groups):
             self._next_stranger = 0.0  # not in vain
+
+    async def _read(self, groups: Sequence[list[Leased]]) -> list[tuple[list[Leased], MailObject]]:
+        """Raises StoreError."""
+        contents = await self._queue.messages({group[0].message_key for group in groups})
+        read = []
+        for group in groups:
+            if group[0].message_key not in contents:
+                self.log.error("queue {id}: its message is gone", id=group[0].queue_id)
+                continue
+            recipients = tuple(row.recipient for row in group)
+            asked = {address: told for row in group for address, told in row.envelope.asked.items()}
+            envelope = replace(group[0].envelope, recipients=recipients, asked=asked)
+            read.append((group, MailObject(*contents[group[0].message_key], envelope)))
+        return read
 
     async def _unreached(self, domain: Domain, why: Outcome) -> None:
         """What stands in line for the domain waits for the next probe; senders of old messages are told."""
@@ -290,75 +312,102 @@ class Relay:
             self._held.difference_update(waiting)
         now = self._clock.seconds()
         while rows := await self._queue.overdue(domain, now - self._give_up, LEASE, BATCH):
-            for row in rows:
-                content, trace = await self._queue.message(row.message_key)
-                await self._record(row, why, None, content, trace, True)
-        for row in await self._queue.unwarned(domain, now - self._delay_notice, BATCH):
-            await self._warn(row, why, *await self._queue.message(row.message_key))
+            await self._record([_Attempt(*row, None, why, True) for row in await self._alone(rows)])
+        for row, one in await self._alone(await self._queue.unwarned(domain, now - self._delay_notice, BATCH)):
+            await self._warn(_Attempt(row, one, None, why, True))
 
-    async def _carry(
-        self, route: Route, group: list[Leased], content: Content, trace: bytes
-    ) -> Mapping[Address, Outcome]:
-        recipients = tuple(row.recipient for row in group)
-        asked = {address: told for row in group for address, told in row.envelope.asked.items()}
-        envelope = replace(group[0].envelope, recipients=recipients, asked=asked)
+    async def _alone(self, rows: Sequence[Leased]) -> list[tuple[Leased, MailObject]]:
+        return [(row, one) for (row,), one in await self._read([[row] for row in rows])]
+
+    async def _carry(self, route: Route, objects: Sequence[MailObject]) -> Sequence[Mapping[Address, Outcome]]:
         match route:
             case Local():  # the domain became ours while it waited
-                return await self._post_office.deliver_local(content, trace, envelope)
-            case Mail() | Bridged() if not fits(content):
-                return dict.fromkeys(recipients, TOO_BIG_FOR_MAIL)
-            case Parley() | Mail() | Bridged():
-                courier = self._couriers[type(route)]
-                return await courier.deliver(route, envelope, content, trace)
+                return [await self._post_office.deliver_local(one.content, one.trace, one.envelope) for one in objects]
+            case Parley():
+                return await self._couriers[Parley].deliver(route, objects)
+            case Mail() | Bridged():
+                return [await self._carry_mail(route, one) for one in objects]
             case _:
-                return dict.fromkeys(recipients, route)
+                return [dict.fromkeys(one.envelope.recipients, route) for one in objects]
 
-    async def _record(
-        self, row: Leased, outcome: Outcome, route: Route | None, content: Content, trace: bytes, unreached: bool
-    ) -> None:
-        now, carrier, number = self._clock.seconds(), type(route).__name__, row.attempts + 1
-        failures = row.failures + unreached or None
+    async def _carry_mail(self, route: Mail | Bridged, one: MailObject) -> Mapping[Address, Outcome]:
+        if not fits(one.content):
+            return dict.fromkeys(one.envelope.recipients, TOO_BIG_FOR_MAIL)
+        (answers,) = await self._couriers[type(route)].deliver(route, [one])
+        return answers
+
+    async def _record(self, attempts: Sequence[_Attempt]) -> None:
+        """Reports are durable first: a crash between the two may tell them twice."""
+        settlements = [self._settlement(attempt) for attempt in attempts]
+        telling = [
+            defer.Deferred.fromCoroutine(self._report(attempt, settlement.outcome, action))
+            for attempt, settlement in zip(attempts, settlements, strict=True)
+            if (action := self._action(attempt, settlement.outcome)) is not None
+        ]
+        untold = {queue_id for queue_id in await defer.gatherResults(telling) if queue_id is not None}
+        settled = [one for one in settlements if one.queue_id not in untold]
+        try:
+            if settled:
+                await self._queue.settle(settled)
+        except StoreError as error:  # tried again then: twice is better than never
+            self.log.error("{count} attempts not recorded; leases will run out: {e}", count=len(attempts), e=error)
+
+    def _settlement(self, attempt: _Attempt) -> Settlement:
+        """What the row becomes, and the log and the story know it."""
+        row, outcome, name, to = attempt.row, attempt.outcome, attempt.one.content.trace_id, attempt.row.recipient
+        carrier, number, failures = type(attempt.route).__name__, row.attempts + 1, row.failures + attempt.unreached
+        now = self._clock.seconds()
         if isinstance(outcome, Deferred):
             wait = self._retry[min(max(row.attempts, row.failures), len(self._retry) - 1)]
             left = row.accepted + self._give_up - now
-            if unreached:
+            if attempt.unreached:
                 wait = min(wait, PROBE)
             if wait < left:
                 if outcome.retry_after is not None:  # a long one does not shorten the time that the sender was promised
                     wait = min(max(wait, outcome.retry_after), left)
-                self._story.attempted(content, row.recipient, number, route, outcome, wait)
+                self._story.attempted(attempt.one.content, to, number, attempt.route, outcome, wait)
                 self.log.info(
                     "{name}, queue {id}: {to} deferred by {carrier}: {code} {text}; again in {wait:.0f} s",
-                    name=content.trace_id, id=row.queue_id, to=str(row.recipient), carrier=carrier,
+                    name=name, id=row.queue_id, to=str(to), carrier=carrier,
                     code=outcome.code, text=outcome.text, wait=wait,
                 )  # fmt: skip
-                await self._queue.settle(row.queue_id, outcome, now + wait, failures)
                 self._look_at(now + wait)
-                if now - row.accepted >= self._delay_notice and not row.warned:
-                    await self._warn(row, outcome, content, trace)
-                return
+                return Settlement(row.queue_id, outcome, now + wait, failures or None)
             outcome = Refused("5.4.7", f"Given up after {duration(self._give_up)}; last: {outcome.text}")
-        self._story.attempted(content, row.recipient, number, route, outcome)
+        self._story.attempted(attempt.one.content, to, number, attempt.route, outcome)
         fate = "delivered" if isinstance(outcome, Delivered) else "refused"
-        self._note(
-            f"{content.trace_id}, queue {row.queue_id}: {row.recipient} {fate} by {carrier}:"
-            f" {outcome.code} {outcome.text}"
-        )
-        # the report is durable first: a crash between the two may tell it twice
-        if isinstance(outcome, Refused):
-            await self._tell("failed", row, outcome, content, trace)
-        elif not outcome.reports and not isinstance(route, Local):
-            await self._tell("relayed", row, outcome, content, trace)
-        await self._queue.settle(row.queue_id, outcome, failures=failures)
+        self._note(f"{name}, queue {row.queue_id}: {to} {fate} by {carrier}: {outcome.code} {outcome.text}")
+        return Settlement(row.queue_id, outcome, None, failures or None)
 
-    async def _warn(self, row: Leased, outcome: Outcome, content: Content, trace: bytes) -> None:
-        await self._tell("delayed", row, outcome, content, trace, row.accepted + self._give_up)
-        await self._queue.warned(row.queue_id)
+    def _action(self, attempt: _Attempt, outcome: Outcome) -> Action | None:
+        """What the sender may have to be told."""
+        match outcome:
+            case Refused():
+                return "failed"
+            case Deferred():
+                old = self._clock.seconds() - attempt.row.accepted >= self._delay_notice
+                return "delayed" if old and not attempt.row.warned else None
+        return None if outcome.reports or isinstance(attempt.route, Local) else "relayed"
 
-    async def _tell(
-        self, action: Action, row: Leased, outcome: Outcome, content: Content, trace: bytes, until: float | None = None
-    ) -> None:
-        fate = Fate(action, content, trace, row.envelope, {row.recipient: outcome}, row.accepted, until)
+    async def _report(self, attempt: _Attempt, outcome: Outcome, action: Action) -> int | None:
+        """The id of a row that has to stay, since its sender could not be told of its end."""
+        try:
+            if action == "delayed":
+                await self._warn(attempt)
+            else:
+                await self._tell(action, attempt, outcome)
+        except StoreError as error:
+            self.log.error("queue {id}: its sender cannot be told: {error}", id=attempt.row.queue_id, error=error)
+            return None if action == "delayed" else attempt.row.queue_id
+        return None
+
+    async def _warn(self, attempt: _Attempt) -> None:
+        await self._tell("delayed", attempt, attempt.outcome, attempt.row.accepted + self._give_up)
+        await self._queue.warned(attempt.row.queue_id)
+
+    async def _tell(self, action: Action, attempt: _Attempt, outcome: Outcome, until: float | None = None) -> None:
+        row, one = attempt.row, attempt.one
+        fate = Fate(action, one.content, one.trace, row.envelope, {row.recipient: outcome}, row.accepted, until)
         await self._post_office.report(fate)
 
 

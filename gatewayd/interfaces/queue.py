@@ -56,6 +56,24 @@ class Envelope(msgspec.Struct, frozen=True):
         return replace(self, asked={**self.asked, **asked})
 
 
+class MailObject(msgspec.Struct, frozen=True):
+    """RFC 5321 §2.3.1: a message and who gets it; `trace` goes before it where it is mail (RFC 5321 §4.4)."""
+
+    content: Content
+    trace: bytes
+    envelope: Envelope
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What came of an attempt. Delivered and Refused end the row; Deferred needs `next_attempt`. `failures` None: the
+    domain was reached. Else it was not, for that many times in a row, and all its rows wait until `next_attempt`."""
+
+    queue_id: int
+    outcome: Outcome
+    next_attempt: float | None = None
+    failures: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Leased:
     """One recipient of a queued message, ours to try until the lease ends."""
@@ -103,9 +121,9 @@ EVERYTHING = Picked()
 class IQueue(Interface):
     """The outbound spool. Legal states: gatewayd/queue/states.py. A return means committed; raises StoreError."""
 
-    async def enqueue(content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
-        """Idempotent by (object id, recipient): a repeat is answered with what is known of the first: queued or
-        delivered as Delivered, refused as Refused."""
+    async def enqueue(objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
+        """All or none; each has a recipient. Idempotent by (object id, recipient): a repeat is answered with what is
+        known of the first: queued or delivered as Delivered, refused as Refused."""
 
     async def lease(
         limit: int, seconds: float, exclude: Collection[Domain] = (), strangers: int | None = None
@@ -113,14 +131,11 @@ class IQueue(Interface):
         """Takes due rows, domains in turns; a lease that runs out (a killed process) makes its row due again. Of a
         domain that was not reached lately comes one message, a probe: of at most `strangers` such (None: no bound)."""
 
-    async def message(message_key: int) -> tuple[Content, bytes]:
-        """The content and the trace."""
+    async def messages(message_keys: Collection[int]) -> dict[int, tuple[Content, bytes]]:
+        """The content and the trace of each that is there."""
 
-    async def settle(
-        queue_id: int, outcome: Outcome, next_attempt: float | None = None, failures: int | None = None
-    ) -> None:
-        """Delivered and Refused end the row; Deferred needs `next_attempt`. `failures` None: the domain was reached.
-        Else it was not, for that many times in a row, and all its rows wait until `next_attempt`."""
+    async def settle(settlements: Sequence[Settlement]) -> None:
+        """All or none; a row that is no longer leased stays as it is."""
 
     async def give_back(queue_ids: Sequence[int]) -> None:
         """Leased, and not tried."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -9,8 +10,7 @@ from zope.interface import Interface
 
 from gatewayd.address import Address, Domain
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import Envelope
-from gatewayd.message.model import Content
+from gatewayd.interfaces.queue import MailObject
 from gatewayd.outcome import Outcome
 
 
@@ -58,12 +58,10 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class ICourier(Interface):
-    """Carries one message over one route to all recipients there."""
+    """Carries messages over one route, each to all its recipients there."""
 
-    async def deliver(
-        route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
-    ) -> dict[Address, Outcome]:
-        """An outcome for each recipient; never raises for what the peer or the network did."""
+    async def deliver(route: Parley | Mail | Bridged, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
+        """Of each, an outcome for each recipient; never raises for what the peer or the network did."""
 
     async def close() -> None:
         """Ends idle connections."""

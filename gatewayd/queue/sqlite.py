@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cbor2
 from twisted.internet import defer
@@ -15,9 +15,9 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
-from gatewayd.database.sqlite import Database, Together, insert_rows
+from gatewayd.database.sqlite import Database, insert_rows
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.queue import EVERYTHING, Envelope, IQueue, Leased, Picked, Queued
+from gatewayd.interfaces.queue import EVERYTHING, IQueue, Leased, MailObject, Picked, Queued, Settlement
 from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue import destinations, picking
@@ -40,6 +40,9 @@ MESSAGE = """
     INSERT OR IGNORE INTO queue_message (object_id, protected, payload, signature, bodies, trace, blobs)"""
 RECIPIENT = f"INSERT INTO queue_recipient (message_key, domain, state, next_attempt, accepted, {ENVELOPE})"
 KEYS = "SELECT json_group_object(hex(object_id), message_key) FROM queue_message WHERE object_id IN ({})"
+CONTENTS = """
+    SELECT message_key, protected, payload, signature, bodies, trace FROM queue_message
+    WHERE message_key IN (SELECT value FROM json_each(?))"""
 # the plus keeps SQLite from looking at all rows in that state, for each of those that are named
 LEASED_DOMAINS = """
     SELECT json_group_array(json_array(queue_id, domain)) FROM queue_recipient
@@ -52,24 +55,6 @@ SETTLE = """
     WHERE queue_id=id AND +state=?"""
 
 
-class _Arrival(NamedTuple):
-    content: Content
-    trace: bytes
-    envelope: Envelope
-    due: float
-
-
-class _Settlement(NamedTuple):
-    queue_id: int
-    state: str
-    when: float
-    tried: int
-    code: str
-    text: str
-    failures: int | None
-    now: float
-
-
 @implementer(IQueue)
 class SQLiteQueue:
     def __init__(self, database: Database, clock: IReactorTime) -> None:
@@ -78,19 +63,15 @@ class SQLiteQueue:
         self._callbacks: list[Callable[[], None]] = []
         self._foreign: int | None = None
         self._poll = LoopingCall(self._look_for_foreign_commits)
-        self._arrivals = Together(_put, self._have_arrived)
-        self._settlements = Together(_settle, self._have_settled)
         self._fresh: OrderedDict[int, tuple[Content, bytes]] = OrderedDict()  # by key: most are sent on at once
         self._fresh_octets = 0
         database.migrate("queue", STEPS)
 
-    async def enqueue(self, content: Content, trace: bytes, envelope: Envelope) -> dict[Address, Outcome]:
-        if not envelope.recipients:
-            return {}
-        # what is held is as good as accepted when it is let go: that is when the patience with its next hop begins
-        due = max(self._clock.seconds(), envelope.not_before)
-        _, answers = await self._database.write_together(self._arrivals, _Arrival(content, trace, envelope, due))
-        return answers
+    async def enqueue(self, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
+        now = self._clock.seconds()
+        put = await self._database.write(lambda db: _put(db, objects, now))
+        self._have_come(objects, [key for key, _ in put])
+        return [answers for _, answers in put]
 
     async def lease(
         self, limit: int, seconds: float, exclude: Collection[Domain] = (), strangers: int | None = None
@@ -105,30 +86,18 @@ class SQLiteQueue:
         taken = await self._database.write(lambda db: destinations.lease(db, now, now + seconds, limit, names, most))
         return [_leased(row) for row in taken]
 
-    async def message(self, message_key: int) -> tuple[Content, bytes]:
-        fresh = self._fresh.get(message_key)
-        if fresh is not None:
-            return fresh
-        query = "SELECT protected, payload, signature, bodies, trace FROM queue_message WHERE message_key=?"
-        row = await self._database.read(lambda db: db.execute(query, (message_key,)).fetchone())
-        if row is None:
-            raise StoreError(f"queued message {message_key} is gone")
-        return Content(row[0], row[1], row[2], cbor2.loads(row[3])), row[4]
+    async def messages(self, message_keys: Collection[int]) -> dict[int, tuple[Content, bytes]]:
+        found = {key: self._fresh[key] for key in message_keys if key in self._fresh}
+        if missing := [key for key in message_keys if key not in found]:
+            rows = await self._database.read(lambda db: db.execute(CONTENTS, (json.dumps(missing),)).fetchall())
+            for key, protected, payload, signature, bodies, trace in rows:
+                found[key] = Content(protected, payload, signature, cbor2.loads(bodies)), trace
+        return found
 
-    async def settle(
-        self, queue_id: int, outcome: Outcome, next_attempt: float | None = None, failures: int | None = None
-    ) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
         now = self._clock.seconds()
-        match outcome:
-            case Delivered():
-                state, when, tried = DELIVERED, now, 0
-            case Refused():
-                state, when, tried = REFUSED, now, 0
-            case Deferred():
-                assert next_attempt is not None
-                state, when, tried = WAITING, next_attempt, 1
-        settlement = _Settlement(queue_id, state, when, tried, outcome.code, outcome.text[:1000], failures, now)
-        await self._database.write_together(self._settlements, settlement)
+        if await self._database.write(lambda db: _settle(db, settlements, now)):
+            self._call()
 
     async def give_back(self, queue_ids: Sequence[int]) -> None:
         now = self._clock.seconds()
@@ -292,21 +261,16 @@ class SQLiteQueue:
 
         return defer.Deferred.fromCoroutine(look())
 
-    def _have_arrived(
-        self, arrivals: Sequence[_Arrival], answers: Sequence[tuple[int, dict[Address, Outcome]]]
-    ) -> None:
-        for arrival, (key, _) in zip(arrivals, answers, strict=True):
-            if key not in self._fresh and _octets(arrival.content) <= FRESH_SIZE:
-                self._fresh[key] = arrival.content, arrival.trace
-                self._fresh_octets += _octets(arrival.content)
+    def _have_come(self, objects: Sequence[MailObject], keys: Sequence[int]) -> None:
+        """They are at hand for their first attempt."""
+        for one, key in zip(objects, keys, strict=True):
+            if key not in self._fresh and _octets(one.content) <= FRESH_SIZE:
+                self._fresh[key] = one.content, one.trace
+                self._fresh_octets += _octets(one.content)
         while self._fresh_octets > FRESH:
             _, (oldest, _) = self._fresh.popitem(last=False)
             self._fresh_octets -= _octets(oldest)
         self._call()
-
-    def _have_settled(self, _: Sequence[_Settlement], news: Sequence[bool]) -> None:
-        if any(news):
-            self._call()
 
     def _call(self) -> None:
         for callback in self._callbacks:
@@ -317,51 +281,51 @@ def _octets(content: Content) -> int:
     return FRESH_LEAST + sum(map(len, content.bodies.values()))
 
 
-def _put(db: sqlite3.Connection, arrivals: Sequence[_Arrival]) -> list[tuple[int, dict[Address, Outcome]]]:
+def _put(db: sqlite3.Connection, objects: Sequence[MailObject], now: float) -> list[tuple[int, dict[Address, Outcome]]]:
     """The key of each message, and the answers."""
-    done = _put_new(db, arrivals) or [_put_one(db, arrival) for arrival in arrivals]
+    done = _put_new(db, objects, now) or [_put_one(db, one, now) for one in objects]
     for name in {address.domain.name for _, answers in done for address in answers}:
         destinations.reckon(db, name)
     return done
 
 
-def _put_new(db: sqlite3.Connection, arrivals: Sequence[_Arrival]) -> list[tuple[int, dict[Address, Outcome]]] | None:
+def _put_new(
+    db: sqlite3.Connection, objects: Sequence[MailObject], now: float
+) -> list[tuple[int, dict[Address, Outcome]]] | None:
     """All in a few steps. None: not all of them are new, and each has to be looked at."""
-    if insert_rows(db, MESSAGE, [_message(arrival) for arrival in arrivals]) != len(arrivals):
+    if insert_rows(db, MESSAGE, [_message(one) for one in objects]) != len(objects):
         return None
     keys: dict[str, int] = {}
-    for begin in range(0, len(arrivals), AT_ONCE):
-        ids = [arrival.content.id for arrival in arrivals[begin : begin + AT_ONCE]]
+    for begin in range(0, len(objects), AT_ONCE):
+        ids = [one.content.id for one in objects[begin : begin + AT_ONCE]]
         (found,) = db.execute(KEYS.format(",".join("?" * len(ids))), ids).fetchone()
         keys.update(json.loads(found))
-    of_each = [(keys[arrival.content.id.hex().upper()], arrival) for arrival in arrivals]
-    rows = [
-        _recipient(key, arrival, address)
-        for key, arrival in of_each
-        for address in dict.fromkeys(arrival.envelope.recipients)
-    ]
+    of_each = [(keys[one.content.id.hex().upper()], one) for one in objects]
+    each = [(key, one, address) for key, one in of_each for address in dict.fromkeys(one.envelope.recipients)]
+    rows = [_recipient(key, one, address, now) for key, one, address in each]
     insert_rows(db, RECIPIENT, rows)
-    return [(key, dict.fromkeys(arrival.envelope.recipients, QUEUED)) for key, arrival in of_each]
+    return [(key, dict.fromkeys(one.envelope.recipients, QUEUED)) for key, one in of_each]
 
 
-def _message(arrival: _Arrival) -> tuple[object, ...]:
-    content = arrival.content
+def _message(one: MailObject) -> tuple[object, ...]:
+    content = one.content
     return (
         content.id, content.protected, content.payload, content.signature, cbor2.dumps(dict(content.bodies)),
-        arrival.trace, b"".join(part.hash for part in content.absent),
+        one.trace, b"".join(part.hash for part in content.absent),
     )  # fmt: skip
 
 
-def _recipient(key: int, arrival: _Arrival, address: Address) -> tuple[object, ...]:
-    due = arrival.due
-    return key, address.domain.name, WAITING, due, due, *columns(arrival.envelope, address)
+def _recipient(key: int, one: MailObject, address: Address, now: float) -> tuple[object, ...]:
+    # what is held is as good as accepted when it is let go: that is when the patience with its next hop begins
+    due = max(now, one.envelope.not_before)
+    return key, address.domain.name, WAITING, due, due, *columns(one.envelope, address)
 
 
-def _put_one(db: sqlite3.Connection, arrival: _Arrival) -> tuple[int, dict[Address, Outcome]]:
-    insert_rows(db, MESSAGE, [_message(arrival)])
-    (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (arrival.content.id,)).fetchone()
+def _put_one(db: sqlite3.Connection, one: MailObject, now: float) -> tuple[int, dict[Address, Outcome]]:
+    insert_rows(db, MESSAGE, [_message(one)])
+    (key,) = db.execute("SELECT message_key FROM queue_message WHERE object_id=?", (one.content.id,)).fetchone()
     answers: dict[Address, Outcome] = {}
-    for address in arrival.envelope.recipients:
+    for address in one.envelope.recipients:
         row = db.execute(
             "SELECT state, last_code, last_text FROM queue_recipient WHERE message_key=? AND recipient=?",
             (key, str(address)),
@@ -372,30 +336,42 @@ def _put_one(db: sqlite3.Connection, arrival: _Arrival) -> tuple[int, dict[Addre
         elif row is not None and row[0] == DROPPED:
             answers[address] = DROPPED_HERE
         elif row is None:
-            insert_rows(db, RECIPIENT, [_recipient(key, arrival, address)])
+            insert_rows(db, RECIPIENT, [_recipient(key, one, address, now)])
     return key, answers
 
 
-def _settle(db: sqlite3.Connection, settlements: Sequence[_Settlement]) -> list[bool]:
+def _settle(db: sqlite3.Connection, settlements: Sequence[Settlement], now: float) -> bool:
     """Whether a domain was unreachable that is not now."""
     ids = json.dumps([settlement.queue_id for settlement in settlements])
     domains = dict(json.loads(db.execute(LEASED_DOMAINS, (ids, LEASED)).fetchone()[0]))
-    db.execute(SETTLE, (json.dumps([settlement[:6] for settlement in settlements]), LEASED))
+    db.execute(SETTLE, (json.dumps([_settled(settlement, now) for settlement in settlements]), LEASED))
     living: set[str] = set()
-    news = []
+    news = False
     for settlement in settlements:
         name = domains.get(settlement.queue_id)
-        lives = False
         if name is not None and settlement.failures is not None:
-            destinations.failing(db, name, settlement.failures, settlement.when)
+            destinations.failing(db, name, settlement.failures, settlement.next_attempt or now)
             living.discard(name)
         elif name is not None and name not in living:
-            lives = destinations.living(db, name, settlement.now)
+            news = destinations.living(db, name, now) or news
             living.add(name)
-        news.append(lives)
     for name in set(domains.values()):
         destinations.reckon(db, name)
     return news
+
+
+def _settled(settlement: Settlement, now: float) -> tuple[object, ...]:
+    """As SETTLE reads it."""
+    outcome, when, tried = settlement.outcome, now, 0
+    match outcome:
+        case Delivered():
+            state = DELIVERED
+        case Refused():
+            state = REFUSED
+        case Deferred():
+            assert settlement.next_attempt is not None
+            state, when, tried = WAITING, settlement.next_attempt, 1
+    return settlement.queue_id, state, when, tried, outcome.code, outcome.text[:1000]
 
 
 def _leased(row: Sequence[Any]) -> Leased:

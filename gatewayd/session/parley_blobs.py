@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
 from gatewayd.core.pulling import blobs_of_user
@@ -61,13 +61,14 @@ class OfferedBlobs:
         self._offers: dict[bytes, list[Content]] = defaultdict(list)
 
     @contextmanager
-    def offering(self, content: Content) -> Iterator[None]:
-        for digest in content.blobs:
+    def offering(self, contents: Sequence[Content]) -> Iterator[None]:
+        offered = [(digest, content) for content in contents for digest in content.blobs]
+        for digest, content in offered:
             self._offers[digest].append(content)
         try:
             yield
         finally:
-            for digest in content.blobs:
+            for digest, content in offered:
                 self._offers[digest].remove(content)
                 if not self._offers[digest]:
                     del self._offers[digest]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -16,7 +16,7 @@ from gatewayd.interfaces.store import IBlobs
 from gatewayd.session.link import Link
 from gatewayd.session.parley_blobs import OfferedBlobs
 from gatewayd.session.parley_failed import Failed, failure
-from gatewayd.session.parley_requests import ConnectionGone, RequestFailed, Requests
+from gatewayd.session.parley_requests import Answer, ConnectionGone, RequestFailed, Requests
 from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.connection import MAX_REPLY, Bye, Event, ParleyConnection, Push, Request, Response
 from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Hello, Keys, KeysReply, Signalled, read
@@ -110,6 +110,10 @@ class ParleyClientSession:
     async def request(self, method: str, body: Body) -> dict[str, Any]:
         """The reply's body. Raises RequestFailed, ConnectionGone."""
         return await self._requests.ask(self._link, method, body)
+
+    async def request_all(self, method: str, bodies: Sequence[Body]) -> list[Answer]:
+        """Of each the reply's body, or why there is none."""
+        return await self._requests.ask_all(self._link, method, bodies)
 
     async def sign_in_user(self, user: str, password: str, nonce: str) -> None:
         """SCRAM-SHA-256-PLUS; the server proves that it knows us too. Raises RequestFailed, ConnectionGone."""

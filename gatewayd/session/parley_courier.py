@@ -6,6 +6,7 @@ Whatever fails between the two servers is temporary: there is no way down to mai
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,14 +18,14 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.presence import Signal
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.interfaces.dns import Endpoint
-from gatewayd.interfaces.queue import Envelope
+from gatewayd.interfaces.queue import MailObject
 from gatewayd.interfaces.records import Peer
 from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley, Route
 from gatewayd.interfaces.store import IStore
-from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Outcome, Refused, outcome
 from gatewayd.session.link import Engine, Session
-from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
+from gatewayd.session.parley_client import ParleyClientSession
+from gatewayd.session.parley_requests import Answer, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley import schema as wire
 from gatewayd.wire.parley.connection import ParleyConnection
@@ -56,38 +57,16 @@ class ParleyCourier:
         self._timers: dict[ParleyClientSession, Any] = {}
 
     async def deliver(
-        self, route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
-    ) -> dict[Address, Outcome]:
+        self, route: Parley | Mail | Bridged, objects: Sequence[MailObject]
+    ) -> list[dict[Address, Outcome]]:
         assert isinstance(route, Parley)
-        recipients = envelope.recipients
-        ours = await self._our_domain(envelope, content)
-        said: dict[str, Outcome] = {}
-        otherwise: Outcome = Deferred("4.5.0", f"{route.domain} left the recipient out")
-        try:
-            session = await self._session(ours, route)
-            most = max(1, session.recipients)
-            for begin in range(0, len(recipients), most):
-                send = Send(
-                    tuple(str(a) for a in recipients[begin : begin + most]),
-                    tuple(content.inline.values()),
-                    signed=content.signed,
-                    from_=str(envelope.reverse_path or ""),
-                )
-                self._restart_timer(session, (ours, route.domain))
-                with session.offered.offering(content):
-                    reply = read(SendReply, await session.request("send", send))
-                said.update((result.to, _outcome(route.domain, result)) for result in reply.results)
-        except RequestFailed as failed:
-            otherwise = Deferred("4.7.0", f"{route.domain} answered {failed}")
-        except LocalProtocolError as error:
-            otherwise = Refused("5.3.4", str(error))
-        except RemoteProtocolError as error:
-            otherwise = Deferred("4.5.0", str(error))
-        except KeyError:
-            otherwise = Deferred("4.7.0", f"{ours} has no key to sign in with")
-        except OSError as error:
-            otherwise = Deferred("4.4.1", f"{route.domain}: {error}")
-        return {a: said.get(str(a), otherwise) for a in recipients}
+        answers: dict[int, dict[Address, Outcome]] = {}
+        as_whom: dict[Domain, list[int]] = defaultdict(list)
+        for at, one in enumerate(objects):
+            as_whom[_our_domain(one)].append(at)
+        for ours, places in as_whom.items():
+            answers.update(zip(places, await self._send(ours, route, [objects[at] for at in places]), strict=True))
+        return [answers[at] for at in range(len(objects))]
 
     async def signal(self, route: Parley, signal: Signal, to: Sequence[Address]) -> None:
         """Raises OSError when the peer cannot be reached, or takes no signals."""
@@ -130,14 +109,30 @@ class ParleyCourier:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    async def _our_domain(self, envelope: Envelope, content: Content) -> Domain:
-        """Who we sign in as: the sender's domain; for a bounce, the domain that signed it as bridged."""
-        if envelope.reverse_path is not None:
-            return envelope.reverse_path.domain
-        bridged = content.fields.ext.get("bridged")
-        if isinstance(bridged, dict):
-            return Domain.parse(str(bridged.get("by")))
-        return Address.parse(content.fields.from_).domain
+    async def _send(self, ours: Domain, route: Parley, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
+        try:
+            session = await self._session(ours, route)
+        except (RequestFailed, RemoteProtocolError, KeyError, OSError) as error:
+            why = _failure(route.domain, error)
+            return [dict.fromkeys(one.envelope.recipients, why) for one in objects]
+        most = max(1, session.recipients)
+        answers: list[dict[Address, Outcome]] = []
+        sends: list[tuple[dict[Address, Outcome], tuple[Address, ...], Send]] = []
+        for one in objects:
+            content, to = one.content, one.envelope.recipients
+            answers.append({})
+            for some in (to[begin : begin + most] for begin in range(0, len(to), most)):
+                send = Send(
+                    tuple(map(str, some)), tuple(content.inline.values()), signed=content.signed,
+                    from_=str(one.envelope.reverse_path or ""),
+                )  # fmt: skip
+                sends.append((answers[-1], some, send))
+        self._restart_timer(session, (ours, route.domain))
+        with session.offered.offering([one.content for one in objects]):
+            replies = await session.request_all("send", [send for _, _, send in sends])
+        for (answer, some, _), reply in zip(sends, replies, strict=True):
+            answer.update(_outcomes(route.domain, some, reply))
+        return answers
 
     async def _session(self, ours: Domain, route: Parley) -> ParleyClientSession:
         """Raises OSError, RequestFailed, KeyError."""
@@ -195,7 +190,41 @@ class ParleyCourier:
         self._timers[session] = self._clock.callLater(IDLE, expire)
 
 
+def _our_domain(one: MailObject) -> Domain:
+    """Who we sign in as: the sender's domain; for a bounce, the domain that signed it as bridged."""
+    if one.envelope.reverse_path is not None:
+        return one.envelope.reverse_path.domain
+    bridged = one.content.fields.ext.get("bridged")
+    if isinstance(bridged, dict):
+        return Domain.parse(str(bridged.get("by")))
+    return Address.parse(one.content.fields.from_).domain
+
+
+def _outcomes(domain: Domain, recipients: Sequence[Address], reply: Answer) -> dict[Address, Outcome]:
+    try:
+        if isinstance(reply, Exception):
+            raise reply
+        said = {result.to: _outcome(domain, result) for result in read(SendReply, reply).results}
+    except (RequestFailed, LocalProtocolError, RemoteProtocolError, OSError) as error:
+        return dict.fromkeys(recipients, _failure(domain, error))
+    left_out = Deferred("4.5.0", f"{domain} left the recipient out")
+    return {to: said.get(str(to), left_out) for to in recipients}
+
+
 def _outcome(domain: Domain, result: Result) -> Outcome:
     if not CODE.match(result.code):
         return Deferred("4.5.0", f"{domain} answered with the code {result.code[:20]!r}")
     return outcome(result.code, result.text, None if result.retry is None else min(result.retry, MAX_RETRY))
+
+
+def _failure(domain: Domain, error: Exception) -> Outcome:
+    match error:
+        case RequestFailed():
+            return Deferred("4.7.0", f"{domain} answered {error}")
+        case LocalProtocolError():
+            return Refused("5.3.4", str(error))
+        case RemoteProtocolError():
+            return Deferred("4.5.0", str(error))
+        case KeyError():
+            return Deferred("4.7.0", f"{error.args[0]} has no key to sign in with")
+    return Deferred("4.4.1", f"{domain}: {error}")

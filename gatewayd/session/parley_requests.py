@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from gatewayd.session.link import Link
+from gatewayd.wire.parley import LocalProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection, Request, Response
 from gatewayd.wire.parley.schema import Body, plain
 
@@ -24,6 +27,9 @@ class RequestFailed(Exception):
         self.text = text
 
 
+Answer = dict[str, Any] | Exception  # the reply's body; RequestFailed, ConnectionGone, LocalProtocolError
+
+
 class Requests:
     """`patience`: seconds without any word from the other side while an answer is owed, after which the session is
     told that it timed out; `otherwise` when none is."""
@@ -32,7 +38,7 @@ class Requests:
         self._engine = engine
         self._patience = patience
         self._otherwise = otherwise
-        self._waiting: dict[int, Deferred[Any]] = {}
+        self._waiting: dict[int, Callable[[Answer], None]] = {}
         self.gone: Exception | None = None
 
     @property
@@ -40,24 +46,46 @@ class Requests:
         return not self._waiting
 
     async def ask(self, link: Link, method: str, body: Body) -> dict[str, Any]:
-        """The reply's body. Raises RequestFailed, ConnectionGone."""
-        if self.gone is not None:
-            raise self.gone
-        stream = self._engine.new_stream()
-        link.send(Request(stream, method, plain(body)))
-        waiter: Deferred[Any] = Deferred()
-        self._waiting[stream] = waiter
-        link.set_timeout(self._patience)
-        reply: dict[str, Any] = await waiter
-        if "error" in reply:
-            raise RequestFailed(str(reply["error"]), str(reply.get("text", "")))
-        return reply
+        """The reply's body. Raises RequestFailed, ConnectionGone, LocalProtocolError."""
+        (answer,) = await self.ask_all(link, method, [body])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def ask_all(self, link: Link, method: str, bodies: Sequence[Body]) -> list[Answer]:
+        """All are sent before the first answer is waited for."""
+        answers: dict[int, Answer] = {}
+        complete: Deferred[None] = Deferred()
+
+        def note(at: int, answer: Answer) -> None:
+            answers[at] = answer
+            if len(answers) == len(bodies):
+                complete.callback(None)
+
+        for at, body in enumerate(bodies):
+            try:
+                if link.full:
+                    await link.drained()
+                if self.gone is not None:
+                    raise self.gone
+                stream = self._engine.new_stream()
+                link.send(Request(stream, method, plain(body)))
+            except (LocalProtocolError, ConnectionError) as error:
+                note(at, error)
+                continue
+            self._waiting[stream] = partial(note, at)
+            link.set_timeout(self._patience)
+        if bodies:
+            await complete
+        return [answers[at] for at in range(len(bodies))]
 
     def answered(self, link: Link, response: Response) -> None:
-        waiter = self._waiting.pop(response.stream)
+        note = self._waiting.pop(response.stream)
         if not self._waiting:
             link.set_timeout(self._otherwise)
-        waiter.callback(response.body)
+        reply = response.body
+        failed = "error" in reply
+        note(RequestFailed(str(reply["error"]), str(reply.get("text", ""))) if failed else reply)
 
     def lost(self, error: Exception) -> None:
         """No more answers will come."""
@@ -65,5 +93,5 @@ class Requests:
             return
         self.gone = error
         waiting, self._waiting = self._waiting, {}
-        for waiter in waiting.values():
-            waiter.errback(error)
+        for note in waiting.values():
+            note(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from gatewayd.address import Address, Domain
 from gatewayd.core.tls_policy import Demand, Level
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
-from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope
+from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope, MailObject
 from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
@@ -70,7 +70,13 @@ class SMTPCourier:
         self._idle: dict[Endpoint, list[tuple[SMTPClientSession, Any]]] = defaultdict(list)
 
     async def deliver(
-        self, route: Parley | Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
+        self, route: Parley | Mail | Bridged, objects: Sequence[MailObject]
+    ) -> list[dict[Address, Outcome]]:
+        assert not isinstance(route, Parley)
+        return [await self._deliver(route, one.envelope, one.content, one.trace) for one in objects]
+
+    async def _deliver(
+        self, route: Mail | Bridged, envelope: Envelope, content: Content, trace: bytes
     ) -> dict[Address, Outcome]:
         demand, endpoints = Demand(), (route.endpoint,) if isinstance(route, Bridged) else route.endpoints
         domain, lmtp = (None, route.lmtp) if isinstance(route, Bridged) else (route.domain, False)
