@@ -552,6 +552,16 @@ def test_searching_and_going_there(alpha: House, tmp_path: Path, monkeypatch: py
     play(alpha, tmp_path, scene, first=str(ALICE))
 
 
+def test_what_was_begun_before_the_screen_was_filled(alpha: House, tmp_path: Path) -> None:
+    async def scene(pilot: Pilot[None], app: ChatApp) -> None:
+        app.query_one(Writing).text = "quick"
+        await shows(pilot, app, "Nothing was said yet.")
+        await pilot.press("enter")
+        await shows(pilot, app, "quick")
+
+    play(alpha, tmp_path, scene, first=str(BOB))
+
+
 def test_what_was_begun_stays_with_its_conversation(alpha: House, tmp_path: Path) -> None:
     """So that nothing is said to the wrong one."""
     bob, alice = sign_in(alpha, BOB), sign_in(alpha, ALICE)

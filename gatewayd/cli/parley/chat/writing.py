@@ -45,11 +45,12 @@ class Writing(TextArea):
         self._kept: dict[str, str] = {}  # conversation -> what was begun
 
     def turn_to(self, name: str) -> None:
-        """Another conversation."""
+        """Another conversation. What was begun before there was one is for the first."""
         if name != self._conversation:
             self._keep()
+            begun = self._kept.pop(name, "") or self._kept.pop("", "")
             self._conversation = name
-            self.begin(None, text=self._kept.pop(name, ""))
+            self.begin(None, text=begun)
 
     def begin(self, about: Said | None, *, editing: bool = False, text: str | None = None) -> None:
         """An answer, an edit, or (None) neither; `text` instead of what stands there."""
