@@ -95,7 +95,10 @@ class Scripted:
     def listening(self, address: str = "127.0.0.1", port: int = 0) -> Iterator[Place]:
         with socket.create_server((address, port)) as server:
             threading.Thread(target=self.serve, args=(server,), daemon=True).start()
-            yield Place(*server.getsockname())
+            try:
+                yield Place(*server.getsockname())
+            finally:
+                server.shutdown(socket.SHUT_RDWR)  # else it listens for as long as the thread is in its accept()
 
 
 def asked(script: Scripted) -> Filtered:
@@ -398,6 +401,9 @@ def test_what_a_filter_is_told_in_macros(gateway: Gateway) -> None:
         mail = b"From: alice@alpha.test\r\nSubject: x\r\n\r\nx\r\n"
         assert talk.send("alice@alpha.test", ["bob@alpha.test"], mail).startswith("250")
         assert "C" not in script.letters
+    with Mailbox(gateway, "bob@alpha.test") as mailbox:
+        mailbox.wait(1)
+        mailbox.clear()
     told = script.macros
     assert told["C"] == {
         "j": "mx.alpha.test", "_": "[127.0.0.1]", "v": "gatewayd", "{client_addr}": "127.0.0.1",
