@@ -5,11 +5,10 @@ Every protocol maps these to its own replies in one table; nothing below the ses
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True):
     """Durable here, or accepted durably by the next hop. `reports`: that hop tells the sender, as was asked."""
 
     code: str = "2.0.0"
@@ -18,8 +17,7 @@ class Delivered:
     ok = True
 
 
-@dataclass(frozen=True, slots=True)
-class Deferred:
+class Deferred(msgspec.Struct, frozen=True):
     """Not now; the one who holds the message keeps it and tries again. `retry_after` is seconds, if known. `reply`: the
     digits that a filter of ours wants said by SMTP (0: as the code has it), here and in Refused."""
 
@@ -30,8 +28,7 @@ class Deferred:
     ok = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """Never; the sender has to be told."""
 
     code: str = "5.0.0"
@@ -56,6 +53,8 @@ def outcome(code: str, text: str, retry_after: float | None = None) -> Outcome:
 
 
 # The outcomes that several places produce, each named once (RFC 3463 §3).
+SENDER_OK = Delivered("2.1.0", "Sender ok")
+RECIPIENT_OK = Delivered("2.1.5", "Recipient ok")
 NO_SUCH_USER = Refused("5.1.1", "No such user here")
 BAD_ADDRESS = Refused("5.1.3", "Bad address syntax")
 NO_MAIL_SERVICE = Refused("5.1.10", "The domain does not accept mail")  # RFC 7505 §4.2, null MX

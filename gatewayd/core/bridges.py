@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
 from gatewayd.interfaces.routes import Bridged
-from gatewayd.outcome import Deferred, Delivered, Outcome
+from gatewayd.outcome import RECIPIENT_OK, Deferred, Delivered, Outcome
 
 KNOWN_FOR = 3600.0  # seconds that a yes is believed
 UNKNOWN_FOR = 300.0  # and a no: the mailbox may be made any minute
@@ -63,7 +63,7 @@ class Bridges:
                 return known
             return Deferred("4.4.1", f"The server of {address.domain} cannot say now whether it takes this address")
         if isinstance(answer, Delivered):
-            answer = Delivered("2.1.5", "Recipient ok")
+            answer = RECIPIENT_OK
         if len(self._answers) >= MAX_REMEMBERED:
             self._answers.clear()
         self._answers[address] = answer, now

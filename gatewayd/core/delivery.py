@@ -42,9 +42,10 @@ from gatewayd.outcome import (
     ALIAS_LOOP,
     NO_SUCH_USER,
     NOT_YOUR_ADDRESS,
+    RECIPIENT_OK,
     RELAY_DENIED,
+    SENDER_OK,
     Deferred,
-    Delivered,
     Outcome,
 )
 
@@ -135,12 +136,12 @@ class PostOffice:
                     return full
                 if found.behind:
                     return await self._bridges.verify(address)
-                return Delivered("2.1.5", "Recipient ok")
+                return RECIPIENT_OK
         except StoreError as error:
             return self._posting.failed(error)
         if submitter is None:
-            return Delivered("2.1.5", "Recipient ok") if self._bridges.sent_by(client) else RELAY_DENIED
-        return self._many(submitter, 1) or Delivered("2.1.5", "Recipient ok")
+            return RECIPIENT_OK if self._bridges.sent_by(client) else RELAY_DENIED
+        return self._many(submitter, 1) or RECIPIENT_OK
 
     def visit(self, origin: Origin, submitter: Account | None) -> Visits | None:
         """A client's connection, for the filters to be asked step by step; None: there are none."""
@@ -165,7 +166,7 @@ class PostOffice:
             elif address is not None:
                 if address.domain in await self._store.domains():
                     ok = address.domain in self._bridges.sent_by(client)
-                    return Delivered("2.1.0", "Sender ok") if ok else RELAY_DENIED
+                    return SENDER_OK if ok else RELAY_DENIED
                 await self._contact(address.domain)
         except StoreError as error:
             return self._posting.failed(error)
@@ -173,7 +174,7 @@ class PostOffice:
             held = await self._admission.client(client, address.domain if address else None)
             if held is not None:
                 return held
-        return Delivered("2.1.0", "Sender ok")
+        return SENDER_OK
 
     # -- acceptance -------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from gatewayd.address import Address
 from gatewayd.interfaces.queue import Envelope
@@ -21,8 +22,7 @@ _LINE = re.compile(r"(\d{3})[ -]?(?:(\d\.\d{1,3}\.\d{1,3})(?: |\Z))?(.*)")
 DOWN = Deferred("4.7.1", "A content filter is not available")
 
 
-@dataclass(frozen=True, slots=True)
-class Filtered:
+class Filtered(msgspec.Struct, frozen=True):
     """`refused`: recipients that the filter does not take. `why` is one line for people."""
 
     action: Literal["take", "junk", "refuse", "defer", "discard"]

@@ -6,8 +6,9 @@ What our users submit is completed (RFC 6409 §8).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 
+import msgspec
+from msgspec.structs import replace
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
@@ -25,8 +26,7 @@ from gatewayd.outcome import Delivered, Outcome, Refused
 Examine = Callable[[bytes, Origin, Address | None], Awaitable[Examined]]
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """Mail that may be kept."""
 
     mail: Mail

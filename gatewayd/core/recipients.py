@@ -8,7 +8,8 @@ RFC 5321 §4.5.1 (postmaster), RFC 2142 §4 and §5 (the roles that every mail d
 from __future__ import annotations
 
 from collections.abc import Collection, Container
-from dataclasses import dataclass
+
+import msgspec
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.srs import SRS
@@ -22,8 +23,7 @@ POSTMASTER = "postmaster"
 ROLES = {POSTMASTER, "abuse", "security", "noc", "hostmaster", "webmaster"}  # postmaster's, unless somebody has them
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """Both empty: nobody. `circular`: its aliases lead nowhere but round."""
 
     accounts: tuple[Account, ...] = ()

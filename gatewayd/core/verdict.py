@@ -5,7 +5,7 @@ Written for each copy: what one user knows of the sender, another does not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 import msgspec
 
@@ -17,8 +17,7 @@ from gatewayd.interfaces.records import ContactState
 MAX_LINE = 900  # octets; RFC 5322 §2.1.1 allows 998
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """What was found out of a mail on its way in, in words."""
 
     vouched: str = ""  # who speaks for its author, or why nobody does; "": it was not examined

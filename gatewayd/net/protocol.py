@@ -55,10 +55,10 @@ class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
 
     __slots__ = (  # a connection that idles is mostly memory
-        "_clock", "_closing", "_ended", "_events", "_flush_call", "_gone", "_handling", "_implicit_tls", "_opened",
-        "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls", "_tasks", "_timeout", "_timer",
-        "_trickled", "_unfinished", "_unsent", "_upgrading", "_when_gone", "engine", "full", "peer_address", "session",
-        "tls",
+        "_clock", "_closing", "_ended", "_events", "_flush_call", "_gone", "_handling", "_heard", "_implicit_tls",
+        "_opened", "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls", "_tasks", "_timeout",
+        "_timer", "_trickled", "_unfinished", "_unsent", "_upgrading", "_when_gone", "_working", "engine", "full",
+        "peer_address", "session", "tls",
     )  # fmt: skip
 
     reads_on = False  # while the other side does not read: only where what comes was asked for
@@ -96,6 +96,7 @@ class LinkProtocol(Protocol):
         self._when_gone: list[Callable[[Exception | None], None]] = []
         self._closing = False
         self._handling = False
+        self._working = False  # on what has come in: what is sent meanwhile leaves at its end
         self._upgrading = False
         self._events: list[Any] = []
         self._out: list[bytes] = []
@@ -105,6 +106,7 @@ class LinkProtocol(Protocol):
         self.full = False  # the transport has more to write than it likes
         self._readers: list[defer.Deferred[None]] = []  # who waits until it has not
         self._trickled = 0  # octets since the last sign of life
+        self._heard = 0.0  # when the other side gave its last sign of life
         self._timeout: float | None = None
         self._timer: IDelayedCall | None = None
         self._tasks: set[defer.Deferred[None]] = set()
@@ -148,6 +150,7 @@ class LinkProtocol(Protocol):
         for call in (self._timer, self._flush_call):
             if call is not None and call.active():
                 call.cancel()
+        self._timer = None
         self._reason = reason.value if isinstance(reason.value, Exception) else None
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -194,7 +197,7 @@ class LinkProtocol(Protocol):
         octets = self.engine.send(event)
         self._out.append(octets)
         self._unsent += len(octets)
-        if self._flush_call is None:
+        if self._flush_call is None and not self._working:
             self._flush_call = self._clock.callLater(0, self._flush_later)
 
     async def drained(self) -> None:
@@ -214,7 +217,7 @@ class LinkProtocol(Protocol):
         self._upgrading = True
         self.engine.tls_started()
         cast(Any, self.transport).startTLS(self._starttls)
-        self._restart_timer()
+        self._lives()
 
     def close(self) -> None:
         if not self._gone:
@@ -264,8 +267,11 @@ class LinkProtocol(Protocol):
         self._when_gone.append(call)
 
     def set_timeout(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._timeout = seconds
-        self._restart_timer()
+        self._lives()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -287,7 +293,7 @@ class LinkProtocol(Protocol):
             return
         if events or self._trickled >= ENOUGH:  # else it trickles, which is as good as silence
             self._trickled = 0
-            self._restart_timer()
+            self._lives()
         self._events.extend(events)
         self._unfinished = 0 if events else self._unfinished + len(data)
         if self._place is not None:
@@ -299,11 +305,13 @@ class LinkProtocol(Protocol):
         if self._handling:
             self._pause()
             return
-        self._handling = True
+        self._handling = self._working = True
         task = defer.Deferred.fromCoroutine(self._handle_all())
         self._tasks.add(task)
         task.addErrback(self._unexpected)
         task.addBoth(lambda _: self._handled(task))
+        self._working = False
+        self._flush()
 
     async def _handle_all(self) -> None:
         while self._events and not self._gone and not self._closing:
@@ -340,18 +348,18 @@ class LinkProtocol(Protocol):
             self._unsent = 0
             self.transport.write(data)
 
-    def _restart_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            if self._timeout is not None:
-                self._timer.reset(self._timeout)
-                return
-            self._timer.cancel()
-        self._timer = None
-        if self._timeout is not None and not self._gone:
+    def _lives(self) -> None:
+        """The timer runs on, and sees when it ends: setting it back for each message costs more than that."""
+        self._heard = self._clock.seconds()
+        if self._timer is None and self._timeout is not None and not self._gone:
             self._timer = self._clock.callLater(self._timeout, self._timed_out)
 
     def _timed_out(self) -> None:
         self._timer = None
+        left = self._heard + (self._timeout or 0.0) - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._timed_out)
+            return
         if self._opened and not self._upgrading:
             self.guard(self.session.timed_out)
             self._flush()

@@ -4,9 +4,10 @@ core decides."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.filtering import Visits
@@ -17,7 +18,7 @@ from gatewayd.interfaces.queue import Asked, Envelope
 from gatewayd.interfaces.records import Account
 from gatewayd.interfaces.routes import Origin
 from gatewayd.message.mime import Mail
-from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
+from gatewayd.outcome import SENDER_OK, Deferred, Delivered, Outcome, Refused
 from gatewayd.session.link import Link
 from gatewayd.session.received import goes_round, received
 from gatewayd.session.smtp_auth import SignIn
@@ -173,9 +174,8 @@ class SMTPServerSession:
             self._bye(421, "4.7.0", f"No more than {terms.max_transactions} transactions; come again (LIMITS MAILMAX)")
             return
         said = event.parameters
-        unknown = sorted(said.given - terms.parameters(self._link.tls))
-        if unknown:
-            self._error(reply(555, "5.5.4", f"Parameter {unknown[0]} is not offered here"))
+        if said.given and (unknown := said.given - terms.parameters(self._link.tls)):
+            self._error(reply(555, "5.5.4", f"Parameter {min(unknown)} is not offered here"))
             return
         if said.size > terms.max_size:
             self._error(reply(552, "5.3.4", f"Message larger than {terms.max_size} octets"))
@@ -187,7 +187,7 @@ class SMTPServerSession:
         if address is not None and not address.is_ascii and not said.smtputf8:
             self._error(reply(550, "5.6.7", "A non-ASCII address needs SMTPUTF8"))
             return
-        outcome: Outcome = Delivered("2.1.0", "Sender ok")
+        outcome: Outcome = SENDER_OK
         if terms.role is not Role.LMTP:
             outcome = await self._post_office.reverse_path(address, account, self._link.peer_address)
         if outcome.ok and self._visit is None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass, field
 from enum import Enum, auto
+
+import msgspec
 
 from gatewayd.address import Address, AddressError
 from gatewayd.wire.smtp.parameters import (
@@ -32,43 +33,36 @@ class State(Enum):
     OVER = auto()  # QUIT or STARTTLS: nothing more is read
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(msgspec.Struct, frozen=True):
     name: str
     extended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MailFrom:
+class MailFrom(msgspec.Struct, frozen=True):
     reverse_path: Address | None
-    parameters: MailParameters = field(default=MailParameters())
+    parameters: MailParameters = MailParameters()
 
 
-@dataclass(frozen=True, slots=True)
-class RcptTo:
+class RcptTo(msgspec.Struct, frozen=True):
     recipient: Address | None  # None: <postmaster>, who is named without a domain (RFC 5321 §4.5.1)
-    parameters: RcptParameters = field(default=RcptParameters())
+    parameters: RcptParameters = RcptParameters()
 
 
-@dataclass(frozen=True, slots=True)
-class StartData:
+class StartData(msgspec.Struct, frozen=True):
     """DATA was asked for: answer 354 and call go_ahead, or refuse."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """`size` octets of BDAT were taken, more are to come (RFC 3030 §2)."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedMessage:
+class RefusedMessage(msgspec.Struct, frozen=True):
     """The content was read to its end and thrown away; answer with this."""
 
     code: int
@@ -77,42 +71,36 @@ class RefusedMessage:
     chunk: bool = False  # of one BDAT, which was not the last
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
+class Auth(msgspec.Struct, frozen=True):
     mechanism: str
     initial: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class AuthResponse:
+class AuthResponse(msgspec.Struct, frozen=True):
     response: bytes | None  # None: the client cancelled with "*"
 
 
-@dataclass(frozen=True, slots=True)
-class Simple:
+class Simple(msgspec.Struct, frozen=True):
     """RSET, NOOP, VRFY, HELP, QUIT, STARTTLS."""
 
     verb: str
 
 
-@dataclass(frozen=True, slots=True)
-class BadCommand:
+class BadCommand(msgspec.Struct, frozen=True):
     code: int
     enhanced: str
     text: str
     fatal: bool = False  # where the next command begins cannot be known: say this and close
 
 
-@dataclass(frozen=True, slots=True)
-class StartChunk:
+class StartChunk(msgspec.Struct, frozen=True):
     """BDAT: so many octets follow. The engine's own; no session sees it."""
 
     size: int
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """What the session sends. `enhanced` is left out where RFC 2034 §4 says so: greeting, HELO, EHLO, 3xx."""
 
     code: int

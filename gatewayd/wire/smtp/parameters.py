@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 BODIES = ("7BIT", "8BITMIME", "BINARYMIME")
 NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
@@ -32,8 +33,7 @@ class ParameterError(ValueError):
         self.known = known
 
 
-@dataclass(frozen=True, slots=True)
-class MailParameters:
+class MailParameters(msgspec.Struct, frozen=True):
     given: frozenset[str] = frozenset()  # the keywords, in capitals
     size: int = 0  # octets that the client means to send; 0: not said
     body: str = "7BIT"
@@ -45,10 +45,9 @@ class MailParameters:
     hold_until: float | None = None  # seconds since the epoch
 
 
-@dataclass(frozen=True, slots=True)
-class RcptParameters:
+class RcptParameters(msgspec.Struct, frozen=True):
     given: frozenset[str] = frozenset()
-    notify: frozenset[str] = field(default=frozenset())  # NEVER alone, or some of NOTIFY; empty: not said
+    notify: frozenset[str] = frozenset()  # NEVER alone, or some of NOTIFY; empty: not said
     orcpt: str = ""  # "rfc822;bob@example.org", decoded
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from functools import lru_cache
+
+from msgspec.structs import replace
 
 from gatewayd.wire.smtp import LocalProtocolError, commands
 from gatewayd.wire.smtp.commands import (
@@ -83,12 +85,7 @@ class SMTPServer:
                 self._forget()
             if event.state is not State.CHUNKS:
                 self._chunks = None
-        enhanced = f"{event.enhanced} " if event.enhanced else ""
-        last = len(event.lines) - 1
-        lines = [
-            f"{event.code}{'-' if i < last else ' '}{enhanced}{_clean(text)}\r\n" for i, text in enumerate(event.lines)
-        ]
-        return "".join(lines).encode("ascii", "backslashreplace")  # UTF-8 is not for every client, RFC 6531 §3.7.4
+        return _octets(event.code, event.enhanced, event.lines)
 
     def tls_started(self) -> None:
         """Nothing said in the clear counts, least of all commands sent ahead of the handshake (RFC 3207 §4.2, §6)."""
@@ -136,24 +133,28 @@ class SMTPServer:
 
     def _line(self) -> bytes | BadCommand | None:
         """The next line, its end included; None until it is there."""
-        auth = self.state is State.AUTH
-        limit = MAX_AUTH_LINE if auth or self._buffer[:4].upper() == b"AUTH" else MAX_LINE
         end = self._buffer.find(b"\n", self._searched)
         if end < 0:
-            if len(self._buffer) > limit:  # the rest is dropped until a line end comes
+            if len(self._buffer) > self._limit():  # the rest is dropped until a line end comes
                 self._buffer.clear()
                 self._overlong = True
             self._searched = len(self._buffer)
             return None
+        overlong = self._overlong or (end >= MAX_LINE and end >= self._limit())
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
         self._searched = 0
-        if self._overlong or len(line) > limit:
-            self._overlong = False
-            if auth:
+        self._overlong = False
+        if overlong:
+            if self.state is State.AUTH:
                 self.state = State.READY
             return BadCommand(500, "5.5.2", "Line too long")
         return line
+
+    def _limit(self) -> int:
+        """Octets of the line that begins the buffer."""
+        auth = self.state is State.AUTH or self._buffer[:4].upper() == b"AUTH"
+        return MAX_AUTH_LINE if auth else MAX_LINE
 
     def _content(self, data: DataReader) -> Event | None:
         rest = data.feed(self._buffer)
@@ -188,6 +189,14 @@ class SMTPServer:
         if content.bare and not self._binary:
             return RefusedMessage(550, "5.6.0", "A bare CR or LF in the message; lines end in CRLF (RFC 5321 2.3.8)")
         return Message(content.message())
+
+
+@lru_cache(64)  # most are said again and again
+def _octets(code: int, enhanced: str, lines: tuple[str, ...]) -> bytes:
+    """UTF-8 is not for every client (RFC 6531 §3.7.4)."""
+    texts = [f"{enhanced} {_clean(line)}" if enhanced else _clean(line) for line in lines]
+    said = "".join(f"{code}-{text}\r\n" for text in texts[:-1]) + f"{code} {texts[-1]}\r\n"
+    return said.encode("ascii", "backslashreplace")
 
 
 def _clean(text: str) -> str:
