@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import msgspec
 
-import msgspec
-
 from gatewayd.address import Address
 from gatewayd.core.consent import INBOX, INTRODUCTIONS, JUNK, Provenance
 from gatewayd.core.filtering import FIELD

@@ -39,7 +39,7 @@ def as_mail(content: Content, trace: bytes = b"") -> bytes:
 
 def waives_tls(mail: mime.Mail) -> bool:
     """Whether the sender says that it had rather arrive than be secret (RFC 8689 §5). Said twice it is not said."""
-    said = [value for name, value in mail.fields if name == b"tls-required"]
+    said = mail.root.all(b"tls-required")
     return len(said) == 1 and said[0].strip().lower() == b"no"
 
 
@@ -91,7 +91,7 @@ def bridged_payload(
     payload = Payload(
         from_=str(author or NOBODY),
         to=tuple(_encodable(address) for address in shown if "@" in address),
-        date=_date(mime.values(root.fields, b"date"), received_ms),
+        date=_date(root.values(b"date"), received_ms),
         nonce=nonce,
         type=MAIL,
         subject=_first(root, b"subject"),
@@ -103,13 +103,13 @@ def bridged_payload(
 
 
 def _first(root: mime.Entity, name: bytes) -> str:
-    return _encodable(next(iter(mime.values(root.fields, name)), ""))[:MAX_SUBJECT]
+    return _encodable(next(iter(root.values(name)), ""))[:MAX_SUBJECT]
 
 
 def _answered(root: mime.Entity) -> list[str]:
     """The Message-IDs, without brackets, of what this mail answers, nearest first (RFC 5322 §3.6.4)."""
-    found = _MESSAGE_IDS.findall(" ".join(mime.values(root.fields, b"in-reply-to"))[:MAX_HEAD])
-    found += reversed(_MESSAGE_IDS.findall(" ".join(mime.values(root.fields, b"references"))[:MAX_HEAD]))
+    found = _MESSAGE_IDS.findall(" ".join(root.values(b"in-reply-to"))[:MAX_HEAD])
+    found += reversed(_MESSAGE_IDS.findall(" ".join(root.values(b"references"))[:MAX_HEAD]))
     return list(dict.fromkeys(found))[:MAX_PARENTS]
 
 
@@ -124,7 +124,8 @@ def _reaction(mail: bytes, root: mime.Entity) -> str | None:
 
 def _wants_notification(mail: mime.Mail, author: Address | None) -> bool:
     """The author asks to be told that it was displayed (RFC 8098 §2.1); of a list's mail nobody is told."""
-    if author is None or any(mail.root.first(name) is not None for name in (b"list-id", b"auto-submitted")):
+    named = mail.root.named
+    if author is None or b"list-id" in named or b"auto-submitted" in named:
         return False
     asked = addresses(mail, b"disposition-notification-to")
     return len(asked) == 1 and asked[0] is not None and asked[0].key == author.key
@@ -137,7 +138,7 @@ def authors(mail: mime.Mail) -> list[Address | None]:
 
 def automatic(mail: mime.Mail) -> bool:
     """A program's own answer, such as of somebody who is away (RFC 3834 §5)."""
-    return any(value.strip().lower() != "no" for value in mime.values(mail.fields, b"auto-submitted"))
+    return any(value.strip().lower() != "no" for value in mail.root.values(b"auto-submitted"))
 
 
 def author(mail: mime.Mail, reverse_path: Address | None) -> str:
@@ -163,7 +164,7 @@ def addresses(mail: mime.Mail, name: bytes) -> list[Address | None]:
 def _mailboxes(mail: mime.Mail, name: bytes) -> list[str]:
     """Encoded words as they are: a comma in one parts nothing (RFC 2047 §5). One that is no address for more than
     anybody writes."""
-    values = [value for key, value in mail.fields if key == name]
+    values = mail.root.all(name)
     if sum(map(len, values)) > MAX_ADDRESSES:
         return ["too many"]
     return [mime.unfolded(address) for value in values for address in mailboxes(mime.unfold(value))]
@@ -171,12 +172,12 @@ def _mailboxes(mail: mime.Mail, name: bytes) -> list[str]:
 
 def names_object(mail: mime.Mail) -> bool:
     """It may be the rendering of one that `restore` gives."""
-    return any(name == _OBJECT for name, _ in mail.fields)
+    return _OBJECT in mail.root.named
 
 
 def restore(mail: mime.Mail) -> Content | None:
     """The object inside a rendering, with every body exact; None if it is not there whole. The caller verifies."""
-    fields = [value for name, value in mail.fields if name == _OBJECT]
+    fields = mail.root.all(_OBJECT)
     if len(fields) != 1:
         return None
     try:
@@ -213,7 +214,7 @@ def without_fields(mail: mime.Mail, *names: bytes) -> mime.Mail:
 
 
 def _without(mail: mime.Mail, names: Collection[bytes], doomed: Callable[[bytes], bool]) -> mime.Mail:
-    if not any(key in names and doomed(value) for key, value in mail.fields):
+    if not any(doomed(value) for name in names for value in mail.root.all(name)):
         return mail
     body = mail.root.body
     kept = []

@@ -12,7 +12,10 @@ import email.utils
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+
+import msgspec
+
+from gatewayd.once import once
 
 MAX_DEPTH = 50
 MAX_PARTS = 1000
@@ -39,32 +42,36 @@ class Entity:
     subtype: str = "plain"
     parameters: dict[str, str] = field(default_factory=dict)
     children: list[Entity] = field(default_factory=list)  # multipart: its parts; message/rfc822: the one message
+    named: dict[bytes, list[bytes]] = field(default_factory=dict)  # the raw values of its fields, by name
+
+    def __post_init__(self) -> None:
+        for name, value in self.fields:
+            self.named.setdefault(name, []).append(value)
+
+    def all(self, name: bytes) -> Sequence[bytes]:
+        """The raw values of a field."""
+        return self.named.get(name, ())
 
     def first(self, name: bytes) -> bytes | None:
-        for key, value in self.fields:
-            if key == name:
-                return value
-        return None
+        return self.named[name][0] if name in self.named else None
+
+    def values(self, name: bytes) -> list[str]:
+        """Those of a field, unfolded and decoded (RFC 2047)."""
+        return [decoded(value) for value in self.named.get(name, ())]
 
     @property
     def media_type(self) -> str:
         return f"{self.type}/{self.subtype}"
 
 
-@dataclass(frozen=True)
-class Mail:
+class Mail(msgspec.Struct, frozen=True, dict=True):
     """A mail on its way in, read when somebody first asks, and then once for all who do."""
 
     octets: bytes
 
-    @cached_property
+    @once
     def root(self) -> Entity:
         return parse(self.octets)
-
-    @property
-    def fields(self) -> list[tuple[bytes, bytes]]:
-        """Of its header: (name in lower case, raw value)."""
-        return self.root.fields
 
 
 def parse(mail: bytes) -> Entity:
@@ -108,17 +115,13 @@ def section(mail: bytes, path: tuple[int, ...], what: str, fields: Sequence[byte
 
 def header(mail: bytes, name: bytes) -> list[str]:
     """The values of a field, whose name is in lower case, of the top header, unfolded and decoded (RFC 2047)."""
-    return values(_fields(mail, 0, _header_end(mail, 0, len(mail))), name)
+    fields = _fields(mail, 0, _header_end(mail, 0, len(mail)))
+    return [decoded(value) for key, value in fields if key == name]
 
 
 def block(text: bytes) -> list[tuple[bytes, bytes]]:
     """Fields that stand by themselves, as a delivery report has them: (name in lower case, raw value)."""
     return _fields(text, 0, len(text))
-
-
-def values(fields: Sequence[tuple[bytes, bytes]], name: bytes) -> list[str]:
-    """The same, of fields that are parsed already."""
-    return [decoded(value) for key, value in fields if key == name]
 
 
 def text_of(mail: bytes, root: Entity | None = None) -> str:

@@ -128,7 +128,7 @@ def _reported_on(mail: bytes, root: mime.Entity) -> str:
         if entity.subtype in ("rfc822-headers", "global-headers"):
             return _block(mime.decoded_body(mail, entity)).get("message-id", "")
         if entity.subtype in ("rfc822", "global") and entity.children:
-            return next(iter(mime.values(entity.children[0].fields, b"message-id")), "")
+            return next(iter(entity.children[0].values(b"message-id")), "")
     return ""
 
 

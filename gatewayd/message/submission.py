@@ -12,7 +12,7 @@ _DROPPED = (b"bcc", b"resent-bcc", b"return-path")
 
 def completed(mail: mime.Mail, now: float, message_id: str, author: Address) -> mime.Mail:
     """The mail with the Date, Message-ID and From that it may have left out, and without its Bcc."""
-    present = {name for name, _ in mail.fields}
+    present = mail.root.named
     lines = ""
     if b"date" not in present:
         lines += f"Date: {internet_date(now)}\r\n"
