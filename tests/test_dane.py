@@ -1,5 +1,5 @@
 """DANE, and keys in zones, with real servers: Knot serves signed zones, Unbound validates them, gateways are
-processes of their own.
+processes of their own; and clients who sign in to them.
 
 Two hosts serve all the domains: one shows a self-signed certificate, good by DANE alone; the other a certificate of an
 authority that all believe.
@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import dns.flags
 import dns.rcode
@@ -22,10 +24,19 @@ import dns.zone
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet._resolver import HostResolution
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IResolutionReceiver
+from zope.interface import implementer
 
 from demo.clients import IMAPProgram
-from demo.world import PASSWORD, Gateway, ctl, zone
+from demo.world import PASSWORD, Gateway, Reactor, ctl, zone
+from gatewayd.address import Domain
+from gatewayd.client import ParleyClient, connect, dialling
+from gatewayd.client.verifying import fetch_keys
 from gatewayd.crypto.certificates import issue, make_authority
+from gatewayd.crypto.domain_keys import KeySet
+from gatewayd.dns import resolver
 from tests.signed_dns import SignedDNS, needed
 
 pytestmark = needed
@@ -229,3 +240,98 @@ def test_a_key_that_the_zone_does_not_say_is_none(houses: Houses) -> None:
     """Though the domain itself shows it, under a certificate that all believe."""
     said = houses.send("bob@unsigned.test", "other-keys.test")
     assert re.search(r"deferred by Parley: 4\.\d\.\d .*again in", said), said
+
+
+# -- clients ----------------------------------------------------------------------------------------------------------
+
+
+@implementer(IHostnameResolver)
+class System:
+    """What the C library would find by the same DNS."""
+
+    def __init__(self, signed: SignedDNS) -> None:
+        self._dns = signed
+
+    def resolveHostName(
+        self, resolutionReceiver: IResolutionReceiver, hostName: str, portNumber: int = 0, *_: Any, **__: Any
+    ) -> IHostResolution:
+        resolution = HostResolution(hostName)
+        resolutionReceiver.resolutionBegan(resolution)
+        for answer in self._dns.ask(hostName, "A").answer:
+            for record in answer:
+                if record.rdtype == dns.rdatatype.A:
+                    resolutionReceiver.addressResolved(IPv4Address("TCP", record.address, portNumber))
+        resolutionReceiver.resolutionComplete()
+        return resolution
+
+
+@pytest.fixture
+def validating(houses: Houses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The system's resolver is Unbound, but for its port, which resolv.conf cannot say. The file is returned."""
+    made = partial(resolver.Resolver, nameservers=[f"127.0.0.1:{houses.dns.port}"])
+    monkeypatch.setattr(resolver, "Resolver", made)
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    monkeypatch.setattr(dialling, "RESOLV_CONF", tmp_path / "resolv.conf")
+    reactor = Reactor()
+    before = reactor.call(reactor.reactor.installNameResolver, System(houses.dns))
+    yield tmp_path / "resolv.conf"
+    reactor.call(reactor.reactor.installNameResolver, before)
+
+
+def sign_in(houses: Houses, user: str, *, by_authority: bool) -> None:
+    """The authorities to believe: the one of the second host, or the system's."""
+    reactor = Reactor()
+    authorities = houses.by_authority.root / "ca.pem" if by_authority else None
+    parley: ParleyClient = reactor.wait(connect(reactor.reactor, user, PASSWORD, authorities=authorities))
+    assert parley.is_online
+    reactor.call(parley.close)
+
+
+@pytest.mark.usefixtures("validating")
+@pytest.mark.parametrize(
+    ("user", "by_authority"),
+    [
+        ("alice@matching.test", False),  # self-signed, and names nobody
+        ("bob@anchored.test", False),  # the record brings the authority
+        ("bob@pkix.test", True),
+        ("bob@none.test", True),
+        ("alice@unsigned.test", True),  # an insecure record says nothing
+    ],
+)
+def test_a_client_signs_in(houses: Houses, user: str, by_authority: bool) -> None:
+    sign_in(houses, user, by_authority=by_authority)
+
+
+@pytest.mark.usefixtures("validating")
+@pytest.mark.parametrize(
+    ("user", "by_authority", "why"),
+    [
+        ("bob@wrong.test", True, "is not the one in the TLSA records"),
+        ("bob@pkix.test", False, "is not the one in the TLSA records"),  # the record alone is not enough
+        ("bob@insecure.test", False, "certificate verify failed"),
+        ("bob@altered.test", True, "SERVFAIL"),
+        ("bob@withheld.test", True, "SERVFAIL"),
+    ],
+)
+def test_a_client_does_not_sign_in(houses: Houses, user: str, by_authority: bool, why: str) -> None:
+    with pytest.raises(OSError, match=why):
+        sign_in(houses, user, by_authority=by_authority)
+
+
+def test_a_resolver_far_away_is_not_believed(houses: Houses, validating: Path) -> None:
+    """What it calls secure anybody on the way may have said."""
+    validating.write_text("nameserver 192.0.2.1\n")
+    with pytest.raises(OSError, match="certificate verify failed"):
+        sign_in(houses, "alice@matching.test", by_authority=False)
+    sign_in(houses, "bob@wrong.test", by_authority=True)
+
+
+@pytest.mark.usefixtures("validating")
+def test_the_keys_of_another_domain(houses: Houses) -> None:
+    """As `parley verify` asks for them."""
+    reactor = Reactor()
+    for name in ("matching.test", "anchored.test"):
+        domain = Domain.parse(name)
+        assert KeySet.decode(reactor.wait(fetch_keys(reactor.reactor, domain)), domain).keys
+    with pytest.raises(OSError, match="is not the one in the TLSA records"):
+        reactor.wait(fetch_keys(reactor.reactor, Domain.parse("wrong.test")))
