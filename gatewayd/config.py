@@ -111,6 +111,7 @@ class Incoming(_Section, frozen=True, kw_only=True):
     dmarc_reports: bool = True  # tell domains that ask for it, once a day, what their mail looked like
     refused: tuple[str, ...] = ()  # networks, and domains with those below them, from which nothing is taken
     blocklists: tuple[str, ...] = ()  # DNS zones; an address that they list is refused
+    senders_exist: bool = True  # else they are refused; while the DNS does not answer, they are not
     greylist: bool = False  # whom nobody vouches for has to try again
     arc_sealers: tuple[str, ...] = ()  # domains, such as mailing lists', whose ARC seal excuses a DMARC failure
 

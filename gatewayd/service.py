@@ -186,7 +186,7 @@ class Gateway(Service):
         limits = config.limits
         self.admission = Admission(
             self.resolver, now, trusted=config.incoming.trusted, refused=config.incoming.refused,
-            blocklists=config.incoming.blocklists,
+            blocklists=config.incoming.blocklists, senders_exist=config.incoming.senders_exist,
             rates=Rates(
                 limits.messages_per_address, limits.messages_per_network, limits.messages_per_domain,
                 limits.recipients_per_account,

@@ -7,7 +7,7 @@ from typing import Any
 from gatewayd.address import Domain
 from gatewayd.core.admission import Admission, Rates
 from gatewayd.interfaces.dns import Answer, ResolutionFailed
-from gatewayd.outcome import Deferred, Refused
+from gatewayd.outcome import NO_SUCH_SENDER, NULL_MX_SENDER, Deferred, Refused
 from tests.loop import Loop
 
 FROM = Domain.parse("elsewhere.test")
@@ -25,7 +25,13 @@ class Door:
         self.asked.append(name)
         if "dead" in name:
             raise ResolutionFailed("no answer")
-        return Answer(self.zone.get(name, ()))
+        return Answer(self.zone.get(name, ()), exists=name in self.zone)
+
+    async def mx(self, domain: Domain) -> Answer:
+        return await self.addresses(f"MX {domain}")
+
+    async def srv(self, name: str) -> Answer:
+        return await self.addresses(f"SRV {name}")
 
     async def txt(self, name: str) -> Answer:
         return Answer(self.zone.get(f"TXT {name}", ()))
@@ -92,3 +98,19 @@ def test_blocklists() -> None:
     door.asked.clear()
     assert door.client("203.0.113.5") is None
     assert door.asked == []
+
+
+def test_senders_that_nobody_could_answer() -> None:
+    door = Door(senders_exist=True)
+    door.zone |= {
+        "MX mx.test": ((10, "mx.test"),), "MX null.test": (), "a.test": ("192.0.2.1",),
+        "SRV _parley._tcp.parley.test": (), "MX both.test": ((10, "x.test"),), "both.test": ("192.0.2.1",),
+    }  # fmt: skip
+    for name, said in (
+        ("mx.test", None), ("null.test", NULL_MX_SENDER), ("a.test", None), ("parley.test", None), ("both.test", None),
+        ("none.test", NO_SUCH_SENDER), ("dead.test", None),
+    ):  # fmt: skip
+        assert door.client("192.0.2.1", Domain.parse(name)) == said
+    assert door.client("192.0.2.1", None) is None
+    assert Door(senders_exist=True, trusted=["192.0.2.1"]).client("192.0.2.1") is None
+    assert Door().client("192.0.2.1") is None

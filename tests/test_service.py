@@ -212,6 +212,7 @@ ZONE = """\
 @ 60 IN SOA ns hostmaster 1 3600 600 86400 5
 @ 60 IN NS ns
 ns 60 IN A 127.0.0.1
+@ 60 IN MX 10 ns
 @ 60 IN TXT "v=spf1 {spf} -all"
 _dmarc 60 IN TXT "v=DMARC1; p={policy}"
 """

@@ -35,6 +35,20 @@ ns 60 IN A 127.0.0.1
 @ 60 IN A 127.0.70.14
 @ 60 IN TXT "v=spf1 ip4:198.51.100.0/24 -all"
 """
+FRIENDS += """\
+null 60 IN MX 0 .
+alias 60 IN CNAME @
+nothing 60 IN TXT "only this"
+parley 60 IN TXT "only this"
+_parley._tcp.parley 60 IN SRV 0 0 5299 @
+"""
+NOWHERE = "550 5.1.8 The sender's domain does not exist, or has no mail host"
+SENDERS = {  # what a stranger hears who sends from there
+    "friends.test": "250 2.1.0 Sender ok", "alias.friends.test": "250 2.1.0 Sender ok",
+    "parley.friends.test": "250 2.1.0 Sender ok", "not.known.test": "250 2.1.0 Sender ok",
+    "null.friends.test": "550 5.7.27 The sender's domain does not accept mail, so it sends none",
+    "never.friends.test": NOWHERE, "nothing.friends.test": NOWHERE,
+}  # fmt: skip
 MORE = """
 [incoming]
 proxies = ["127.0.70.20/32"]
@@ -116,6 +130,14 @@ def test_blocklists(gateway: Gateway) -> None:
     assert begin(gateway, "192.0.2.67")[0].startswith("250")  # the list says that we may not ask
     assert begin(gateway, "192.0.2.68")[0].startswith("250")
     assert "refused 192.0.2.66: 192.0.2.66 is listed by list.test" in (gateway.root / "gatewayd.log").read_text()
+
+
+def test_senders_that_nobody_could_answer(gateway: Gateway) -> None:
+    answers = [begin(gateway, "192.0.2.5", f"x@{name}")[0] for name in SENDERS]
+    assert answers == list(SENDERS.values())
+    with Talk(gateway, "submissions", tls=True) as talk:  # a user may write to whom he likes, and hears of it
+        talk.sign_in()
+        assert talk.do("MAIL FROM:<alice@alpha.test>").startswith("250")
 
 
 def test_only_what_nobody_vouches_for_is_greylisted(grey: Gateway) -> None:

@@ -1,4 +1,5 @@
-"""Whether a mail client may go on: how much it sends, and what blocklists say of its address (RFC 5782).
+"""Whether a mail client may go on: how much it sends, what blocklists say of its address (RFC 5782), and whether the
+domain of its sender could be answered (RFC 7505 §4.2).
 
 Asked at MAIL and at RCPT, before any data. Trusted networks and signed-in users are not asked about blocklists.
 """
@@ -16,7 +17,7 @@ from twisted.logger import Logger
 from gatewayd.address import Domain
 from gatewayd.core.rate import Buckets
 from gatewayd.interfaces.dns import IResolver, ResolutionFailed
-from gatewayd.outcome import Deferred, Refused
+from gatewayd.outcome import NO_SUCH_SENDER, NULL_MX_SENDER, Deferred, Refused
 
 MAX_REMEMBERED = 1000  # clients of which it is known whether they are trusted
 NETWORK = {4: 24, 6: 64}  # the prefix that is taken for one sender
@@ -39,11 +40,12 @@ class Admission:
 
     def __init__(
         self, resolver: IResolver, now: Callable[[], float], *, rates: Rates = Rates(), blocklists: Sequence[str] = (),
-        trusted: Sequence[str] = (), refused: Sequence[str] = (),
+        trusted: Sequence[str] = (), refused: Sequence[str] = (), senders_exist: bool = False,
     ) -> None:  # fmt: skip
-        """`trusted` are networks, `refused` networks and domains."""
+        """`trusted` are networks, `refused` networks and domains. `senders_exist`: else nothing is taken of them."""
         self._resolver = resolver
         self._blocklists = blocklists
+        self._senders_exist = senders_exist
         self._trusted = [ipaddress.ip_network(text) for text in trusted]
         self._refused_networks = [found for text in refused if (found := network(text)) is not None]
         self._refused_domains = {Domain.parse(text).name for text in refused if network(text) is None}
@@ -71,14 +73,28 @@ class Admission:
             if wait:
                 self.log.info("{key} sends too much", key=key)
                 return Deferred("4.7.1", f"Too many messages from {key}; try again in {wait:.0f} s", int(wait) + 1)
-        if not self._blocklists:
-            return None
+        if domain is not None and self._senders_exist and (refused := await self._nowhere(domain)):
+            return refused
         answers = [defer.Deferred.fromCoroutine(self._listed(client, zone)) for zone in self._blocklists]
         for reason in await defer.gatherResults(answers):
             if reason is not None:
                 self.log.info("refused {client}: {reason}", client=address, reason=reason)
                 return Refused("5.7.1", reason)
         return None
+
+    async def _nowhere(self, domain: Domain) -> Refused | None:
+        """Nobody there could be told what became of the mail. While the DNS does not say, it is taken."""
+        try:
+            exchanges = await self._resolver.mx(domain)
+            if exchanges.exists:
+                return None if exchanges.records else NULL_MX_SENDER
+            if (await self._resolver.addresses(domain.name)).exists:
+                return None
+            if (await self._resolver.srv(f"_parley._tcp.{domain}")).exists:
+                return None
+        except ResolutionFailed:
+            return None
+        return NO_SUCH_SENDER
 
     def refuses(self, domain: Domain) -> Refused | None:
         """As the operator wishes: the domain, or one above it."""
