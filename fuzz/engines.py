@@ -10,7 +10,7 @@ from typing import Any
 import cbor2
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fuzz import frames, mutation, seeds
+from fuzz import Finding, frames, grammar, mutation, seeds
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import KeySet, KeySetError, PublicKey, SigningKey
@@ -30,10 +30,6 @@ from gatewayd.wire.smtp.server import SMTPServer
 
 ALPHA = Domain.parse("alpha.test")
 KEY = SigningKey.of(ALPHA, Ed25519PrivateKey.from_private_bytes(bytes(32)))
-
-
-class Finding(AssertionError):
-    """An invariant does not hold."""
 
 
 def split(random: Random, octets: bytes) -> list[bytes]:
@@ -337,6 +333,6 @@ TARGETS: dict[str, Callable[[Random], None]] = {
     function.__name__: function
     for function in (
         parley_frames, parley_objects, parley_key_sets, scram, smtp_server, smtp_replies, imap_commands, pop3_commands,
-        addresses, mails,
+        addresses, mails, grammar.parley_schema, grammar.parley_schema_of_objects,
     )
 }  # fmt: skip

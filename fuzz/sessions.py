@@ -23,7 +23,7 @@ from OpenSSL import SSL
 
 from demo.clients import IMAPProgram, ParleyProgram
 from demo.world import PASSWORD, Gateway, World
-from fuzz import engines, frames, mutation, seeds
+from fuzz import Finding, engines, frames, grammar, mutation, seeds
 from gatewayd.address import Domain
 from gatewayd.crypto import domain_auth
 from gatewayd.crypto.domain_keys import KeyStore, SigningKey
@@ -106,7 +106,9 @@ class House:
     def __init__(self, world: World) -> None:
         self.world = world
         self.alpha = world.gateways["alpha.test"]
-        self._beta_key = KeyStore(world.gateways["beta.test"].root / "state/keys", time.time).signing_key(BETA)
+        self._beta_key: SigningKey = KeyStore(world.gateways["beta.test"].root / "state/keys", time.time).signing_key(
+            BETA
+        )
         self._inputs = 0
         self._read = 0  # characters of the log
         self._serve()
@@ -118,26 +120,58 @@ class House:
         self._parley(random, speaker, lambda wire: None)
 
     def parley_user(self, random: Random) -> None:
-        def sign_in(wire: Wire) -> None:
-            scram = ScramClient("alice@alpha.test", PASSWORD, secrets.token_hex(8), wire.exporter)
-            challenge = self._ask(wire, {"mechanism": "SCRAM-SHA-256-PLUS", "data": scram.first()})
-            self._ask(wire, {"mechanism": "SCRAM-SHA-256-PLUS", "data": scram.final(challenge["data"])})
-
-        speaker = frames.Speaker(
-            random, "alice@alpha.test", ["bob@alpha.test", "alice@alpha.test", "nobody@alpha.test"]
-        )
-        self._parley(random, speaker, sign_in)
+        to = ["bob@alpha.test", "alice@alpha.test", "nobody@alpha.test"]
+        self._parley(random, frames.Speaker(random, "alice@alpha.test", to), self._as_alice)
 
     def parley_domain(self, random: Random) -> None:
-        key: SigningKey = self._beta_key
-
-        def sign_in(wire: Wire) -> None:
-            proof = domain_auth.sign(key, ALPHA, wire.exporter)
-            names = {"domain": "beta.test", "to": "alpha.test", "kid": key.kid}
-            self._ask(wire, {"mechanism": "DOMAIN", "data": proof, **names})
-
         to = ["bob@alpha.test", "alice@alpha.test", "nobody@alpha.test"]
-        self._parley(random, frames.Speaker(random, "alice@beta.test", to, key), sign_in)
+        self._parley(random, frames.Speaker(random, "alice@beta.test", to, self._beta_key), self._as_beta)
+
+    def parley_schema(self, random: Random) -> None:
+        """Each request of either kind gets an answer, and what the schema does not allow an error."""
+        rule = random.choice(("of-user", "of-domain"))
+        wire = Wire(self.alpha, "parley", b"parley/1")
+        try:
+            wire.frame()
+            wire.say(frames.frame(frames.GREETING))
+            (self._as_alice if rule == "of-user" else self._as_beta)(wire)
+            for stream in range(2, random.randint(3, 12)):
+                good = random.random() < 0.5
+                request = (grammar.GRAMMAR.make if good else grammar.GRAMMAR.spoil)(random, rule)
+                if isinstance(request, list) and len(request) > 1 and grammar.GRAMMAR.matches("stream", request[1]):
+                    request[1] = stream
+                wire.say(frames.frame(request))
+                said, error = self._answer(wire, stream)
+                if error == "internal" or not (good or error):
+                    raise Finding(f"{request} was answered {said}")
+                if said[0] == frames.BYE:
+                    if good:
+                        raise Finding(f"{request} ended with {said}")
+                    break
+        finally:
+            wire.close()
+        self._tried()
+
+    def _answer(self, wire: Wire, stream: int) -> tuple[Any, str]:
+        """The frame, and what went wrong."""
+        while True:
+            said = wire.frame()
+            if said[0] == frames.BYE:
+                return said, said[3]["code"]
+            if said[:2] == [frames.RES, stream]:
+                results = said[3].get("results", [])
+                refused = results and all(result["code"][0] != "2" for result in results)
+                return said, said[3].get("error", "refused" if refused else "")
+
+    def _as_alice(self, wire: Wire) -> None:
+        scram = ScramClient("alice@alpha.test", PASSWORD, secrets.token_hex(8), wire.exporter)
+        challenge = self._ask(wire, {"mechanism": "SCRAM-SHA-256-PLUS", "data": scram.first()})
+        self._ask(wire, {"mechanism": "SCRAM-SHA-256-PLUS", "data": scram.final(challenge["data"])})
+
+    def _as_beta(self, wire: Wire) -> None:
+        proof = domain_auth.sign(self._beta_key, ALPHA, wire.exporter)
+        names = {"domain": "beta.test", "to": "alpha.test", "kid": self._beta_key.kid}
+        self._ask(wire, {"mechanism": "DOMAIN", "data": proof, **names})
 
     def smtp(self, random: Random) -> None:
         self._lines(random, "submissions", b"EHLO x\r\nAUTH PLAIN " + PLAIN + b"\r\n", seeds.SMTP_SCRIPT)
@@ -152,7 +186,8 @@ class House:
 
     @property
     def targets(self) -> dict[str, Callable[[Random], None]]:
-        kinds = (self.parley_stranger, self.parley_user, self.parley_domain, self.smtp, self.imap, self.pop3)
+        parley = (self.parley_stranger, self.parley_user, self.parley_domain, self.parley_schema)
+        kinds = (*parley, self.smtp, self.imap, self.pop3)
         return {f"session_{kind.__name__}": kind for kind in kinds}
 
     # -- what is asked afterwards -----------------------------------------------------------------------------------
@@ -172,13 +207,13 @@ class House:
         ParleyProgram(self.alpha, "carol", self.world.reactor).send("dave@alpha.test", subject, "as ever")
         IMAPProgram(self.alpha, "dave").receive(subject)
         if self.alpha.health() != {"store": "ok"}:
-            raise engines.Finding(f"not healthy: {self.alpha.health()}")
+            raise Finding(f"not healthy: {self.alpha.health()}")
         log = (self.alpha.root / "gatewayd.log").read_text("utf-8", "replace")
         news, self._read = log[self._read :], len(log)
         for fault in FAULTS:
             if fault in news:
                 at = news.index(fault)
-                raise engines.Finding(f"in the log: {news[max(0, at - 300) : at + 3000]}")
+                raise Finding(f"in the log: {news[max(0, at - 300) : at + 3000]}")
 
     # -- how it is said ---------------------------------------------------------------------------------------------
 
@@ -186,7 +221,7 @@ class House:
         wire.say(frames.frame([frames.REQ, 1, "auth", auth]))
         reply: dict[str, Any] = wire.frame()[3]
         if "error" in reply:
-            raise engines.Finding(f"no valid beginning: {reply}")
+            raise Finding(f"no valid beginning: {reply}")
         return reply
 
     def _parley(self, random: Random, speaker: frames.Speaker, sign_in: Callable[[Wire], None]) -> None:

@@ -28,7 +28,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, reactor: Any) -> Iterator[
         yield made
 
 
-@pytest.mark.parametrize("name", ["parley_stranger", "parley_user", "parley_domain", "smtp", "imap", "pop3"])
+@pytest.mark.parametrize(
+    "name", ["parley_stranger", "parley_user", "parley_domain", "parley_schema", "smtp", "imap", "pop3"]
+)
 def test_sessions(gateway: House, name: str) -> None:
     before = gateway.memory()
     for number in range(SESSIONS):

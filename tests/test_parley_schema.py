@@ -10,6 +10,7 @@ import cbor2
 import pycddl
 import pytest
 
+from fuzz.grammar import ANSWERED, ASKED, CDDL
 from gatewayd.address import Domain
 from gatewayd.crypto.cose import SignatureError, signer
 from gatewayd.crypto.domain_keys import KeySet, KeySetError
@@ -18,45 +19,13 @@ from gatewayd.session import parley_server
 from gatewayd.wire.parley import RemoteProtocolError
 from gatewayd.wire.parley.connection import ParleyConnection, Push, Request, Response
 from gatewayd.wire.parley.schema import (
-    Auth,
-    AuthReply,
     Changes,
-    Consent,
-    ConsentReply,
-    Fetch,
-    FetchReply,
-    Get,
-    GetReply,
     Hello,
-    Keys,
-    KeysReply,
-    Lookup,
-    LookupReply,
-    Mailboxes,
-    MailboxesReply,
-    Mark,
-    Put,
-    PutReply,
-    Send,
-    SendReply,
-    Signal,
     Signalled,
-    SignalReply,
-    Sync,
     read,
 )
 
-CDDL = (Path(__file__).parent.parent / "docs/parley.cddl").read_text()
 SCHEMA = pycddl.Schema(CDDL)
-ASKED: dict[str, Any] = {
-    "auth": Auth, "keys": Keys, "send": Send, "sync": Sync, "mark": Mark, "signal": Signal, "consent": Consent,
-    "lookup": Lookup, "put": Put, "get": Get, "fetch": Fetch, "mailboxes": Mailboxes,
-}  # fmt: skip
-ANSWERED: dict[str, Any] = {
-    "auth": AuthReply, "keys": KeysReply, "send": SendReply, "sync": Changes, "mark": Changes, "signal": SignalReply,
-    "consent": ConsentReply, "lookup": LookupReply, "put": PutReply, "get": GetReply,
-    "fetch": FetchReply, "mailboxes": MailboxesReply,
-}  # fmt: skip
 
 HELLO = {"version": 1, "name": "x", "frame": 65536}
 DOMAIN = {"mechanism": "DOMAIN", "data": bytes(64), "domain": "a.test", "to": "b.test", "kid": b"k"}
@@ -73,6 +42,8 @@ GOOD: list[list[Any]] = [
     [0, 0, "", HELLO],
     [1, 1, "auth", DOMAIN],
     [1, 4294967295, "sync", {"since": 0, "limit": 1}],
+    [1, 1, "sync", {"since": 7, "epoch": b"12345678", "content": "signed", "live": True}],
+    [2, 1, "sync", {"changes": [], "modseq": 7, "epoch": bytes(32)}],
     [1, 1, "mark", {**MARK, "add": ["\\Seen", "$Forwarded", "later"], "move": "Junk"}],
     [1, 1, "mark", {**MARK, "displayed": True}],
     [1, 1, "put", PUT],
@@ -139,6 +110,8 @@ BAD: list[Any] = [
     [1, 1, "lookup", {}],
     [1, 1, "lookup", {"address": None}],
     [2, 1, "lookup", {"way": "pigeon"}],
+    [2, 1, "lookup", {"way": ""}],
+    [2, 1, "lookup", {"way": None}],
     [2, 1, "lookup", {"introduction": -1}],
     [3, 0, "changes", {"changes": [], "modseq": 1, "contacts": {}}],
     # HELLO
@@ -146,6 +119,9 @@ BAD: list[Any] = [
     [0, 0, "", {**HELLO, "version": 2}],
     [0, 0, "", {**HELLO, "version": "1"}],
     [0, 0, "", {**HELLO, "frame": 1023}],
+    [0, 0, "", {**HELLO, "frame": 2**32}],
+    [0, 0, "x", HELLO],
+    [4, 0, "keys", {"code": "", "text": ""}],
     [0, 0, "", {**HELLO, "frame": "65536"}],
     [0, 0, "", {**HELLO, "name": b"x"}],
     [0, 0, "", {**HELLO, "remember": -1}],
@@ -182,6 +158,9 @@ BAD: list[Any] = [
     [1, 1, "sync", {"since": 0, "live": 1}],
     [2, 1, "sync", {"changes": [], "modseq": -1}],
     [2, 1, "sync", {"changes": [{**CHANGE, "uid": 2**32}], "modseq": 2}],
+    [2, 1, "sync", {"changes": [{**CHANGE, "id": bytes(31)}], "modseq": 2}],
+    [1, 1, "sync", {"since": 1, "epoch": bytes(33)}],
+    [1, 1, "sync", {"since": 1, "content": "half"}],
     [2, 1, "sync", {"changes": [{**CHANGE, "gone": "yes"}], "modseq": 2}],
     [3, 0, "changes", {"changes": [{"mailbox": "INBOX"}], "modseq": 1}],
     [1, 1, "signal", SIGNAL],
@@ -346,6 +325,11 @@ def test_bad_signed_forms(signed: Any) -> None:
         Content.from_signed(cbor2.dumps(signed), {})
 
 
+def test_an_unprotected_header_is_empty() -> None:  # pycddl takes {} for any map
+    with pytest.raises(ObjectError):
+        Content.from_signed(cbor2.dumps([b"", {4: b"k"}, b"", bytes(64)]), {})
+
+
 @pytest.mark.parametrize(
     "header",
     [{}, {1: -8, 4: b"k"}, {1: -7, 4: b"k", "iss": "a.test"}, {1: -8, 4: "k", "iss": "a.test"}, {1: -8, 4: b"", 5: 1}],
@@ -365,7 +349,15 @@ KEY = {"kid": b"k", "key": bytes(32), "not_before": 0, "not_after": 1}
 
 @pytest.mark.parametrize(
     "keys",
-    [[{**KEY, "key": bytes(31)}], [{**KEY, "not_after": "1"}], [{**KEY, "kid": 1}], [{}], None, KEY],
+    [
+        [{**KEY, "key": bytes(31)}],
+        [{**KEY, "not_after": "1"}],
+        [{**KEY, "not_before": -1}],
+        [{**KEY, "kid": 1}],
+        [{}],
+        None,
+        KEY,
+    ],
 )
 def test_bad_key_sets(keys: Any) -> None:
     def octets(keys: Any) -> bytes:

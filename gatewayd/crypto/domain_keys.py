@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cbor2
 import msgspec
@@ -49,11 +49,14 @@ class KeySetError(ValueError):
     """The octets are not a key set of that domain."""
 
 
+Time = Annotated[int, msgspec.Meta(ge=0)]  # seconds since the epoch
+
+
 class PublicKey(msgspec.Struct, frozen=True):
     kid: bytes
     key: bytes  # 32 octets
-    not_before: int  # seconds since the epoch
-    not_after: int
+    not_before: Time
+    not_after: Time
 
     @property
     def record(self) -> str:
@@ -82,7 +85,7 @@ class KeySet(msgspec.Struct, frozen=True):
     """What the operation `keys` answers (docs/parley.rst §Keys)."""
 
     domain: str
-    expires: int  # ask again after this time
+    expires: Time  # ask again after it
     keys: tuple[PublicKey, ...]
 
     def encode(self) -> bytes:

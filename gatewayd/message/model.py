@@ -164,7 +164,7 @@ class Content(msgspec.Struct, frozen=True, dict=True):
         except (cbor2.CBORDecodeError, ValueError) as error:
             raise ObjectError(f"not a COSE_Sign1: {error}") from None
         match item:
-            case [bytes() as protected, dict(), bytes() as payload, bytes() as signature]:
+            case [bytes() as protected, dict() as unsigned, bytes() as payload, bytes() as signature] if not unsigned:
                 return cls(protected, payload, signature, bodies)
         raise ObjectError("not a COSE_Sign1 array of four")
 

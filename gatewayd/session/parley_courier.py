@@ -214,7 +214,7 @@ def _outcomes(domain: Domain, recipients: Sequence[Address], reply: Answer) -> d
 def _outcome(domain: Domain, result: Result) -> Outcome:
     if not CODE.match(result.code):
         return Deferred("4.5.0", f"{domain} answered with the code {result.code[:20]!r}")
-    return outcome(result.code, result.text, None if result.retry is None else min(result.retry, MAX_RETRY))
+    return outcome(result.code, result.text, min(result.retry, MAX_RETRY) if isinstance(result.retry, int) else None)
 
 
 def _failure(domain: Domain, error: Exception) -> Outcome:

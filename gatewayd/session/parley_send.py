@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from typing import Protocol
 
+from msgspec import UNSET
+
 from gatewayd.address import Address, AddressError, Domain
 from gatewayd.core.accepting import Handover
 from gatewayd.core.posting import Answers
@@ -88,4 +90,4 @@ def _reply(body: Send, addresses: Mapping[str, Address], outcomes: Mapping[Addre
 def _result(text: str, outcomes: Mapping[Address, Outcome], address: Address | None) -> Result:
     outcome = BAD_ADDRESS if address is None else outcomes[address]
     retry = outcome.retry_after if isinstance(outcome, Deferred) else None
-    return Result(text, outcome.code, outcome.text, None if retry is None else int(retry))
+    return Result(text, outcome.code, outcome.text, UNSET if retry is None else int(retry))

@@ -144,6 +144,8 @@ class ParleyConnection:
             raise RemoteProtocolError("bad-frame", f"kind {kind} is not allowed now")
         if stream not in (STREAMS if kind in (REQ, RES) else NO_STREAM):
             raise RemoteProtocolError("bad-frame", "a stream that this kind does not have")
+        if method and kind in (HELLO, BYE):
+            raise RemoteProtocolError("bad-frame", "a method where none is")
         if kind == HELLO:
             hello = read(Hello, body)
             if hello.version != 1 or hello.frame < 1024:

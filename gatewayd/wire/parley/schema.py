@@ -1,10 +1,11 @@
-"""What the frames' bodies hold: the code's form of docs/parley.cddl. Unknown fields are ignored."""
+"""What the frames' bodies hold: the code's form of docs/parley.cddl. Unknown fields are ignored; no field is null."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gatewayd.wire.parley import RemoteProtocolError
 
@@ -25,7 +26,7 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": "fr
 class Hello(Body, frozen=True):
     version: int
     name: str  # who speaks: a server's host name, or a client's program
-    frame: int  # octets of the largest frame taken
+    frame: Annotated[int, msgspec.Meta(le=2**32 - 1)]  # octets of the largest frame taken
     recipients: Number = 1000  # of one send
     remember: Number = 0  # seconds that the listener's domains are to be remembered as speaking Parley
 
@@ -63,7 +64,7 @@ class Result(Body, frozen=True):
     to: str
     code: str  # RFC 3463
     text: str
-    retry: Number | None = None  # seconds
+    retry: Number | UnsetType = UNSET  # seconds
 
 
 class SendReply(Body, frozen=True):
@@ -101,7 +102,7 @@ class Lookup(Body, frozen=True):
 class LookupReply(Body, frozen=True):
     granted: bool = False  # the user who asks may write anything to the address
     introduction: Number = 0  # characters that may be written without
-    way: Literal["local", "parley", "mail", "none", ""] = ""  # to a user: how the address is reached
+    way: Literal["local", "parley", "mail", "none"] | UnsetType = UNSET  # to a user: how the address is reached
     state: ContactState = "none"  # to a user: what it said of the address
 
 
@@ -114,9 +115,9 @@ class Mailbox(Body, frozen=True):
     use: str = ""  # "\\Sent" and so on
     subscribed: bool = False
     gone: bool = False
-    uidnext: UID | None = None
-    messages: Number | None = None
-    unseen: Number | None = None
+    uidnext: UID | UnsetType = UNSET
+    messages: Number | UnsetType = UNSET
+    unseen: Number | UnsetType = UNSET
 
 
 MailboxAction = Literal["list", "create", "rename", "delete", "subscribe", "unsubscribe"]
@@ -150,7 +151,7 @@ class Change(Body, frozen=True):
     modseq: Number
     gone: bool = False
     flags: tuple[str, ...] = ()
-    id: bytes = b""
+    id: SHA256 = b""
     signed: bytes = b""
     bodies: tuple[bytes, ...] = ()
 
