@@ -391,6 +391,31 @@ def test_the_live_tail_goes_on_where_it_was(alpha: House, monkeypatch: pytest.Mo
     wait_until(alpha, lambda: bool(ended))
 
 
+def test_two_live_loops_through_lost_connections(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share each new connection, and what is left of them goes on when one of them ends; each sees all once."""
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    got: list[list[str]] = [[], []]
+
+    async def read(into: list[str], last: str) -> None:
+        async for message in bob.messages(live=True):
+            into.append(message.text)
+            if message.text == last:
+                return
+
+    alpha.call(lambda: alpha.spawn(read(got[0], "b")))
+    alpha.call(lambda: alpha.spawn(read(got[1], "c")))
+    for name in ("a", "b", "c"):
+        alpha.wait(alice.send([str(BOB)], name))
+        wait_until(alpha, lambda name=name: all(each[-1:] == [name] for each in got[name == "c" :]))  # type: ignore[misc]
+        alpha.hush()
+        wait_until(alpha, lambda: bob._session is None)
+        moved(alpha, alice)
+        bob._where = alice._where
+    assert got == [["a", "b"], ["a", "b", "c"]]
+    wait_until(alpha, lambda: bob._tails == set())
+
+
 def test_a_request_is_asked_again_on_a_new_connection(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server did it and was gone before the answer: it arrives once."""
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
