@@ -291,12 +291,20 @@ def test_edit_retract_and_react(gateway: Gateway, alice: Home, bob: Home) -> Non
     alice.run("edit", original, "--subject", "Dinner", text="At six?")
     got = bob.inbox()[-1]
     assert (got["replaces"], got["subject"], got["text"]) == (original, "Dinner", "At six?")
+    shown = bob.run("inbox", "--last", 3).stdout
+    assert "edited)  Dinner\n  At six?\n  [menu.txt, 4 octets]\n" in shown
+    assert "At no" not in shown
+    bob.run("inbox", "--last", 3, "--read")
+    assert not {original, got["id"]} & {m["id"] for m in bob.inbox("--unread")}
     liked = json.loads(bob.run("react", "--json", original[:12], "\N{THUMBS UP SIGN}").stdout)
     assert [result["to"] for result in liked["results"]] == ["alice@alpha.test"]
     assert (alice.inbox()[-1]["type"], alice.inbox()[-1]["answers"]) == ("reaction", original)
+    assert alice.run("inbox", "--last", 1).stdout.endswith("(reaction, signed by alpha.test)\n  \N{THUMBS UP SIGN}\n")
+    assert "  \N{THUMBS UP SIGN} bob@alpha.test\n" in alice.run("inbox", "--mailbox", "Sent", "--last", 3).stdout
     bob.run("retract", liked["id"])
     alice.run("retract", next(m["uid"] for m in alice.inbox("--mailbox", "Sent") if m["id"] == original))
     assert [m["replaces"] for m in (alice.inbox()[-1], bob.inbox()[-1])] == [liked["id"], original]
+    assert bob.run("inbox", "--last", 4).stdout.endswith("edited)\n  (taken back by its author)\n")
     for home, words, why in (
         (bob, ("edit", original, "x"), "only what you wrote yourself can be edited"),
         (bob, ("retract", original), "only what you wrote yourself can be taken back"),

@@ -308,6 +308,16 @@ def test_what_is_needed_to_show_a_few(archive: Archive, loop: Loop) -> None:
     assert loop.one(archive.beside([])) == []
 
 
+def test_what_takes_back_a_change_is_needed_too(archive: Archive, loop: Loop) -> None:
+    root = change(1, "root")
+    edit = change(2, "edit", type="edit", replaces=root.id)
+    liked = change(3, "+1", type="reaction", parents=(root.id,))
+    back = [change(n, f"{n}", type="retract", replaces=one.id) for n, one in ((4, edit), (5, liked))]
+    take(loop, archive, root, edit, liked, *back)
+    (message,) = [one for one in loop.one(archive.mailbox("INBOX")) if one.id == root.id]
+    assert {one.id for one in loop.one(archive.beside([message]))} == {edit.id, liked.id, *(one.id for one in back)}
+
+
 def test_who_talks() -> None:
     def of(sender: str, *to: str) -> str:
         return conversation_of(BOB, Payload(sender, to, 0, b""))

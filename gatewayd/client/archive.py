@@ -256,14 +256,16 @@ class Archive:
         return await self._messages(query, (id, name))
 
     async def beside(self, messages: Sequence[Message]) -> list[Message]:
-        """What has to be known to show these: what they answer or react to, and what edits, takes back or reacts to
-        any of it."""
+        """What has to be known to show these: what they answer or react to, what edits, takes back or reacts to any of
+        it, and what takes that back."""
         here = {message.id for message in messages}
         fields = [message.content.fields for message in messages]
         about = {id for one in fields for id in (*one.parents[:1], one.replaces) if id} - here
         all_, about_, here_ = (",".join("?" * many) for many in (len(about) + len(here), len(about), len(here)))
         query = (
-            f"WITH wanted(id) AS (SELECT id FROM link WHERE kind!='{ANSWERS}' AND about IN ({all_})"
+            f"WITH change(id) AS (SELECT id FROM link WHERE kind!='{ANSWERS}' AND about IN ({all_})),"
+            f" wanted(id) AS (SELECT id FROM change"
+            f" UNION SELECT l.id FROM change c CROSS JOIN link l ON l.about=c.id AND l.kind='{REPLACES}'"
             f" UNION SELECT id FROM object WHERE id IN ({about_}) EXCEPT SELECT id FROM object WHERE id IN ({here_}))"
             f" SELECT {ENTRY} FROM wanted CROSS JOIN object o USING (id) {ONE} {LATEST} LIMIT 1000"
         )

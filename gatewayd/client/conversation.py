@@ -104,6 +104,11 @@ def _shown_with(message: Message, by_id: Mapping[bytes, Message]) -> bytes:
     return about
 
 
+def is_change(message: Message) -> bool:
+    """Of another message, with which it is shown."""
+    return message.type in {EDIT, RETRACT} or message.reaction is not None
+
+
 def most_known(receipts: Iterable[Receipt]) -> dict[str, str]:
     """By recipient."""
     found: dict[str, str] = {}

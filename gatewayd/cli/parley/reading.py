@@ -13,9 +13,11 @@ from typing import Any
 from gatewayd.cli.parley.account import Failed, Identity
 from gatewayd.cli.parley.terminal import BOLD, NORMAL, how, plain, words
 from gatewayd.client import Message, ParleyClient
-from gatewayd.client.archive import Archive
+from gatewayd.client.archive import INTRODUCTIONS, Archive
+from gatewayd.client.conversation import Said, is_change, laid_together
 from gatewayd.client.device import Device
 from gatewayd.client.files import save as save_file
+from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import Part
 
 
@@ -27,15 +29,31 @@ async def inbox(reactor: Any, options: argparse.Namespace) -> None:
         if not options.offline:
             await _brought_up_to_date(Device(reactor, who.client(reactor), archive))
         found = await archive.mailbox(options.mailbox, -1 if options.unread else options.last or -1)
+        if options.unread:
+            found = [message for message in found if _unread(message)][-options.last :]
+        changes = [message for message in await archive.beside(found) if is_change(message)]
         asking = [contact.address for contact in await archive.contacts() if contact.state == "requested"]
+        waiting = len(await archive.mailbox(INTRODUCTIONS))
     finally:
         archive.close()
-    if options.unread:
-        found = [message for message in found if "\\Seen" not in message.flags][-options.last :]
-    for message in found:
-        show(message, options)
+    if options.json or options.mailbox == RECEIPTS:
+        for message in found:
+            show(message, options)
+    else:
+        for said in laid_together(found, changes):
+            _print(said)
+    if options.read:
+        await _mark_read(who.client(reactor), options.mailbox, [one.uid for one in found if _unread(one)])
     if asking:
         print(f"ask to write to you (parley grant, parley revoke): {plain(', '.join(asking))}", file=sys.stderr)
+    if waiting and options.mailbox != INTRODUCTIONS:
+        print(f"what strangers wrote: {waiting}, see parley inbox --mailbox {INTRODUCTIONS}", file=sys.stderr)
+
+
+async def _mark_read(parley: ParleyClient, mailbox: str, uids: Sequence[int]) -> None:
+    async with parley:
+        if uids:
+            await parley.mark(mailbox, uids, add=["\\Seen"])
 
 
 async def _brought_up_to_date(device: Device) -> None:
@@ -127,10 +145,10 @@ async def _found(archive: Archive, text: str, mailbox: str) -> Message | None:
 
 
 def show(message: Message, options: argparse.Namespace, *, where: bool = False) -> None:
-    """What was not read yet has a star."""
-    fields = message.content.fields
-    when = datetime.fromtimestamp(fields.date / 1000).astimezone()
+    """As it stands in the log; what was not read yet has a star."""
     if options.json:
+        fields = message.content.fields
+        when = datetime.fromtimestamp(fields.date / 1000).astimezone()
         line = {
             "id": message.id.hex(), "mailbox": message.mailbox, "uid": message.uid, "modseq": message.modseq,
             "type": message.type, "from": fields.from_, "to": fields.to, "date": when.isoformat(),
@@ -141,17 +159,30 @@ def show(message: Message, options: argparse.Namespace, *, where: bool = False) 
         }  # fmt: skip
         print(json.dumps(line, ensure_ascii=False), flush=True)
         return
+    _print(Said(message, message, message.text, message.subject), where=where)
+
+
+def _print(said: Said, *, where: bool = False) -> None:
+    message = said.message
+    when = datetime.fromtimestamp(message.content.fields.date / 1000).astimezone()
     number = f"{message.mailbox} {message.uid}" if where else str(message.uid)
-    unread = "" if "\\Seen" in message.flags else "*"
-    head = plain(f"{number}{unread}  {when:%Y-%m-%d %H:%M}  {fields.from_}  ({how(message)})")
+    unread = "*" if _unread(message) or _unread(said.version) else ""
+    known = how(message) + ("; edited" if said.version is not message else "")
+    head = plain(f"{number}{unread}  {when:%Y-%m-%d %H:%M}  {message.sender}  ({known})")
     lines = [
-        f"{head}  {words(fields.subject)}".rstrip(),
-        *("  " + words(text) for text in message.text.rstrip().splitlines()),
+        f"{head}  {words(said.subject)}".rstrip(),
+        *("  " + words(text) for text in said.text.rstrip().splitlines()),
     ]
-    lines += [plain(f"  [{part.name}, {part.size} octets]") for part in message.files]
+    lines += ["  (taken back by its author)"] if said.retracted else []
+    lines += [plain(f"  [{part.name}, {part.size} octets]") for part in said.files]
+    lines += [f"  {words(what)} {plain(who)}" for who, what in said.reactions]
     if sys.stdout.isatty():
         lines[0] = f"{BOLD}{lines[0]}{NORMAL}"
     print("\n".join(lines), flush=True)
+
+
+def _unread(message: Message) -> bool:
+    return "\\Seen" not in message.flags
 
 
 def _hex(ids: Sequence[bytes]) -> str | None:
@@ -170,6 +201,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--offline", action="store_true", help="only what is on this device")
     parser.set_defaults(run=inbox)
     parser.add_argument("--unread", action="store_true", help="only those that were not read yet")
+    parser.add_argument("--read", action="store_true", help="mark what is shown as read")
     finding = commands.add_parser("search", help="show the messages on this device that have all the words")
     finding.add_argument("text", nargs="+", metavar="WORD")
     finding.add_argument("--last", type=_count, default=20, help="how many; 0 for all")

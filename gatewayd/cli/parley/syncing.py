@@ -18,7 +18,7 @@ from gatewayd.client.outbox import Outbox
 
 async def sync(reactor: Any, options: argparse.Namespace) -> None:
     async with Identity(options).device(reactor) as device:
-        new = await device.sync()
+        new = [message for message in await device.sync() if message.sender != device.parley.user]
         waiting = await device.outbox.count()
         refused = len(await device.outbox.refused())
     if options.json:
