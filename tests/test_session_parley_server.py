@@ -611,15 +611,8 @@ def test_requests_are_answered_whatever_their_order(alpha: House) -> None:
 )
 def test_bad_bodies_are_named_and_the_connection_goes_on(alpha: House, method: str, body: Any) -> None:
     session = alpha.user(ALICE)
-
-    async def ask() -> Any:
-        waiting: defer.Deferred[Any] = defer.Deferred()
-        stream = session._engine.new_stream()
-        session._requests._waiting[stream] = waiting
-        session._link.send(Request(stream, method, body))
-        return await waiting
-
-    assert alpha.wait(ask())["error"] == "bad-request"
+    with pytest.raises(RequestFailed, match="bad-request"):
+        alpha.ask(session, method, body)
     assert alpha.ask(session, "sync", Sync(0))["changes"] == []
 
 
