@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 import idna
+import msgspec
 
 MAX_LOCAL = 64  # octets, RFC 5321 §4.5.3.1.1
 MAX_DOMAIN = 255  # octets, RFC 5321 §4.5.3.1.2
@@ -31,8 +32,7 @@ class AddressError(ValueError):
     """The text is not a domain or an address; its message says why, in words fit for a reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Domain:
+class Domain(msgspec.Struct, frozen=True, cache_hash=True):
     """A DNS name in its one canonical form: lower-case A-labels, no trailing dot."""
 
     name: str

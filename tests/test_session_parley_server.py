@@ -51,7 +51,7 @@ from gatewayd.session.parley_send import Accept
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.sqlite import SQLiteStore
-from gatewayd.wire.parley.connection import Event, ParleyConnection, Request
+from gatewayd.wire.parley.connection import Event, ParleyConnection
 from gatewayd.wire.parley.schema import (
     Auth,
     Body,

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from gatewayd.net.limits import Limits
-from gatewayd.net.protocol import LinkProtocol, server_options
+from gatewayd.net.protocol import LinkProtocol, Turn, server_options
 from gatewayd.net.proxy_protocol import Network, ProxyFactory
 from gatewayd.session.link import Engine, Session
 
@@ -34,6 +34,7 @@ class LinkFactory(Factory):
         self._make = make
         self._limits = limits
         self._implicit_tls = implicit_tls
+        self._turn = Turn(reactor)
         self._starttls = None if starttls is None else server_options(starttls)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -50,6 +51,7 @@ class LinkFactory(Factory):
             implicit_tls=self._implicit_tls,
             starttls=self._starttls,
             place=self._limits.place(address),
+            turn=self._turn,
         )
 
 
@@ -61,6 +63,8 @@ class _Server(tcp.Server):
         waits = self.dataBuffer or self._tempDataBuffer
         if data and self.connected and not (self.TLS or waits or self.disconnecting or self._writeDisconnected):
             sent = self.writeSomeData(data)
+            if sent == len(data):
+                return
             if isinstance(sent, int):  # else the next attempt tells of the error
                 data = data[sent:]
         super().write(data)  # type: ignore[no-untyped-call]

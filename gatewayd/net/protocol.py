@@ -47,6 +47,29 @@ def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) ->
     )
 
 
+class Turn:
+    """What many connections have to do when the reactor's turn ends, for the price of one call."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._calls: list[Callable[[], None]] = []
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        if not self._calls:
+            self._clock.callLater(0, self._end)
+        self._calls.append(call)
+
+    def _end(self) -> None:
+        calls, self._calls = self._calls, []
+        for call in calls:
+            try:
+                call()
+            except Exception:  # no reason for the others to wait
+                self.log.failure("something was not done at the end of a turn")
+
+
 _OVER: Any = (None, None)
 
 
@@ -55,10 +78,10 @@ class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
 
     __slots__ = (  # a connection that idles is mostly memory
-        "_clock", "_closing", "_ended", "_events", "_flush_call", "_gone", "_handling", "_heard", "_implicit_tls",
+        "_clock", "_closing", "_ended", "_events", "_flushes", "_gone", "_handling", "_heard", "_implicit_tls",
         "_opened", "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls", "_tasks", "_timeout",
-        "_timer", "_trickled", "_unfinished", "_unsent", "_upgrading", "_when_gone", "_working", "engine", "full",
-        "peer_address", "session", "tls",
+        "_timer", "_trickled", "_turn", "_unfinished", "_unsent", "_upgrading", "_when_gone", "_working", "engine",
+        "full", "peer_address", "session", "tls",
     )  # fmt: skip
 
     reads_on = False  # while the other side does not read: only where what comes was asked for
@@ -76,12 +99,14 @@ class LinkProtocol(Protocol):
         starttls: Any = None,
         ready: defer.Deferred[None] | None = None,
         place: Place | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.engine = engine
         self.session = session
         self.peer_address = ""
         self.tls: TLSInfo | None = None
         self._clock = clock
+        self._turn = turn or Turn(clock)
         self._implicit_tls = implicit_tls
         self._starttls = starttls  # the TLS options for start_tls()
         self._ready = ready
@@ -102,7 +127,7 @@ class LinkProtocol(Protocol):
         self._out: list[bytes] = []
         self._unsent = 0  # octets in it
         self._paused = False  # not reading
-        self._flush_call: IDelayedCall | None = None
+        self._flushes = False  # when the turn ends
         self.full = False  # the transport has more to write than it likes
         self._readers: list[defer.Deferred[None]] = []  # who waits until it has not
         self._trickled = 0  # octets since the last sign of life
@@ -147,10 +172,9 @@ class LinkProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
         self._events.clear()
-        for call in (self._timer, self._flush_call):
-            if call is not None and call.active():
-                call.cancel()
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._reason = reason.value if isinstance(reason.value, Exception) else None
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -180,7 +204,7 @@ class LinkProtocol(Protocol):
     def _end(self) -> None:
         """Once the connection is gone, and what had begun is done to its end: nobody is left half told, and a place is
         free when the work for it is over."""
-        if not self._gone or self._tasks or self._ended:
+        if not self._gone or self._handling or self._tasks or self._ended:
             return
         self._ended = True
         if self._opened:
@@ -197,8 +221,9 @@ class LinkProtocol(Protocol):
         octets = self.engine.send(event)
         self._out.append(octets)
         self._unsent += len(octets)
-        if self._flush_call is None and not self._working:
-            self._flush_call = self._clock.callLater(0, self._flush_later)
+        if not self._flushes and not self._working:
+            self._flushes = True
+            self._turn.at_end(self._flush)
 
     async def drained(self) -> None:
         if self._unsent > AT_ONCE:
@@ -306,23 +331,20 @@ class LinkProtocol(Protocol):
             self._pause()
             return
         self._handling = self._working = True
-        task = defer.Deferred.fromCoroutine(self._handle_all())
-        self._tasks.add(task)
-        task.addErrback(self._unexpected)
-        task.addBoth(lambda _: self._handled(task))
+        defer.Deferred.fromCoroutine(self._handle_all())
         self._working = False
         self._flush()
 
     async def _handle_all(self) -> None:
-        while self._events and not self._gone and not self._closing:
-            await self.session.handle(self._events.pop(0))
-            if not self.reads_on:
-                await self.drained()  # who does not read the answers is asked for no more questions
-            if not self._events and not self._upgrading:
-                self._receive(b"")  # what an engine held back until its last event was answered
-
-    def _handled(self, task: defer.Deferred[None]) -> None:
-        self._tasks.discard(task)
+        try:
+            while self._events and not self._gone and not self._closing:
+                await self.session.handle(self._events.pop(0))
+                if not self.reads_on:
+                    await self.drained()  # who does not read the answers is asked for no more questions
+                if not self._events and not self._upgrading:
+                    self._receive(b"")  # what an engine held back until its last event was answered
+        except Exception:
+            self._unexpected(Failure())
         self._handling = False
         self._end()
         if self._paused and not self._gone and not self._closing and self.transport is not None:
@@ -334,14 +356,8 @@ class LinkProtocol(Protocol):
             self._paused = True
             cast(Any, self.transport).pauseProducing()
 
-    def _flush_later(self) -> None:
-        self._flush_call = None
-        self._flush()
-
     def _flush(self) -> None:
-        if self._flush_call is not None and self._flush_call.active():
-            self._flush_call.cancel()
-        self._flush_call = None
+        self._flushes = False
         if self._out and not self._gone and self.transport is not None:
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
             self._out.clear()

@@ -7,16 +7,15 @@ import re
 from gatewayd.address import Domain
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.message.dates import internet_date
+from gatewayd.message.mime import Mail
 from gatewayd.session.link import TLSInfo
 
 MAX_HOPS = 50  # Received fields: beyond is a loop (RFC 5321 §6.3)
-_RECEIVED = re.compile(rb"^Received:", re.IGNORECASE | re.MULTILINE)
 
 
-def goes_round(mail: bytes) -> bool:
+def goes_round(mail: Mail) -> bool:
     """Whether the message has come through so many servers that it must be going round in a loop."""
-    head = mail.find(b"\r\n\r\n")
-    return len(_RECEIVED.findall(mail[: head if head >= 0 else len(mail)])) > MAX_HOPS
+    return len(mail.root.all(b"received")) > MAX_HOPS
 
 
 def received(

@@ -115,20 +115,20 @@ class SMTPServerSession:
 
     async def handle(self, event: wire.Event) -> None:
         match event:
-            case wire.Hello() | wire.Simple() if self._idles(event):
-                self._bye(421, "4.7.0", "Too many commands without mail")
-            case wire.Hello():
-                self._greet(event)
             case wire.MailFrom():
                 await self._mail_from(event)
             case wire.RcptTo():
                 await self._rcpt_to(event)
+            case wire.Message():
+                await self._message(event.content)
             case wire.StartData():
                 await self._start_data()
             case wire.Chunk():
                 self._link.send(reply(250, "2.0.0", f"{event.size} octets received", state=State.CHUNKS))
-            case wire.Message():
-                await self._message(event.content)
+            case wire.Hello() | wire.Simple() if self._idles(event):
+                self._bye(421, "4.7.0", "Too many commands without mail")
+            case wire.Hello():
+                self._greet(event)
             case wire.RefusedMessage():
                 self._refuse(reply(event.code, event.enhanced, event.text), one=event.chunk)
             case wire.Auth() if self._terms.role is not Role.SUBMISSION:
@@ -233,7 +233,7 @@ class SMTPServerSession:
             self._reset()
             self._error(replace(as_reply(refused), state=State.READY))
 
-    async def _message(self, mail: bytes) -> None:
+    async def _message(self, octets: bytes) -> None:
         assert self._mail is not None
         self._idle = 0
         said = self._mail.parameters
@@ -247,6 +247,7 @@ class SMTPServerSession:
             {address: asked for address, asked in self._recipients.items() if asked != Asked()},
             self._not_before(said),
         )
+        mail = Mail(octets)
         if goes_round(mail):
             self._refuse(reply(554, "5.4.6", "Too many hops: the message goes round in a loop"))
             return
@@ -266,13 +267,13 @@ class SMTPServerSession:
         origin = self._origin(protocol)
         accepted = self._accepted
         self._reset()
-        answers = await self._receive(Arrival(envelope, Mail(mail), stamp, account, origin, each, self._visit))
+        answers = await self._receive(Arrival(envelope, mail, stamp, account, origin, each, self._visit))
         if each:  # RFC 2033 §4.2
             self._answer_each([as_reply(_named(answers[address], trace_id)) for address in accepted])
             return
         # one reply for all: it is ours as soon as one copy is, and the core tells the sender of the others
-        outcomes = sorted(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
-        self._answer(_named(outcomes[0], trace_id), None)
+        outcome = min(answers.values(), key=lambda o: (not o.ok, not isinstance(o, Deferred)))
+        self._answer(_named(outcome, trace_id), None)
 
     def _simple(self, verb: str) -> None:
         match verb:
