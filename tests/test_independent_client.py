@@ -242,7 +242,7 @@ class Net:
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory, reactor: Any) -> Iterator[Net]:
-    where = {"alpha.test": "127.0.0.81", "beta.test": "127.0.0.82"}
+    where = {"alpha.test": "127.0.0.91", "beta.test": "127.0.0.92"}
     world = World(tmp_path_factory.mktemp("world"), where, {}, ["alice", "bob", "carol"])
     world.start()
     yield Net(world)
