@@ -452,3 +452,24 @@ def test_what_waits_for_the_same_work_is_done_in_one_call(database: Database, lo
     assert isinstance(answers[2], StoreError)
     assert calls == [["d", "a", "e"], ["d"], ["a"], ["e"]]
     assert heard == [(["d"], ["D"]), (["e"], ["E"])]
+
+
+def test_the_log_is_copied_beside_the_writer_and_begins_again(
+    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINTS", 0.01)
+    monkeypatch.setattr(sqlite, "CHECKPOINT", 20)
+    database = Database(tmp_path / "test.sqlite", loop.post)
+    database.migrate("words", STEPS)
+    log = database.path.with_name("test.sqlite-wal")
+    try:
+        for number in range(100_000):  # a page of the log at least for each
+            loop.one(database.write(insert(f"{number:0500}")))
+            begun_again = log.stat().st_size < number * 4096
+            if begun_again and database.path.stat().st_size > 250_000:
+                break
+        else:
+            pytest.fail("the log grows and grows")
+        assert len(loop.one(database.read(words))) == number + 1
+    finally:
+        database.close()

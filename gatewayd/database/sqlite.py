@@ -35,6 +35,7 @@ BATCH = 500  # work items in one transaction: bounds what one failed commit take
 READERS = 2
 READ_TOGETHER = 16
 CHECKPOINT = 4000  # pages of the log, 16 MB: under load 1000 are one commit, and each would be written twice
+CHECKPOINTS = 1.0  # seconds between them, while there are commits
 QUIET = 10.0  # seconds without a failure until it counts as mended: on a full disk some transactions still fit
 CACHE = -65536  # KiB, negative: a size and not pages
 
@@ -110,6 +111,7 @@ class Database:
         self._clock = clock
         self._failures: dict[str, float] = {}  # what went wrong of late, and when it last did
         self._writer_connection = connect(path)
+        self._writer_connection.execute("PRAGMA wal_autocheckpoint=0")  # a thread does it, and nobody waits for it
         readers = [connect(path) for _ in range(READERS)]
         self._writes: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -118,7 +120,10 @@ class Database:
             threading.Thread(target=self._read_all, args=(connection,), name=f"database-reader-{n}", daemon=True)
             for n, connection in enumerate(readers)
         ]
+        checkpoints = threading.Thread(target=self._copy_log, args=(connect(path),), name="database-log", daemon=True)
+        self._threads.append(checkpoints)
         self._closed = False
+        self._ended = threading.Event()
         self._closing = threading.Lock()  # nothing is put behind the end of a queue
         for thread in self._threads:
             thread.start()
@@ -179,6 +184,7 @@ class Database:
             if self._closed:
                 return
             self._closed = True
+            self._ended.set()
             self._writes.put(None)
             for _ in range(READERS):
                 self._reads.put(None)
@@ -207,16 +213,16 @@ class Database:
                 batch.append(self._writes.get())
             ending = None in batch
             items = [item for item in batch if item is not None]
-            if any(item.work is _data_version for item in items):  # outside a transaction: no commit for a question
-                answer: Any
-                try:
-                    answer = _data_version(self._writer_connection)
-                except sqlite3.Error as error:
-                    answer = Failure(typed(error))
-                asked = [item for item in items if item.work is _data_version]
-                done = [(_data_version, asked, [answer] * len(asked))]
-                self._post(lambda done=done: self._resolve(done))  # type: ignore[misc]
-                items = [item for item in items if item.work is not _data_version]
+            for work in (_data_version, _checkpoint):  # outside a transaction
+                if asked := [item for item in items if item.work is work]:
+                    answer: Any
+                    try:
+                        answer = work(self._writer_connection)
+                    except sqlite3.Error as error:
+                        answer = Failure(typed(error))
+                    done = [(work, asked, [answer] * len(asked))]
+                    self._post(lambda done=done: self._resolve(done))  # type: ignore[misc]
+                    items = [item for item in items if item.work is not work]
             if items:
                 self._commit(items)
 
@@ -242,6 +248,20 @@ class Database:
             failed = typed(error) if isinstance(error, sqlite3.Error) else StoreError(str(error))
             done = [(item.work, [item], [Failure(failed)]) for item in items]
         self._post(lambda: self._resolve(done))
+
+    # -- the log's thread -------------------------------------------------------------------------------------------
+
+    def _copy_log(self, connection: sqlite3.Connection) -> None:
+        """Pages of the log go to their places while the writer goes on. What came meanwhile is little; when that too
+        is done, by the writer itself, the log begins again at its start."""
+        seen = 0
+        while not self._ended.wait(CHECKPOINTS):
+            if self.commits != seen:
+                seen = self.commits
+                with contextlib.suppress(sqlite3.Error):  # the writer meets it too, and says so
+                    if _checkpoint(connection) >= CHECKPOINT:
+                        self._put(self._writes, _checkpoint).addErrback(lambda failure: None)
+        connection.close()
 
     # -- the readers' threads ---------------------------------------------------------------------------------------
 
@@ -316,6 +336,11 @@ def _touch(connection: sqlite3.Connection) -> None:
 
 def _data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _checkpoint(connection: sqlite3.Connection) -> int:
+    """How many pages the log has."""
+    return int(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
 
 
 _Done = tuple[Work[Any] | Together[Any, Any], Sequence[_Item], Sequence[Any]]  # with an answer for each item
