@@ -86,6 +86,23 @@ def test_reactions() -> None:
     assert one.reactions == {(BOB, "\N{THUMBS UP SIGN}"): [liked[0].id, liked[1].id]}
 
 
+def test_reports_of_failure() -> None:
+    """They stand at the message too; one about somebody to whom it was not written says nothing."""
+    original = said("one")
+    words = "Your message could not be delivered.\n  In detail: 5.1.1 No such user\n"
+
+    def report(who: str, date: int) -> Message:
+        ext = {"bridged": {"by": "alpha.test"}, "receipt": {"status": "failed", "recipient": who}}
+        return said(words, type="mail", parents=(original.id,), ext=ext, date=date)
+
+    reports = [report(BOB, 2), report("eve@elsewhere.test", 3)]
+    one, *others = laid_together([original, *reports])
+    assert (one.undelivered, one.reports) == ({BOB: "5.1.1 No such user"}, [reports[0]])
+    assert [other.text for other in others] == [words, words]
+    native = said(words, parents=(original.id,), ext={"receipt": {"status": "failed", "recipient": BOB}})
+    assert laid_together([original], [native])[0].undelivered == {}
+
+
 def test_what_this_program_does_not_know() -> None:
     poll = said("which?", type="poll")
     assert shown(poll) == [("which?", False, False)]

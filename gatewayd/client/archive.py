@@ -196,7 +196,7 @@ class Archive:
             db.execute("INSERT OR IGNORE INTO part VALUES (?,?,?)", (content.id, part.hash, part.type))
         if fields.replaces:
             db.execute("INSERT OR IGNORE INTO link VALUES (?,?,?)", (fields.replaces, content.id, REPLACES))
-        kind = ANSWERS if message.reaction is None else REACTS
+        kind = ANSWERS if message.reaction is None and message.failure is None else REACTS
         db.executemany(
             "INSERT OR IGNORE INTO link VALUES (?,?,?)", [(parent, content.id, kind) for parent in fields.parents]
         )
@@ -256,8 +256,8 @@ class Archive:
         return await self._messages(query, (id, name))
 
     async def beside(self, messages: Sequence[Message]) -> list[Message]:
-        """What has to be known to show these: what they answer or react to, what edits, takes back or reacts to any of
-        it, and what takes that back."""
+        """What has to be known to show these: what they answer or react to, what edits, takes back, reacts to or
+        reports on any of it, and what takes that back."""
         here = {message.id for message in messages}
         fields = [message.content.fields for message in messages]
         about = {id for one in fields for id in (*one.parents[:1], one.replaces) if id} - here

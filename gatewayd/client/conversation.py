@@ -36,9 +36,13 @@ class Said:
         default_factory=dict
     )  # ids, its own or of changes -> recipient -> why he will not get that
 
+    reports: Sequence[Message] = ()  # mails that say who will not get it
+
     @property
     def undelivered(self) -> Mapping[str, str]:
-        return self.refused.get(self.message.id, {})
+        """Recipients who will not get it, and why."""
+        reported = dict(report.failure for report in self.reports if report.failure)
+        return {**reported, **self.refused.get(self.message.id, {})}
 
     @property
     def files(self) -> tuple[Part, ...]:
@@ -56,6 +60,7 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
     edits: dict[bytes, Message] = {}
     reactions: dict[bytes, dict[tuple[str, str], list[bytes]]] = {}
     changes: dict[bytes, list[bytes]] = {}
+    reports: dict[bytes, list[Message]] = {}
     apart: set[bytes] = set()  # shown with another message
     for message in known:
         fields = message.content.fields
@@ -73,6 +78,10 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
             if message.id not in retracted:
                 told = reactions.setdefault(fields.parents[0], {})
                 told.setdefault((message.sender, reaction), []).append(message.id)
+        elif (failure := message.failure) is not None:
+            about = by_id.get(fields.parents[0])
+            if about is not None and failure[0] in about.content.fields.to:
+                reports.setdefault(about.id, []).append(message)
         if message.id in apart:
             changes.setdefault(_shown_with(message, by_id), []).append(message.id)
     said = {
@@ -80,6 +89,7 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
             _said(message, edits.get(message.id), message.id in retracted),
             reactions=reactions.get(message.id, {}),
             changes=changes.get(message.id, ()),
+            reports=reports.get(message.id, ()),
         )
         for message in known
         if message.id not in apart

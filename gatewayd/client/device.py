@@ -96,12 +96,34 @@ class Device:
         await self.outbox.cancel(id)
         self.on_changed([])
 
+    async def forget(self, reports: Sequence[Message]) -> None:
+        """Reports of failure that were heeded. Raises OSError, RequestFailed."""
+        for report in reports:
+            await self.parley.mark(report.mailbox, [report.uid], move="Trash")
+
     async def send_again(self, id: bytes) -> tuple[Result, ...]:
-        """To those who refused it: the same draft, which arrives once. As `send`; raises ValueError: it is not here."""
+        """To those who refused it: the same draft, which arrives once; to those of whom a report says that they will
+        not get it a new one, since servers give the same object the same answer. As `send`; raises ValueError: nobody
+        has refused it, or it is not here any more."""
         if not await self.outbox.again(id):
-            raise ValueError("it is not here any more to be sent")
+            id = await self._anew(id)
         self.on_changed([])
         return (await self.flush()).get(id, ())
+
+    async def _anew(self, id: bytes) -> bytes:
+        """The id of a draft that says the same. Raises ValueError."""
+        message = await self.archive.message(id)
+        (said,) = await self._shown([message]) if message else [None]
+        if said is None or not said.reports:
+            raise ValueError("it is not here any more to be sent")
+        draft = compose(
+            self.parley.user, said.message.content.fields.to, said.text, now=self._reactor.seconds(),
+            subject=said.subject, parents=said.message.content.fields.parents, receipts=said.message.asks_for,
+            kept=await self.archive.message(said.version.id),
+        )  # fmt: skip
+        await self.outbox.put(list(said.undelivered), draft)
+        await self.forget(said.reports)
+        return draft.id
 
     async def flush(self) -> dict[bytes, tuple[Result, ...]]:
         """Tries all that waits, the oldest first, but no large file keeps a message waiting. Returns the answers.

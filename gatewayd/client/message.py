@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -19,6 +20,7 @@ from gatewayd.message.render import references, rendered_id
 from gatewayd.wire.parley.schema import Change
 
 TEXT = "text/plain; charset=utf-8"
+STATUS = re.compile(r"\b[45]\.\d{1,3}\.\d{1,3} [^\n]*")  # RFC 3463, and what is said with it
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ class Message:
         if not said or who is None or not fields.parents:
             return None
         return Receipt(fields.parents[0], said, str(who), fields.date / 1000, not self.bridged)
+
+    @property
+    def failure(self) -> tuple[str, str] | None:
+        """Of a mail that reports that the message which is its first parent did not reach somebody: whom, and why."""
+        fields, who = self.content.fields, receipts.recipient(self.content.fields)
+        said = fields.ext.get("receipt")
+        if not self.bridged or not fields.parents or who is None or not isinstance(said, dict):
+            return None
+        why = STATUS.search(self.text)
+        return (str(who), why[0].strip() if why else "") if said.get("status") == "failed" else None
 
     @property
     def asks_for(self) -> frozenset[str]:

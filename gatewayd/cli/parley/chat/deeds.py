@@ -75,7 +75,7 @@ class Deeds:
         self._status.files_rest(said.files)
 
     async def send_again(self, said: Said) -> None:
-        if not said.refused:
+        if not (said.refused or said.reports):
             raise NotNow("nobody has refused it")
         await self._talk.send_again(said)
 

@@ -62,11 +62,11 @@ def message(said: Said, user: str, before: Said | None = None, *, head: bool = T
     text.append(_body(said))
     if said.reactions:
         text.append("\n" + "  ".join(f"{words(what)} {_name(who, user)}" for who, what in said.reactions), "magenta")
-    for id, reasons in said.refused.items():
+    for id, reasons in {said.message.id: said.undelivered, **said.refused}.items():
         what = "" if id == said.message.id else "a change was "
         for recipient, reason in reasons.items():
             text.append(f"\n{what}not delivered to {plain(recipient)}: {plain(reason)}", "red")
-    text.append("\nw: send it again   x: forget this" if said.refused else "", "dim red")
+    text.append("\nw: send it again   x: put this away" if said.refused or said.reports else "", "dim red")
     return text
 
 

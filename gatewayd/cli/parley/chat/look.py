@@ -60,7 +60,7 @@ Among the messages (Up, Down, k, j, the mouse; g the first, End the newest)
   +              react to it; the same again takes the reaction back
   s              save its files
   x              do not send it, or what changes it, after all; stop sending or saving its files
-  w              send it again to those who refused it (x: forget that they did)
+  w              send it again to those who refused it (x: put that away)
   i              who signed it, to whom it went, and what became of it
   a, x           among the introductions: let the stranger write to you, or not
   Esc            back to where you write

@@ -152,11 +152,13 @@ class Talk:
         waiting = said.waiting_changes if said.waiting is None else (said.message.id, *said.waiting_changes)
         for id in dict.fromkeys((*waiting, *said.refused)):
             await self.ask(partial(self.device.cancel, id))
+        if said.reports:
+            await self.ask(lambda: self.device.forget(said.reports))
         self._saving.difference_update(part.hash for part in said.files)
 
     async def send_again(self, said: Said) -> None:
         """To those who refused it, or a change of it."""
-        for id in said.refused:
+        for id in dict.fromkeys((*said.refused, *([said.message.id] if said.reports else ()))):
             with contextlib.suppress(ConnectionError):  # it waits, as the screen says
                 await self.ask(partial(self.device.send_again, id))
 
