@@ -31,6 +31,7 @@ from twisted.python.threadpool import ThreadPool
 from gatewayd.address import Address, Domain
 from gatewayd.config import DAY, Config, ConfigError, load
 from gatewayd.core.admission import Admission, Rates
+from gatewayd.core.attempts import Patience
 from gatewayd.core.authentication import Authenticator
 from gatewayd.core.batch import Gathered
 from gatewayd.core.consent import Consent, Policy
@@ -230,10 +231,8 @@ class Gateway(Service):
             {Parley: parley, Mail: smtp, Bridged: smtp},
             self.post_office,
             reactor,
-            retry=config.relay.retry,
-            give_up=config.relay.give_up,
+            patience=Patience(config.relay.retry, config.relay.give_up, config.relay.delay_notice or float("inf")),
             concurrency=config.relay.concurrency,
-            delay_notice=config.relay.delay_notice,
             observed=self.metrics.relayed,
             note=self.journal.note,
             story=story,

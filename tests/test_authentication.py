@@ -20,6 +20,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from gatewayd.address import Domain
 from gatewayd.core import keys as core_keys
+from gatewayd.core.attempts import Patience
 from gatewayd.core.relay import Relay
 from gatewayd.crypto import domain_auth
 from gatewayd.crypto.certificates import issue, make_authority
@@ -368,7 +369,7 @@ def test_a_key_server_that_is_briefly_down_delays_the_mail_and_no_more(alpha: Ho
     def start() -> Relay:
         relay = Relay(
             alpha.queue, Ways(), {Parley: alpha.courier}, alpha.office, alpha.reactor,
-            retry=(0.1,), give_up=60.0, concurrency=4,
+            patience=Patience((0.1,), 60.0), concurrency=4,
         )  # fmt: skip
         relay.start()
         return relay

@@ -11,6 +11,7 @@ import pytest
 
 from gatewayd.address import Address
 from gatewayd.client import ParleyClient, Receipt
+from gatewayd.core.attempts import Patience
 from gatewayd.core.receiving import Arrival
 from gatewayd.core.relay import Relay
 from gatewayd.crypto.certificates import make_authority
@@ -69,7 +70,7 @@ def houses(reactor: Any, tmp_path: Path) -> Iterator[tuple[House, House]]:
     relays = [
         Relay(
             house.queue, Routes(routes), {Parley: house.courier}, house.office, reactor,
-            retry=(60.0,), give_up=86400.0, concurrency=4,
+            patience=Patience((60.0,), 86400.0), concurrency=4,
         )
         for house in (alpha, beta)
     ]  # fmt: skip

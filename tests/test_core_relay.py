@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred as Later
 from twisted.internet.defer import maybeDeferred
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.attempts import Patience
 from gatewayd.core.delivery import PostOffice
 from gatewayd.core.receiving import Arrival
 from gatewayd.core.relay import BREATH, GRACE, Relay
@@ -104,7 +105,7 @@ class House(Queues):
         )
         self.relay = Relay(
             self.queue, self, {Parley: self.parley, Mail: self.mail}, self.office, self.clock,
-            retry=RETRY, give_up=GIVE_UP, concurrency=2, delay_notice=DELAY_NOTICE,
+            patience=Patience(RETRY, GIVE_UP, DELAY_NOTICE), concurrency=2,
             story=self.story,
         )  # fmt: skip
 

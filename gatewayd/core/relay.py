@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec.structs import replace
 from twisted.internet import defer
@@ -15,15 +15,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.attempts import Attempt, Outcomes, Patience
 from gatewayd.core.delivery import PostOffice, Router
-from gatewayd.core.reports import Fate
-from gatewayd.core.story import Story, duration
+from gatewayd.core.story import Story
 from gatewayd.errors import StoreError
-from gatewayd.interfaces.queue import IQueue, Leased, MailObject, Settlement
+from gatewayd.interfaces.queue import IQueue, Leased, MailObject
 from gatewayd.interfaces.routes import Bridged, ICourier, Local, Mail, Parley, Route
 from gatewayd.message.bridge import fits
-from gatewayd.message.dsn import Action
-from gatewayd.outcome import STORE_FAILED, TOO_BIG_FOR_MAIL, Deferred, Delivered, Outcome, Refused
+from gatewayd.outcome import STORE_FAILED, TOO_BIG_FOR_MAIL, Deferred, Outcome
 
 LEASE = 600.0  # seconds: longer than any attempt, shorter than anyone's patience after a crash
 BATCH = 200  # rows leased at once
@@ -32,19 +31,8 @@ AT_ONCE = 64  # messages that one worker has under way to a Parley domain, on it
 BREATH = 1.0  # seconds between looks while what is due has to wait for others
 STRANGERS = 2  # half of all attempts at most go to domains that were not reached lately
 PACE = 0.2  # seconds between such attempts in vain while others get their mail: each costs as much as ten deliveries
-PROBE = 1800.0  # seconds: such a domain is tried at least so often, for whatever waits for it
 GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
-
-
-class _Attempt(NamedTuple):
-    """One recipient's."""
-
-    row: Leased
-    one: MailObject
-    route: Route | None
-    outcome: Outcome
-    unreached: bool  # no host of the domain could be talked to
 
 
 Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
@@ -68,35 +56,32 @@ class Relay:
         post_office: PostOffice,
         clock: IReactorTime,
         *,
-        retry: Sequence[float],
-        give_up: float,
+        patience: Patience,
         concurrency: int,
-        delay_notice: float = 0.0,
         observed: Hook = lambda domain, carrier, outcome: None,
         story: Story | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        self._note = note or (lambda line: self.log.info("{line}", line=line))
         self._queue = queue
         self._router = router
         self._couriers = couriers
         self._post_office = post_office
         self._clock = clock
-        self._retry = tuple(retry)
-        self._give_up = give_up
+        self._patience = patience
         self._concurrency = defer.DeferredSemaphore(concurrency)
         self._share = max(1, concurrency // SHARE)
         self._free_strangers = max(1, concurrency // STRANGERS)
         self._next_stranger = 0.0  # not before, while others get their mail
         self._living = 0  # groups in a line or tried now for domains that were reached lately
-        self._delay_notice = delay_notice or float("inf")
         self._lines: dict[Domain, deque[list[Leased]]] = {}
         self._pipelined: set[Domain] = set()  # were reached by Parley the last time
         self._crowded: set[Domain] = set()  # had a line when something was last leased
         self._workers: Counter[Domain] = Counter()
         self._held: set[int] = set()  # rows in a line or tried now: a lease that runs out is no second attempt
         self._observed = observed
-        self._story = story or Story(clock.seconds)
+        note = note or (lambda line: self.log.info("{line}", line=line))
+        story = story or Story(clock.seconds)
+        self._outcomes = Outcomes(queue, post_office, clock.seconds, patience, story, note)
         self._call: IDelayedCall | None = None
         self._busy = False
         self._again = False
@@ -274,7 +259,7 @@ class Relay:
         else:
             self._pipelined.discard(domain)
         attempts = [
-            _Attempt(row, one, route, said.get(row.recipient, missing), _unreachable(said) is not None)
+            Attempt(row, one, route, said.get(row.recipient, missing), _unreachable(said) is not None)
             for (group, one), said in zip(read, answers, strict=True)
             for row in group
         ]
@@ -311,10 +296,15 @@ class Relay:
             await self._queue.give_back(waiting)
             self._held.difference_update(waiting)
         now = self._clock.seconds()
-        while rows := await self._queue.overdue(domain, now - self._give_up, LEASE, BATCH):
-            await self._record([_Attempt(*row, None, why, True) for row in await self._alone(rows)])
-        for row, one in await self._alone(await self._queue.unwarned(domain, now - self._delay_notice, BATCH)):
-            await self._warn(_Attempt(row, one, None, why, True))
+        while rows := await self._queue.overdue(domain, now - self._patience.give_up, LEASE, BATCH):
+            await self._record([Attempt(*row, None, why, True) for row in await self._alone(rows)])
+        for row, one in await self._alone(await self._queue.unwarned(domain, now - self._patience.notice, BATCH)):
+            await self._outcomes.warn(Attempt(row, one, None, why, True))
+
+    async def _record(self, attempts: Sequence[Attempt]) -> None:
+        again = await self._outcomes.record(attempts)
+        if again is not None:
+            self._look_at(again)
 
     async def _alone(self, rows: Sequence[Leased]) -> list[tuple[Leased, MailObject]]:
         return [(row, one) for (row,), one in await self._read([[row] for row in rows])]
@@ -335,80 +325,6 @@ class Relay:
             return dict.fromkeys(one.envelope.recipients, TOO_BIG_FOR_MAIL)
         (answers,) = await self._couriers[type(route)].deliver(route, [one])
         return answers
-
-    async def _record(self, attempts: Sequence[_Attempt]) -> None:
-        """Reports are durable first: a crash between the two may tell them twice."""
-        settlements = [self._settlement(attempt) for attempt in attempts]
-        telling = [
-            defer.Deferred.fromCoroutine(self._report(attempt, settlement.outcome, action))
-            for attempt, settlement in zip(attempts, settlements, strict=True)
-            if (action := self._action(attempt, settlement.outcome)) is not None
-        ]
-        untold = {queue_id for queue_id in await defer.gatherResults(telling) if queue_id is not None}
-        settled = [one for one in settlements if one.queue_id not in untold]
-        try:
-            if settled:
-                await self._queue.settle(settled)
-        except StoreError as error:  # tried again then: twice is better than never
-            self.log.error("{count} attempts not recorded; leases will run out: {e}", count=len(attempts), e=error)
-
-    def _settlement(self, attempt: _Attempt) -> Settlement:
-        """What the row becomes, and the log and the story know it."""
-        row, outcome, name, to = attempt.row, attempt.outcome, attempt.one.content.trace_id, attempt.row.recipient
-        carrier, number, failures = type(attempt.route).__name__, row.attempts + 1, row.failures + attempt.unreached
-        now = self._clock.seconds()
-        if isinstance(outcome, Deferred):
-            wait = self._retry[min(max(row.attempts, row.failures), len(self._retry) - 1)]
-            left = row.accepted + self._give_up - now
-            if attempt.unreached:
-                wait = min(wait, PROBE)
-            if wait < left:
-                if outcome.retry_after is not None:  # a long one does not shorten the time that the sender was promised
-                    wait = min(max(wait, outcome.retry_after), left)
-                self._story.attempted(attempt.one.content, to, number, attempt.route, outcome, wait)
-                self.log.info(
-                    "{name}, queue {id}: {to} deferred by {carrier}: {code} {text}; again in {wait:.0f} s",
-                    name=name, id=row.queue_id, to=str(to), carrier=carrier,
-                    code=outcome.code, text=outcome.text, wait=wait,
-                )  # fmt: skip
-                self._look_at(now + wait)
-                return Settlement(row.queue_id, outcome, now + wait, failures or None)
-            outcome = Refused("5.4.7", f"Given up after {duration(self._give_up)}; last: {outcome.text}")
-        self._story.attempted(attempt.one.content, to, number, attempt.route, outcome)
-        fate = "delivered" if isinstance(outcome, Delivered) else "refused"
-        self._note(f"{name}, queue {row.queue_id}: {to} {fate} by {carrier}: {outcome.code} {outcome.text}")
-        return Settlement(row.queue_id, outcome, None, failures or None)
-
-    def _action(self, attempt: _Attempt, outcome: Outcome) -> Action | None:
-        """What the sender may have to be told."""
-        match outcome:
-            case Refused():
-                return "failed"
-            case Deferred():
-                old = self._clock.seconds() - attempt.row.accepted >= self._delay_notice
-                return "delayed" if old and not attempt.row.warned else None
-        return None if outcome.reports or isinstance(attempt.route, Local) else "relayed"
-
-    async def _report(self, attempt: _Attempt, outcome: Outcome, action: Action) -> int | None:
-        """The id of a row that has to stay, since its sender could not be told of its end."""
-        try:
-            if action == "delayed":
-                await self._warn(attempt)
-            else:
-                await self._tell(action, attempt, outcome)
-        except StoreError as error:
-            self.log.error("queue {id}: its sender cannot be told: {error}", id=attempt.row.queue_id, error=error)
-            return None if action == "delayed" else attempt.row.queue_id
-        return None
-
-    async def _warn(self, attempt: _Attempt) -> None:
-        await self._tell("delayed", attempt, attempt.outcome, attempt.row.accepted + self._give_up)
-        await self._queue.warned(attempt.row.queue_id)
-
-    async def _tell(self, action: Action, attempt: _Attempt, outcome: Outcome, until: float | None = None) -> None:
-        row, one = attempt.row, attempt.one
-        fate = Fate(action, one.content, one.trace, row.envelope, {row.recipient: outcome}, row.accepted, until)
-        await self._post_office.report(fate)
 
 
 def _unreachable(answers: Mapping[Address, Outcome]) -> Outcome | None:
