@@ -259,6 +259,7 @@ def test_send_and_inbox(gateway: Gateway, alice: Home, bob: Home) -> None:
     assert bob.run("save", "ffffffff", ok=1).stderr.startswith("parley: no message ffffffff in INBOX")
     assert bob.run("save", str(found[-3]["id"])[:10], "--into", "nowhere", ok=1).stderr.startswith("parley: [Errno 2]")
     assert bob.inbox("--mailbox", "Sent") == []
+    assert bob.run("inbox", "--mailbox", "Snet", ok=1).stderr == "parley: there is no mailbox Snet\n"
     assert alice.inbox("--mailbox", "Sent")[-1]["text"] == "Hello"
 
 

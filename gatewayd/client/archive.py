@@ -230,6 +230,11 @@ class Archive:
         query = f"SELECT {ENTRY} FROM entry e JOIN object o USING (id) WHERE e.mailbox=? ORDER BY e.uid DESC LIMIT ?"
         return await self._messages(query, (name, last))
 
+    async def mailboxes(self) -> list[str]:
+        """Their names; none before the log was read for the first time."""
+        found = await self.database.read(lambda db: db.execute("SELECT name FROM mailbox ORDER BY name").fetchall())
+        return [name for (name,) in found]
+
     async def conversation(self, name: str, last: int = -1, until: Place | None = None) -> list[Message]:
         """Its `last` messages (up to that place), by their dates; one that stands in several mailboxes comes once."""
         bound = "(o.date, o.id) <= (?, ?)" if until else "1"

@@ -28,6 +28,8 @@ async def inbox(reactor: Any, options: argparse.Namespace) -> None:
     try:
         if not options.offline:
             await _brought_up_to_date(Device(reactor, who.client(reactor), archive))
+        if options.mailbox not in (await archive.mailboxes() or [options.mailbox]):
+            raise Failed(f"there is no mailbox {options.mailbox}")
         found = await archive.mailbox(options.mailbox, -1 if options.unread else options.last or -1)
         if options.unread:
             found = [message for message in found if _unread(message)][-options.last :]

@@ -79,7 +79,7 @@ def _beginning(directory: str, begun: str) -> str | None:
 
 class Tell(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [("escape,enter,f1,q", "dismiss", "Close")]
-    DEFAULT_CSS = CSS.format(name="Tell")
+    DEFAULT_CSS = CSS.format(name="Tell") + "Tell > * { width: 100%; }"
 
     def __init__(self, text: str) -> None:
         super().__init__()
