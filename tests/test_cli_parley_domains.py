@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,10 +100,12 @@ def test_what_the_other_domain_refused(world: World, tmp_path: Path) -> None:
     assert [result.code for result in reactor.wait(device.send(draft.to, draft))] == ["2.0.0"]
     said = shown(lambda said: bool(said.reports))
     assert said.undelivered[nobody].startswith("5.1.1 ")
+    assert [one.name for one in reactor.wait(device.conversations()) if one.refused] == [nobody]
     config = world.gateways["beta.test"].config
     assert ctl("--config", config, "account", "add", nobody, "--password-stdin", stdin=PASSWORD).returncode == 0
     assert [result.code for result in reactor.wait(device.send_again(draft.id))] == ["2.0.0"]
     assert shown(lambda said: not said.reports).undelivered == {}
+    assert reactor.wait(device.archive.reported()) == []
     late = home(world, tmp_path, nobody)
     deadline = time.monotonic() + PATIENCE
     while not (found := late.inbox("--mailbox", "Introductions")):
@@ -110,3 +113,22 @@ def test_what_the_other_domain_refused(world: World, tmp_path: Path) -> None:
         time.sleep(0.1)
     assert [message["text"] for message in found] == ["Are you there yet?"]
     reactor.call(device.close)
+
+
+def test_reports_in_the_outbox(world: World, tmp_path: Path) -> None:
+    alice = home(world, tmp_path, ALICE)
+    sent = json.loads(alice.run("send", "--json", "never@beta.test", "Hello").stdout)
+    deadline = time.monotonic() + PATIENCE
+    while not (failed := (alice.run("sync"), alice.run("outbox", "--json"))[1].stdout):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    line = json.loads(failed)
+    assert (line["id"], line["state"], line["to"]) == (sent["id"], "failed", ["never@beta.test"])
+    assert line["why"]["never@beta.test"].startswith("5.1.1 ")
+    alice.run("outbox", "--again", sent["id"][:8])
+    while not (failed := (alice.run("sync"), alice.run("outbox", "--json"))[1].stdout):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    again = json.loads(failed)["id"]
+    assert again != sent["id"]  # and the first report is put away
+    assert alice.run("outbox", "--cancel", again).stdout == ""

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gatewayd.address import Address
 from gatewayd.client.message import Message, Receipt
-from gatewayd.client.tables import ANSWERS, REACTS, REPLACES, STEPS
+from gatewayd.client.tables import ANSWERS, REACTS, REPLACES, REPORTS, STEPS
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.records import RECEIPTS
@@ -196,7 +196,7 @@ class Archive:
             db.execute("INSERT OR IGNORE INTO part VALUES (?,?,?)", (content.id, part.hash, part.type))
         if fields.replaces:
             db.execute("INSERT OR IGNORE INTO link VALUES (?,?,?)", (fields.replaces, content.id, REPLACES))
-        kind = ANSWERS if message.reaction is None and message.failure is None else REACTS
+        kind = REPORTS if message.failure else ANSWERS if message.reaction is None else REACTS
         db.executemany(
             "INSERT OR IGNORE INTO link VALUES (?,?,?)", [(parent, content.id, kind) for parent in fields.parents]
         )
@@ -275,6 +275,14 @@ class Archive:
             f" SELECT {ENTRY} FROM wanted CROSS JOIN object o USING (id) {ONE} {LATEST} LIMIT 1000"
         )
         return await self._messages(query, (*about, *here, *about, *here))
+
+    async def reported(self) -> list[tuple[Message, Message]]:
+        """Messages that did not reach somebody, and the mails that report so."""
+        reports = await self._messages(
+            f"SELECT {ENTRY} FROM link l JOIN object o USING (id) {ONE} WHERE l.kind='{REPORTS}' {LATEST}", ()
+        )
+        found = [(await self.message(report.content.fields.parents[0]), report) for report in reports]
+        return [(original, report) for original, report in found if original is not None]
 
     async def search(self, text: str, most: int) -> list[tuple[str, Message]]:
         """Conversations and messages with all the words, wherever they stand: in what is said, subject, addresses or

@@ -191,6 +191,9 @@ class Device:
             name = conversation_of(self.parley.user, fields)
             one = known.get(name, Conversation(name, 0, 0))
             known[name] = replace(one, last=max(one.last, fields.date), refused=one.refused or draft in refused)
+        for original, _ in await self.archive.reported():
+            name = conversation_of(self.parley.user, original.content.fields)
+            known[name] = replace(known.get(name, Conversation(name, 0, 0)), refused=True)
         found = sorted(known.values(), key=lambda one: one.last, reverse=True)
         waiting = await self.archive.mailbox(INTRODUCTIONS)
         newest = max((message.content.fields.date for message in waiting), default=0)

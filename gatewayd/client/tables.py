@@ -47,5 +47,6 @@ STEPS = [
     UPDATE log SET modseq=0
     """,
     "ALTER TABLE log ADD COLUMN epoch BLOB NOT NULL DEFAULT x''",
+    "CREATE INDEX link_reports ON link (id) WHERE kind='reports'",
 ]
-ANSWERS, REPLACES, REACTS = "answers", "replaces", "reacts"  # kinds of links
+ANSWERS, REPLACES, REACTS, REPORTS = "answers", "replaces", "reacts", "reports"  # kinds of links

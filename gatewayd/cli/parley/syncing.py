@@ -10,7 +10,7 @@ from typing import Any
 
 from gatewayd.cli.parley.account import Failed, Identity
 from gatewayd.cli.parley.terminal import plain, words
-from gatewayd.client import Draft
+from gatewayd.client import Message
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
 from gatewayd.client.outbox import Outbox
@@ -20,7 +20,7 @@ async def sync(reactor: Any, options: argparse.Namespace) -> None:
     async with Identity(options).device(reactor) as device:
         new = [message for message in await device.sync() if message.sender != device.parley.user]
         waiting = await device.outbox.count()
-        refused = len(await device.outbox.refused())
+        refused = len(await device.outbox.refused()) + len(await device.archive.reported())
     if options.json:
         print(json.dumps({"new": len(new), "waiting": waiting, "failed": refused}))
     else:
@@ -34,30 +34,48 @@ async def outbox(reactor: Any, options: argparse.Namespace) -> None:
     try:
         box = Outbox(archive)
         for id in options.cancel:
-            await box.cancel(await _named(box, id))
+            await _cancel(reactor, who, archive, await _named(box, archive, id))
         if options.again:
-            await _send_again(reactor, who, archive, await _named(box, options.again))
+            await _send_again(reactor, who, archive, await _named(box, archive, options.again))
         for waiting in await box.waiting():
-            _show(options, waiting.draft.id, waiting.draft, "waits", {to: waiting.trouble for to in waiting.to})
+            why = {to: waiting.trouble for to in waiting.to}
+            _show(options, waiting.draft.id, waiting.draft.message, "waits", why)
         for refused in await box.refused():
-            _show(options, refused.id, refused.draft, "failed", refused.reasons)
+            what = refused.draft.message if refused.draft else None
+            _show(options, refused.id, what, "failed", refused.reasons)
+        for original, report in await archive.reported():
+            _show(options, original.id, original, "failed", dict([report.failure] if report.failure else []))
     finally:
         archive.close()
 
 
-async def _named(box: Outbox, text: str) -> bytes:
-    """Of those that wait, and those that somebody refused."""
+async def _named(box: Outbox, archive: Archive, text: str) -> bytes:
+    """Of those that wait, that somebody refused, and that a report is about."""
     ids = {*(one.draft.id for one in await box.waiting()), *(one.id for one in await box.refused())}
+    ids |= {original.id for original, _ in await archive.reported()}
     found = [id for id in ids if id.hex().startswith(text.lower())]
     if len(found) != 1:
         raise Failed(f"{len(found)} messages in the outbox begin with {text}")
     return found[0]
 
 
+async def _cancel(reactor: Any, who: Identity, archive: Archive, id: bytes) -> None:
+    await Outbox(archive).cancel(id)
+    reports = [report for original, report in await archive.reported() if original.id == id]
+    if reports:
+        device = Device(reactor, who.client(reactor), archive)
+        try:
+            await device.forget(reports)
+            await device.sync()
+        finally:
+            device.parley.close()
+
+
 async def _send_again(reactor: Any, who: Identity, archive: Archive, id: bytes) -> None:
     device = Device(reactor, who.client(reactor), archive)
     try:
         results = await device.send_again(id)
+        await device.sync()
     except OSError as error:
         print(f"parley: it waits in the outbox: {error}", file=sys.stderr)
     else:
@@ -68,14 +86,14 @@ async def _send_again(reactor: Any, who: Identity, archive: Archive, id: bytes) 
         device.parley.close()
 
 
-def _show(options: argparse.Namespace, id: bytes, draft: Draft | None, state: str, why: Mapping[str, str]) -> None:
+def _show(options: argparse.Namespace, id: bytes, what: Message | None, state: str, why: Mapping[str, str]) -> None:
     """`why` by recipient."""
-    subject = draft.message.subject if draft else ""
+    subject = what.subject if what else ""
     if options.json:
         line = {"id": id.hex(), "to": list(why), "subject": subject, "state": state, "why": why}
         print(json.dumps(line, ensure_ascii=False))
         return
-    said = (subject or (draft.message.text if draft else "")).splitlines()
+    said = (subject or (what.text if what else "")).splitlines()
     head = plain(f"{id.hex()[:16]}  {state:6}  to {', '.join(why)}")
     print(f"{head}  {words(said[0][:60]) if said else ''}".rstrip())
     for to, reason in why.items():
