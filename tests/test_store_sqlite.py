@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
@@ -20,14 +20,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
 from gatewayd.address import Address, Domain
 from gatewayd.database.sqlite import Database
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces.records import (
-    Arrival,
     BadMailbox,
     ContactState,
     Counts,
@@ -46,7 +45,7 @@ from gatewayd.message.model import Content, Part, Payload
 from gatewayd.message.render import LARGEST
 from gatewayd.store import rows, schema
 from gatewayd.store.blobs import BlobStore
-from gatewayd.store.sqlite import FOREIGN_POLL, KNOWN_FOR, SEEN_FOR, SQLiteStore
+from gatewayd.store.sqlite import SEEN_FOR, SQLiteStore
 from tests.loop import Loop
 
 ALICE, BOB = Address.parse("alice@alpha.test"), Address.parse("bob@alpha.test")
@@ -137,22 +136,6 @@ def test_quota_counts_each_message_once_until_its_last_entry_is_gone(stores: Sto
     one(store.expunge(alice, junk, [1]))
     assert one(store.quota(alice)) == Quota(0, 0, size)
     assert stores.deliver(mail).uid == 4
-
-
-def test_aliases_are_seen_by_other_processes(stores: Stores) -> None:
-    one, catch_all = stores.loop.one, Address("", ALICE.domain)
-    other = stores.again()
-    assert one(stores.store.aliased_domains()) == frozenset()
-    one(other.add_alias(BOB, ALICE))
-    one(other.add_alias(BOB, ALICE))
-    one(other.add_alias(catch_all, BOB))
-    stores.clock.advance(KNOWN_FOR)
-    assert one(stores.store.aliased_domains()) == {ALICE.domain}
-    assert one(stores.store.alias_targets(Address.parse("BOB@alpha.test"))) == (ALICE,)
-    assert one(stores.store.aliases()) == [(catch_all, BOB), (BOB, ALICE)]
-    assert one(stores.store.remove_alias(BOB, BOB)) == 0
-    assert one(stores.store.remove_alias(BOB, ALICE)) == one(stores.store.remove_alias(catch_all, None)) == 1
-    assert one(stores.store.aliased_domains()) == frozenset()
 
 
 def test_a_delivery_repeated_is_the_same_delivery(stores: Stores) -> None:
@@ -336,21 +319,6 @@ def test_contacts(stores: Stores) -> None:
     assert one(store.contacts(99)) == []
 
 
-def test_another_process_sets_a_contact(stores: Stores) -> None:
-    one, other = stores.loop.one, stores.again()
-    assert one(stores.store.contact(stores.alice, BOB)) is None
-    one(other.set_contact(stores.alice, BOB, "revoked"))
-    stores.clock.advance(KNOWN_FOR)
-    assert one(stores.store.contact(stores.alice, BOB)).state == "revoked"
-
-
-def test_a_contact_that_changes_while_it_is_read(stores: Stores) -> None:
-    store, answers = stores.store, stores.loop.all
-    read, _ = answers(store.contact(stores.alice, BOB), store.set_contact(stores.alice, BOB, "granted"))
-    assert read is None or read.state == "granted"
-    assert stores.loop.one(store.contact(stores.alice, BOB)).state == "granted"
-
-
 def test_subscriptions(stores: Stores) -> None:
     stores.loop.one(stores.store.subscribe_mailbox(stores.alice, "inbox", False))
     assert {m.name for m in stores.loop.one(stores.store.mailboxes(stores.alice)) if not m.subscribed} == {"INBOX"}
@@ -364,15 +332,6 @@ def test_peers(stores: Stores) -> None:
     for peer in (Peer(beta, 5.0, None, 0.0), Peer(beta, 6.5, b"keys", 7.0)):
         stores.loop.one(stores.store.remember_peer(peer))
         assert stores.loop.one(stores.again().peer(beta)) == peer
-
-
-def test_domains_are_known_at_once(stores: Stores) -> None:
-    other = stores.again()
-    assert stores.loop.one(other.domains()) == {ALICE.domain}
-    stores.loop.one(stores.store.add_domain(Domain.parse("beta.test")))
-    assert len(stores.loop.one(stores.store.domains())) == 2
-    stores.clock.advance(KNOWN_FOR)
-    assert len(stores.loop.one(other.domains())) == 2
 
 
 @pytest.mark.parametrize("size", [10, 70_000, 3_000_000])
@@ -500,116 +459,6 @@ def test_large_bodies_are_swept_when_nobody_names_them(stores: Stores) -> None:
     assert not any(path.exists() for path in files)
 
 
-class Watcher:
-    """Hears of alice's commits; begins to count after the first look, which calls in any case."""
-
-    def __init__(self, stores: Stores) -> None:
-        self.stores = stores
-        self.calls = 0
-        self.stop = stores.store.watch(stores.alice, self.called)
-        self.look()
-        self.calls = 0
-
-    def called(self, arrivals: Sequence[Arrival]) -> None:
-        self.calls += 1
-
-    def look(self) -> None:
-        """The time of a look for other processes' commits comes, and the threads do their part."""
-        self.stores.clock.advance(FOREIGN_POLL)
-        self.stores.loop.one(self.stores.open[0].data_version())
-        self.stores.loop.one(self.stores.open[0].data_version())
-
-
-def test_watchers_hear_of_every_change_of_their_account(stores: Stores) -> None:
-    one, store, alice = stores.loop.one, stores.store, stores.alice
-    watcher = Watcher(stores)
-    inbox = one(store.mailbox(alice, "INBOX")).mailbox_id
-    letter = content()
-    for change in (
-        lambda: store.deliver([Delivery(alice, letter)]),
-        lambda: store.store_flags(alice, inbox, [1], "+", ["\\Seen"]),
-        lambda: store.copy(alice, inbox, [1], "Archive"),
-        lambda: store.create_mailbox(alice, "Work"),
-        lambda: store.rename_mailbox(alice, "INBOX", "Play"),
-        lambda: store.rename_mailbox(alice, "Play", "Work/Play"),
-        lambda: store.subscribe_mailbox(alice, "Work/Play", False),
-        lambda: store.delete_mailbox(alice, "Work/Play"),
-    ):
-        before = watcher.calls
-        one(change())
-        assert watcher.calls > before
-    before = watcher.calls
-    bob = one(store.add_account(BOB, CREDENTIALS)).account_id
-    one(store.deliver([Delivery(bob, content()), Delivery(alice, letter)]))  # the second is a repeat
-    watcher.look()
-    assert watcher.calls == before
-    watcher.stop()
-    watcher.stop()
-    stores.deliver()
-    assert watcher.calls == before
-
-
-def test_a_watcher_that_fails_is_its_own_affair(stores: Stores) -> None:
-    def failing(arrivals: Sequence[Arrival]) -> None:
-        raise RuntimeError("a fault of ours")
-
-    stores.store.watch(stores.alice, failing)
-    watcher = Watcher(stores)
-    assert stores.deliver().uid == 1
-    assert watcher.calls == 1
-    stores.loop.one(stores.again().deliver([Delivery(stores.alice, content())]))
-    watcher.look()
-    assert watcher.calls == 2
-
-
-def test_another_process_is_heard_of(stores: Stores) -> None:
-    other = stores.again()
-    watcher = Watcher(stores)
-    for number in range(1, 4):
-        watcher.look()
-        assert watcher.calls == number - 1
-        stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
-        watcher.look()
-        assert watcher.calls == number
-    watcher.stop()
-    stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
-    watcher.look()
-    assert watcher.calls == 3
-    assert stores.clock.getDelayedCalls() == []
-
-
-def test_what_another_process_did_right_after_watch_is_heard_of(stores: Stores) -> None:
-    """Even when it comes before the first look."""
-    other, heard = stores.again(), []
-    with pytest.MonkeyPatch.context() as patch:
-        late: Deferred[None] = Deferred()
-        data_version = stores.open[0].data_version
-
-        async def slow() -> int:
-            await late
-            return await data_version()
-
-        patch.setattr(stores.open[0], "data_version", slow)
-        stores.store.watch(stores.alice, lambda _: heard.append(1))
-        stores.loop.one(other.deliver([Delivery(stores.alice, content())]))
-        late.callback(None)
-        stores.loop.one(data_version())
-    assert heard
-
-
-def test_watching_ends_and_begins_while_a_look_is_under_way(stores: Stores) -> None:
-    """As when a mail program selects one mailbox after another."""
-    for _ in range(5):
-        stores.store.watch(stores.alice, lambda _: None)()
-    watcher = Watcher(stores)
-    stores.loop.one(stores.again().deliver([Delivery(stores.alice, content())]))
-    watcher.look()
-    assert watcher.calls == 1
-    assert len(stores.clock.getDelayedCalls()) == 1
-    watcher.stop()
-    assert stores.clock.getDelayedCalls() == []
-
-
 def test_a_full_disk_changes_nothing(stores: Stores) -> None:
     stores.deliver()
     one, database = stores.loop.one, stores.open[0]
@@ -632,7 +481,7 @@ def test_a_full_disk_can_be_read(stores: Stores, monkeypatch: pytest.MonkeyPatch
         told = stores.loop.one(stores.store.summaries(stores.alice, [1]))
     assert told.keys() == {1}
     assert stores.loop.one(stores.store.summaries(stores.alice, [1])) == told
-    monkeypatch.setattr("gatewayd.store.sqlite.summarize", raising(AssertionError()))
+    monkeypatch.setattr("gatewayd.store.messages.summarize", raising(AssertionError()))
     assert stores.loop.one(stores.again().summaries(stores.alice, [1])) == told  # kept the second time
 
 
@@ -1000,26 +849,3 @@ Model.TestCase.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestModel = Model.TestCase
-
-
-def test_what_is_known_holds_while_nobody_else_commits(stores: Stores) -> None:
-    one, store, other = stores.loop.one, stores.store, stores.again()
-    bob = Address.parse("bob@alpha.test")
-    one(store.add_account(bob, CREDENTIALS))
-    known = one(store.account(bob))
-
-    def look() -> None:
-        """At half its time what is known is looked after."""
-        stores.clock.advance(KNOWN_FOR * 0.6)
-        one(store.account(bob))
-        one(stores.open[0].data_version())
-        one(stores.open[0].data_version())
-
-    look()  # the first: from now on the file's version is known
-    one(store.account(bob))
-    for _ in range(3):
-        look()
-        assert store._known_accounts, "it was read again"
-    one(other.set_quota(known.account_id, 5, None))
-    look()
-    assert one(store.account(bob)).limited

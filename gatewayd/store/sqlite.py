@@ -8,11 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-import cbor2
 from msgspec.structs import replace
 from twisted.internet import defer, threads
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -40,21 +38,19 @@ from gatewayd.interfaces.records import (
     Watcher,
 )
 from gatewayd.interfaces.store import IStore
-from gatewayd.message.bridge import as_mail, mail_bodies
 from gatewayd.message.model import Content
-from gatewayd.message.structure import summarize
 from gatewayd.store import aliases, contacts, mailboxes, receipts, rows, schema
 from gatewayd.store.blobs import BlobStore
 from gatewayd.store.bodies import Blobs
 from gatewayd.store.delivering import deliver
 from gatewayd.store.holdings import Holdings
+from gatewayd.store.known import Known
 from gatewayd.store.log import read_log
+from gatewayd.store.messages import Messages
+from gatewayd.store.watching import Watching
 
 T = TypeVar("T")
 
-KNOWN_FOR = 1.0  # seconds that domains, accounts and contacts are remembered
-MAX_KNOWN_CONTACTS = 50_000
-FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits, while somebody watches
 SEEN_FOR = 30 * 86400 * 1000  # milliseconds that a delivery is remembered for its repeat
 STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way into one
 
@@ -70,74 +66,29 @@ class SQLiteStore:
         in_thread: Callable[..., defer.Deferred[Any]] = threads.deferToThread,
     ) -> None:  # fmt: skip
         self._database = database
-        self._in_thread = in_thread
         self.blobs = Blobs(blobs, Holdings(blobs.directory / "held", blobs), in_thread)
         self._clock = clock
-        self._watchers: dict[int, set[Watcher]] = defaultdict(set)
+        self._messages = Messages(database, self.blobs, in_thread)
+        self._known = Known(database, clock.seconds)
+        self._watching = Watching(database, clock)
         self._deliveries = Together(self._deliver, self._delivered)
-        self._foreign: int | None = None
-        self._known_domains: frozenset[Domain] | None = None
-        self._aliased: frozenset[Domain] | None = None
-        self._known_accounts: dict[tuple[str, str], Account] = {}
-        self._known_contacts: dict[tuple[int, tuple[str, str]], Contact | None] = {}
-        self._contacts_written = 0
-        self._known_until = 0.0
-        self._known_version: int | None = None  # of the file: another process's commit changes it
-        self._generation = 0  # what was asked for in an earlier one is not remembered
-        self._checking = False
-        self._poll = LoopingCall(self._look_for_foreign_commits)
         database.migrate("store", schema.STEPS)
 
     # -- accounts ---------------------------------------------------------------------------------------------------
 
     async def add_domain(self, domain: Domain) -> None:
         await self._database.write(lambda db: db.execute("INSERT OR IGNORE INTO domain VALUES (?)", (domain.name,)))
-        self._forget_all()
+        self._known.forget()
 
     async def domains(self) -> frozenset[Domain]:
-        self._forget()
-        known = self._known_domains
+        generation = self._known.look()
+        known = self._known.domains
         if known is None:
-            generation = self._generation
             found = await self._database.read(lambda db: db.execute("SELECT name FROM domain").fetchall())
             known = frozenset(Domain(name) for (name,) in found)
-            if generation == self._generation:
-                self._known_domains = known
+            if self._known.holds(generation):
+                self._known.domains = known
         return known
-
-    def _forget(self) -> None:
-        """They are asked for several times a message; another process's change is seen in KNOWN_FOR."""
-        now = self._clock.seconds()
-        if now >= self._known_until:
-            self._forget_all()
-            self._known_version = None
-        elif self._known_until - now < KNOWN_FOR / 2 and not self._checking:
-            self._checking = True
-            defer.Deferred.fromCoroutine(self._check(now))
-
-    def _forget_all(self) -> None:
-        self._known_domains = self._aliased = None
-        self._known_accounts.clear()
-        self._known_contacts.clear()
-        self._known_until = self._clock.seconds() + KNOWN_FOR
-        self._generation += 1
-
-    async def _check(self, now: float) -> None:
-        """What is known holds on while no other process commits."""
-        generation = self._generation
-        try:
-            version = await self._database.data_version()
-        except StoreError:
-            return
-        finally:
-            self._checking = False
-        if generation != self._generation:
-            return
-        if version == self._known_version:
-            self._known_until = max(self._known_until, now + KNOWN_FOR)
-        else:
-            self._forget_all()
-            self._known_version = version
 
     async def add_account(self, address: Address, credentials: ScramCredentials) -> Account:
         def add(db: sqlite3.Connection) -> Account:
@@ -164,18 +115,17 @@ class SQLiteStore:
         )
 
     async def account(self, address: Address) -> Account | None:
-        self._forget()
-        known = self._known_accounts.get(address.key)
+        generation = self._known.look()
+        known = self._known.accounts.get(address.key)
         if known is None:
             limited = "max_octets IS NOT NULL OR max_messages IS NOT NULL"
             query = f"SELECT account_id, address, {limited} FROM account WHERE local=? AND domain=?"
-            generation = self._generation
             row = await self._database.read(lambda db: db.execute(query, address.key).fetchone())
             if row is None:
                 return None  # not remembered: it may be about to be made
             known = Account(row[0], Address.parse(row[1]), bool(row[2]))
-            if generation == self._generation:
-                self._known_accounts[address.key] = known
+            if self._known.holds(generation):
+                self._known.accounts[address.key] = known
         return known
 
     async def accounts(self) -> list[Account]:
@@ -197,18 +147,17 @@ class SQLiteStore:
     async def set_quota(self, account_id: int, max_octets: int | None, max_messages: int | None) -> None:
         update = "UPDATE account SET max_octets=?, max_messages=? WHERE account_id=?"
         await self._database.write(lambda db: db.execute(update, (max_octets, max_messages, account_id)))
-        self._forget_all()
+        self._known.forget()
 
     # -- aliases ----------------------------------------------------------------------------------------------------
 
     async def aliased_domains(self) -> frozenset[Domain]:
-        self._forget()
-        known = self._aliased
+        generation = self._known.look()
+        known = self._known.aliased
         if known is None:
-            generation = self._generation
             known = await self._database.read(aliases.domains)
-            if generation == self._generation:
-                self._aliased = known
+            if self._known.holds(generation):
+                self._known.aliased = known
         return known
 
     async def alias_targets(self, alias: Address) -> tuple[Address, ...]:
@@ -219,11 +168,11 @@ class SQLiteStore:
 
     async def add_alias(self, alias: Address, target: Address) -> None:
         await self._database.write(lambda db: aliases.add(db, alias, target))
-        self._forget_all()
+        self._known.forget()
 
     async def remove_alias(self, alias: Address, target: Address | None) -> int:
         gone = await self._database.write(lambda db: aliases.remove(db, alias, target))
-        self._forget_all()
+        self._known.forget()
         return gone
 
     # -- messages ---------------------------------------------------------------------------------------------------
@@ -261,14 +210,14 @@ class SQLiteStore:
                 if not isinstance(place, Placed) or place.duplicate:
                     continue
                 if delivery.introduction is not None:  # a contact may have taken a number too: the log is to be read
-                    self._forget_contact(delivery.account_id, delivery.introduction.sender)
+                    self._known.forget_contact(delivery.account_id, delivery.introduction.sender)
                     introduced.add(delivery.account_id)
-                if delivery.account_id in self._watchers:
+                if delivery.account_id in self._watching:
                     flags = rows.joined(delivery.flags)
                     arrival = Arrival(place.mailbox, place.uid, place.modseq, flags, delivery.content)
                     arrived[delivery.account_id].append(arrival)
         for account_id, arrivals in arrived.items():
-            self._notify(account_id, () if account_id in introduced else arrivals)
+            self._watching.notify(account_id, () if account_id in introduced else arrivals)
 
     async def entries(self, account_id: int, mailbox_id: int, since_modseq: int = 0) -> list[Entry]:
         query = f"SELECT {rows.ENTRY} FROM entry WHERE account_id=? AND mailbox_id=? AND modseq>? ORDER BY uid"
@@ -281,30 +230,16 @@ class SQLiteStore:
         return [uid for (uid,) in await self._database.read(lambda db: db.execute(query, key).fetchall())]
 
     async def summaries(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
-        columns = "message_id, size, envelope, bodystructure, body"
-        found = {row[0]: row[1:] for row in await self._messages(account_id, message_ids, columns)}
-        ready = {i: Summary(*values) for i, values in found.items() if values[0] is not None}
-        missing = [i for i in found if i not in ready]
-        for begin in range(0, len(missing), 50):  # bounds the memory for bodies
-            derived = await self._derive(account_id, missing[begin : begin + 50])
-            ready.update(derived)
-        return ready
+        return await self._messages.summaries(account_id, message_ids)
 
     async def mails(self, account_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
-        found = await self._contents(account_id, message_ids)
-        return {i: as_mail(await self._with_mail(content), trace) for i, (content, trace) in found.items()}
+        return await self._messages.mails(account_id, message_ids)
 
     async def contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Content]:
-        return {i: content for i, (content, _) in (await self._contents(account_id, message_ids)).items()}
+        return {i: content for i, (content, _) in (await self._messages.contents(account_id, message_ids)).items()}
 
     async def find(self, account_id: int, object_ids: Collection[bytes]) -> dict[bytes, Content]:
-        query = "SELECT message_id FROM message WHERE account_id=? AND object_id=? LIMIT 1"
-
-        def read(db: sqlite3.Connection) -> list[int]:
-            rows = (db.execute(query, (account_id, object_id)).fetchone() for object_id in object_ids)
-            return [row[0] for row in rows if row]
-
-        found = await self.contents(account_id, await self._database.read(read))
+        found = await self.contents(account_id, await self._messages.find(account_id, object_ids))
         return {content.id: content for content in found.values()}
 
     async def names_blob(self, account_id: int, digest: bytes) -> bool:
@@ -318,12 +253,12 @@ class SQLiteStore:
         done = await self._database.write(
             lambda db: rows.store_flags(db, account_id, mailbox_id, uids, mode, flags, unchanged_since)
         )
-        self._notify(account_id)
+        self._watching.notify(account_id)
         return done
 
     async def expunge(self, account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[int]:
         gone = await self._database.write(lambda db: rows.expunge(db, account_id, mailbox_id, uids))
-        self._notify(account_id)
+        self._watching.notify(account_id)
         return gone
 
     async def copy(
@@ -334,8 +269,8 @@ class SQLiteStore:
             lambda db: contacts.copy(db, account_id, mailbox_id, uids, target, move, now_ms)
         )
         for sender in decided:
-            self._forget_contact(account_id, sender)
-        self._notify(account_id)
+            self._known.forget_contact(account_id, sender)
+        self._watching.notify(account_id)
         return done
 
     # -- mailboxes --------------------------------------------------------------------------------------------------
@@ -351,20 +286,20 @@ class SQLiteStore:
 
     async def create_mailbox(self, account_id: int, name: str) -> Mailbox:
         made = await self._database.write(lambda db: rows.create_mailbox(db, account_id, name))
-        self._notify(account_id)
+        self._watching.notify(account_id)
         return made
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
         await self._database.write(lambda db: mailboxes.delete(db, account_id, name))
-        self._notify(account_id)
+        self._watching.notify(account_id)
 
     async def rename_mailbox(self, account_id: int, name: str, to: str) -> None:
         await self._database.write(lambda db: mailboxes.rename(db, account_id, name, to))
-        self._notify(account_id)
+        self._watching.notify(account_id)
 
     async def subscribe_mailbox(self, account_id: int, name: str, subscribed: bool) -> None:
         await self._database.write(lambda db: mailboxes.subscribe(db, account_id, name, subscribed))
-        self._notify(account_id)
+        self._watching.notify(account_id)
 
     # -- contacts ---------------------------------------------------------------------------------------------------
 
@@ -372,23 +307,20 @@ class SQLiteStore:
         return (await self.contacts_among([(account_id, address)]))[account_id, address]
 
     async def contacts_among(self, pairs: Collection[tuple[int, Address]]) -> dict[tuple[int, Address], Contact | None]:
-        self._forget()
+        self._known.look()
         found: dict[tuple[int, Address], Contact | None] = {}
         unknown: list[tuple[int, Address]] = []
         for pair in pairs:
-            key = pair[0], pair[1].key
-            if key in self._known_contacts:
-                found[pair] = self._known_contacts[key]
-            else:
+            known = self._known.contact(*pair)
+            if known is None:
                 unknown.append(pair)
+            else:
+                (found[pair],) = known
         if unknown:
-            written = self._contacts_written, self._generation
-            known = await self._database.read(lambda db: [contacts.contact(db, *pair) for pair in unknown])
-            if written == (self._contacts_written, self._generation):  # else what was read may be old already
-                if len(self._known_contacts) + len(unknown) > MAX_KNOWN_CONTACTS:
-                    self._known_contacts.clear()
-                self._known_contacts.update(((i, a.key), c) for (i, a), c in zip(unknown, known, strict=True))
-            found.update(zip(unknown, known, strict=True))
+            as_of = self._known.contacts_as_of
+            read = await self._database.read(lambda db: {pair: contacts.contact(db, *pair) for pair in unknown})
+            self._known.note_contacts(read, as_of)
+            found.update(read)
         return found
 
     async def contacts(self, account_id: int) -> list[Contact]:
@@ -398,18 +330,14 @@ class SQLiteStore:
         now_ms = int(self._clock.seconds() * 1000)
         changed = await self._database.write(lambda db: contacts.set_contact(db, account_id, address, state, now_ms))
         if changed:
-            self._forget_contact(account_id, address)
-            self._notify(account_id)
+            self._known.forget_contact(account_id, address)
+            self._watching.notify(account_id)
 
     async def request_contact(self, account_id: int, address: Address, allowance: Allowance) -> None:
         now_ms = int(self._clock.seconds() * 1000)
         if await self._database.write(lambda db: contacts.request(db, account_id, address, allowance, now_ms)):
-            self._forget_contact(account_id, address)
-            self._notify(account_id)
-
-    def _forget_contact(self, account_id: int, address: Address) -> None:
-        self._contacts_written += 1
-        self._known_contacts.pop((account_id, address.key), None)
+            self._known.forget_contact(account_id, address)
+            self._watching.notify(account_id)
 
     # -- receipts ---------------------------------------------------------------------------------------------------
 
@@ -437,20 +365,7 @@ class SQLiteStore:
         return await self._database.read(lambda db: read_log(db, account_id, since_modseq, limit, epoch))
 
     def watch(self, account_id: int, callback: Watcher) -> Callable[[], None]:
-        self._watchers[account_id].add(callback)
-        if not self._poll.running:
-            self._poll = LoopingCall(self._look_for_foreign_commits)  # a stopped one may still wait for its last look
-            self._poll.clock = self._clock
-            self._poll.start(FOREIGN_POLL, now=True)
-
-        def stop() -> None:
-            self._watchers[account_id].discard(callback)
-            if not self._watchers[account_id]:
-                del self._watchers[account_id]
-            if not self._watchers and self._poll.running:
-                self._poll.stop()
-
-        return stop
+        return self._watching.watch(account_id, callback)
 
     # -- peers ------------------------------------------------------------------------------------------------------
 
@@ -471,73 +386,6 @@ class SQLiteStore:
         await self._database.write(lambda db: receipts.sweep(db, int(now * 1000)))
         named = await self._database.read(lambda db: db.execute("SELECT DISTINCT hash FROM message_blob").fetchall())
         await self.blobs.sweep({digest for (digest,) in named}.union(queued), now - STRAY_BLOB)
-
-    # -- inside -----------------------------------------------------------------------------------------------------
-
-    async def _messages(self, account_id: int, message_ids: Sequence[int], columns: str) -> list[tuple[Any, ...]]:
-        def read(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            found = []
-            for begin in range(0, len(message_ids), 500):
-                some = message_ids[begin : begin + 500]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT {columns} FROM message WHERE account_id=? AND message_id IN ({marks})"
-                found += db.execute(query, (account_id, *some)).fetchall()
-            return found
-
-        return await self._database.read(read)
-
-    async def _contents(self, account_id: int, message_ids: Sequence[int]) -> dict[int, tuple[Content, bytes]]:
-        columns = "message_id, protected, payload, signature, bodies, trace"
-        return {
-            message_id: (Content(protected, payload, signature, cbor2.loads(bodies)), trace)
-            for message_id, protected, payload, signature, bodies, trace in await self._messages(
-                account_id, message_ids, columns
-            )
-        }
-
-    async def _with_mail(self, content: Content) -> Content:
-        """With what its mail form needs at hand."""
-        return await self.blobs.load(content, mail_bodies(content))
-
-    async def _derive(self, account_id: int, message_ids: Sequence[int]) -> dict[int, Summary]:
-        """Made in a thread, from the octets that FETCH would send, and kept in the row."""
-        found = await self._contents(account_id, message_ids)
-        contents = {i: (await self._with_mail(content), trace) for i, (content, trace) in found.items()}
-
-        def derive() -> dict[int, Summary]:
-            return {i: Summary(*summarize(as_mail(content, trace))) for i, (content, trace) in contents.items()}
-
-        derived: dict[int, Summary] = await self._in_thread(derive)
-        update = "UPDATE message SET size=?, envelope=?, bodystructure=?, body=? WHERE account_id=? AND message_id=?"
-        kept = [(*summary, account_id, i) for i, summary in derived.items()]
-        try:
-            await self._database.write(lambda db: db.executemany(update, kept))
-        except StoreError as error:  # a full disk can be read still
-            self.log.warn("what was derived of {count} messages is not kept: {error}", count=len(kept), error=error)
-        return derived
-
-    def _notify(self, account_id: int, arrivals: Sequence[Arrival] = ()) -> None:
-        for callback in list(self._watchers.get(account_id, ())):
-            try:
-                callback(arrivals)
-            except Exception:  # the commit stands, and others watch too
-                self.log.failure("a watcher failed")
-
-    async def _foreign_commits(self) -> None:
-        version = await self._database.data_version()
-        if version != self._foreign:  # at the first look too: there may have been one since `watch`
-            for account_id in list(self._watchers):
-                self._notify(account_id)
-        self._foreign = version
-
-    def _look_for_foreign_commits(self) -> defer.Deferred[None]:
-        async def look() -> None:
-            try:
-                await self._foreign_commits()
-            except StoreError:  # closed, or for now unreadable: the next look tells
-                return
-
-        return defer.Deferred.fromCoroutine(look())
 
 
 def _columns(credentials: ScramCredentials) -> tuple[bytes, int, bytes, bytes]:
