@@ -139,6 +139,25 @@ def test_a_connection_that_broke_is_made_anew(alpha: House, beta: House) -> None
     assert len(beta.inbox(CAROL)) == 2
 
 
+def test_a_peer_that_begins_anew_costs_no_message_its_minute(
+    alpha: House, beta: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies in the middle of a kept connection and is back: what it had not answered is sent again at once."""
+    assert one(alpha, letter(alpha)).ok
+    accept, dying = beta.office._accepting.accept, [True]
+
+    async def accept_or_die(*arguments: Any) -> Any:
+        if dying:
+            dying.clear()
+            beta.sessions[-1]._link.abort()
+        return await accept(*arguments)
+
+    monkeypatch.setattr(beta.office._accepting, "accept", accept_or_die)
+    assert one(alpha, letter(alpha)).ok
+    assert len(beta.inbox(CAROL)) == 2
+    assert len(beta.sessions) == 2
+
+
 def test_a_peer_that_dies_in_the_middle(alpha: House, beta: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the message and dies before it says so: sent again, it arrives once."""
     accept = beta.office._accepting.accept

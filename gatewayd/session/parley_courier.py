@@ -5,6 +5,7 @@ Whatever fails between the two servers is temporary: there is no way down to mai
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,10 +23,11 @@ from gatewayd.interfaces.queue import MailObject
 from gatewayd.interfaces.records import Peer
 from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley, Route
 from gatewayd.interfaces.store import IStore
+from gatewayd.message.model import Content
 from gatewayd.outcome import Deferred, Outcome, Refused, outcome
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.parley_client import ParleyClientSession
-from gatewayd.session.parley_requests import Answer, RequestFailed
+from gatewayd.session.parley_requests import Answer, ConnectionGone, RequestFailed
 from gatewayd.wire.parley import LocalProtocolError, RemoteProtocolError
 from gatewayd.wire.parley import schema as wire
 from gatewayd.wire.parley.connection import ParleyConnection
@@ -34,6 +36,8 @@ from gatewayd.wire.parley.schema import Body, Result, Send, SendReply, read
 IDLE = 60.0  # seconds that a connection is kept without work
 MAX_RETRY = 6 * 3600  # seconds that a peer may have us wait
 CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")  # RFC 3463 §2
+
+FAILURES = (RequestFailed, RemoteProtocolError, KeyError, OSError)  # of a connection
 
 Connect = Callable[[Domain, Endpoint, Engine, Session], Awaitable[None]]
 RouteOf = Callable[[Domain], Awaitable[Route]]
@@ -110,9 +114,10 @@ class ParleyCourier:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _send(self, ours: Domain, route: Parley, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
+        kept = self._open.get((ours, route.domain))
         try:
             session = await self._session(ours, route)
-        except (RequestFailed, RemoteProtocolError, KeyError, OSError) as error:
+        except FAILURES as error:
             why = _failure(route.domain, error)
             return [dict.fromkeys(one.envelope.recipients, why) for one in objects]
         most = max(1, session.recipients)
@@ -127,12 +132,26 @@ class ParleyCourier:
                     from_=str(one.envelope.reverse_path or ""),
                 )  # fmt: skip
                 sends.append((answers[-1], some, send))
-        self._restart_timer(session, (ours, route.domain))
-        with session.offered.offering([one.content for one in objects]):
-            replies = await session.request_all("send", [send for _, _, send in sends])
+        contents = [one.content for one in objects]
+        replies = await self._exchange(ours, route, session, contents, [send for _, _, send in sends])
+        lost = [at for at, reply in enumerate(replies) if isinstance(reply, ConnectionGone)]
+        if lost and session is kept:  # the peer may have begun anew; to be asked twice does it no harm
+            with contextlib.suppress(*FAILURES):
+                session = await self._session(ours, route)
+                again = await self._exchange(ours, route, session, contents, [sends[at][2] for at in lost])
+                for at, reply in zip(lost, again, strict=True):
+                    replies[at] = reply
         for (answer, some, _), reply in zip(sends, replies, strict=True):
             answer.update(_outcomes(route.domain, some, reply))
         return answers
+
+    async def _exchange(
+        self, ours: Domain, route: Parley, session: ParleyClientSession, contents: Sequence[Content],
+        sends: Sequence[Send],
+    ) -> list[Answer]:  # fmt: skip
+        self._restart_timer(session, (ours, route.domain))
+        with session.offered.offering(contents):
+            return await session.request_all("send", sends)
 
     async def _session(self, ours: Domain, route: Parley) -> ParleyClientSession:
         """Raises OSError, RequestFailed, KeyError."""
