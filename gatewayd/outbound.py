@@ -9,11 +9,13 @@ import contextlib
 import ipaddress
 import os
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import astuple
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
@@ -52,11 +54,11 @@ class Outbound:
     """`notify` sends mail of the gateway's own, `contact` says in whose name. Raises ConfigError."""
 
     def __init__(
-        self, config: Config, reactor: Any, database: Database, store: SQLiteStore, resolver: IResolver,
-        in_thread: InThread, notify: Callable[[bytes, Address], Awaitable[Outcome]],
+        self, config: Config, reactor: Any, clock: IReactorTime, database: Database, store: SQLiteStore,
+        resolver: IResolver, in_thread: InThread, notify: Callable[[bytes, Address], Awaitable[Outcome]],
         contact: Callable[[], Awaitable[Address]],
     ) -> None:  # fmt: skip
-        hostname, relay, trust, now = config.hostname, config.relay, Trust(config.tls.trust), reactor.seconds
+        hostname, relay, trust, now = config.hostname, config.relay, Trust(config.tls.trust), clock.seconds
         behind = {domain: _behind(bridge) for domain, bridge in config.bridge.items()}
         smart = relay.smart_host
 
@@ -71,7 +73,7 @@ class Outbound:
         directory = PolicyDirectory(memory, resolver, https.fetch, now)
         self.reporter = TLSReporter(memory, resolver, hostname, notify, https.post, contact, now)
         self.router = Router(
-            store, resolver, reactor, relay.smtp_port, {domain: one.route for domain, one in behind.items()}, hostname,
+            store, resolver, clock, relay.smtp_port, {domain: one.route for domain, one in behind.items()}, hostname,
             Endpoint(smart.host, smart.port) if smart else None,
         )  # fmt: skip
         self.courier = SMTPCourier(
@@ -79,7 +81,7 @@ class Outbound:
             policies=TLSPolicies(memory, directory, now), reports=self.reporter,
             credentials={smart.host: _credentials(smart)} if smart and smart.user else None,
         )  # fmt: skip
-        self.bridges = Bridges(behind, self.courier.probe, now)
+        self.bridges = Bridges(behind, self.courier.probe, time.monotonic)
         self.srs = SRS(_secret(config.state_dir / "srs.secret"), now)
 
 

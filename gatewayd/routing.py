@@ -57,9 +57,9 @@ class Router:
         """Never raises for what the DNS or the store did; an Outcome says that there is no route, and why."""
         now = self._clock.seconds()
         until, known = self._known.get(domain, (0.0, None))
-        if known is not None and now < until:
+        if known is not None and 0 < until - now <= KNOWN_FOR:  # else the clock was set back
             return known
-        if known is not None and now < until + KNOWN_FOR:
+        if known is not None and 0 < until + KNOWN_FOR - now <= KNOWN_FOR:
             self._known[domain] = now + KNOWN_FOR, known  # for the others, while this one asks anew
         route = await self._find(domain)
         if isinstance(route, Local | Parley | Mail | Bridged):

@@ -58,6 +58,7 @@ from gatewayd.interfaces.dns import Endpoint
 from gatewayd.interfaces.routes import Bridged, Mail, Origin, Parley
 from gatewayd.metrics import Metrics
 from gatewayd.net import status
+from gatewayd.net.clock import WallClock, steady
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.filters import Asking, Place, ask_rspamd, place
 from gatewayd.net.limits import Guesses, Limits
@@ -108,6 +109,7 @@ def makeService(options: Options) -> Gateway:
     line."""
     from twisted.internet import reactor
 
+    steady(reactor)
     try:
         return Gateway(load(Path(options["config"])), reactor)
     except (ConfigError, StoreError, OSError) as error:
@@ -122,6 +124,7 @@ class Gateway(Service):
     def __init__(self, config: Config, reactor: Any) -> None:
         self.config = config
         self._reactor = reactor
+        self._clock = WallClock(reactor)
         self._ports: list[Any] = []
         try:
             tls = config.tls
@@ -134,14 +137,14 @@ class Gateway(Service):
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        config, reactor = self.config, self._reactor
+        config, reactor, clock = self.config, self._reactor, self._clock
         state, hostname = config.state_dir, config.hostname
-        now, bind = reactor.seconds, config.relay.bind_address
+        now, bind = clock.seconds, config.relay.bind_address
 
         self.metrics = Metrics()
         limits = config.limits
         trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
-        guesses = Guesses(limits.sign_in_failures, reactor.seconds, trusted)
+        guesses = Guesses(limits.sign_in_failures, time.monotonic, trusted)
         self._limits = Limits(
             limits.connections,
             limits.connections_per_address,
@@ -155,9 +158,9 @@ class Gateway(Service):
         self._filters: list[ThreadPool] = []  # a pool for each
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self._witness = state / "epoch"
-        self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor)
-        self.queue = SQLiteQueue(self.database, reactor)
-        self.trace = TraceLog(self.database, reactor)
+        self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), clock)
+        self.queue = SQLiteQueue(self.database, clock)
+        self.trace = TraceLog(self.database, clock)
         story = Story(now, self.trace.record if config.trace_days else lambda event: None)
         self.resolver = Resolver(
             reactor, config.dns.nameservers, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
@@ -177,25 +180,25 @@ class Gateway(Service):
 
         self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
         out = Outbound(
-            config, reactor, self.database, self.store, self.resolver, in_thread, self._notify, self._contact
+            config, reactor, clock, self.database, self.store, self.resolver, in_thread, self._notify, self._contact
         )
         router, smtp, self.tls_reporter = out.router, out.courier, out.reporter
-        parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor)
-        self.presence = Presence(self.store, router.route, parley, now)
+        parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, clock)
+        self.presence = Presence(self.store, router.route, parley, time.monotonic)
         zones = self.resolver if config.dns.trust_ad else None
-        self.directory = KeyDirectory(self.store, parley.fetch_keys, reactor, zones)
+        self.directory = KeyDirectory(self.store, parley.fetch_keys, clock, zones)
         limits = config.limits
         self.admission = Admission(
-            self.resolver, now, trusted=config.incoming.trusted, refused=config.incoming.refused,
+            self.resolver, time.monotonic, trusted=config.incoming.trusted, refused=config.incoming.refused,
             blocklists=config.incoming.blocklists, senders_exist=config.incoming.senders_exist,
             rates=Rates(
                 limits.messages_per_address, limits.messages_per_network, limits.messages_per_domain,
                 limits.recipients_per_account,
             ),
         )  # fmt: skip
-        self.journal = Journal(reactor)
+        self.journal = Journal(clock)
         sign_in_thread = partial(threads.deferToThreadPool, reactor, self._signatures)
-        signer = DomainSigner(self.keys, self.directory, self.store, reactor, sign_in_thread)
+        signer = DomainSigner(self.keys, self.directory, self.store, clock, sign_in_thread)
         consent = Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent)))
         self.post_office = PostOffice(
             self.store,
@@ -230,7 +233,7 @@ class Gateway(Service):
             router,
             {Parley: parley, Mail: smtp, Bridged: smtp},
             self.post_office,
-            reactor,
+            clock,
             patience=Patience(config.relay.retry, config.relay.give_up, config.relay.delay_notice or float("inf")),
             concurrency=config.relay.concurrency,
             observed=self.metrics.relayed,
@@ -240,7 +243,7 @@ class Gateway(Service):
         self._locks: set[int] = set()
 
     def _reception(self) -> Reception:
-        incoming, filters, now = self.config.incoming, self.config.filters, self._reactor.seconds
+        incoming, filters, now = self.config.incoming, self.config.filters, self._clock.seconds
         sealers = frozenset(name.lower() for name in incoming.arc_sealers)
         self.attempts = SQLiteAttempts(self.database, now)
 
@@ -295,7 +298,7 @@ class Gateway(Service):
             max_transactions=limits.transactions, max_hold=limits.hold,
         )  # fmt: skip
         return SMTPServer(limits.message_size, lmtp=role is Role.LMTP), SMTPServerSession(
-            self.config.hostname, self.post_office, self._receive, self.authenticator, self._reactor.seconds, terms
+            self.config.hostname, self.post_office, self._receive, self.authenticator, self._clock.seconds, terms
         )
 
     def _imap(self) -> tuple[Engine, Session]:
@@ -316,7 +319,7 @@ class Gateway(Service):
         engine = ParleyConnection()
         return engine, ParleyServerSession(
             self.config.hostname, engine, self._submit, self._lane, self.post_office, self.authenticator, self.store,
-            self.keys, self.directory, self._reactor.seconds, secrets.token_hex, self.presence, self.contacts,
+            self.keys, self.directory, self._clock.seconds, secrets.token_hex, self.presence, self.contacts,
             quota=self.config.limits.brought,
         )  # fmt: skip
 
@@ -332,7 +335,7 @@ class Gateway(Service):
             self.database.close()
             raise SystemExit(f"gatewayd: {self.config.state_dir} is not ours alone: {failed}") from None
         try:
-            if epochs.begin(self.database.path, self._witness, self._reactor.seconds()):
+            if epochs.begin(self.database.path, self._witness, self._clock.seconds()):
                 log.warn("this store is an older one than was here: clients read their mailboxes anew")
         except StoreError as failed:
             self.database.close()
@@ -351,10 +354,10 @@ class Gateway(Service):
         self.queue.follow()
         self.relay.start()
         self._sweeper = LoopingCall(self._sweep)
-        self._sweeper.clock = self._reactor
+        self._sweeper.clock = self._clock
         self._sweeper.start(SWEEP, now=False)
         self._testifying = LoopingCall(self._each_of, self._testify)
-        self._testifying.clock = self._reactor
+        self._testifying.clock = self._clock
         self._testifying.start(TESTIFY, now=False)
         self._each_of(self.post_office.resume_receipts, self._renew_keys)
 
@@ -377,7 +380,7 @@ class Gateway(Service):
             for at in endpoints:
                 self._ports.append(listen(self._reactor, at.host, at.port, make, self._limits, proxies=proxies, **tls))
                 log.info("{name} listens on {host}:{port}", name=name, host=at.host, port=at.port)
-        site = status.site(self.metrics.registry, self._health)
+        site = status.site(self.metrics.registry, self._health, self._clock)
         for at in where.http:
             self._ports.append(self._reactor.listenTCP(at.port, site, interface=at.host))
             log.info("health and metrics on http://{host}:{port}/", host=at.host, port=at.port)
@@ -446,7 +449,7 @@ class Gateway(Service):
         await threads.deferToThread(epochs.testify, self.database.path, self._witness)
 
     async def _sweep_trace(self) -> None:
-        await self.trace.sweep(self._reactor.seconds() - self.config.trace_days * DAY)
+        await self.trace.sweep(self._clock.seconds() - self.config.trace_days * DAY)
 
     async def _renew_keys(self) -> None:
         """A year is long: nobody has to think of it, but who says the keys in a zone too."""

@@ -185,4 +185,5 @@ class NextHop:
         return self.mails
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # else it listens for as long as the thread is in its accept()
         self._listener.close()

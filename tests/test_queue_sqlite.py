@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from gatewayd.errors import StoreFull
 from gatewayd.interfaces.queue import Asked, Envelope, MailObject, Picked, Settlement
 from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
-from gatewayd.queue import destinations
+from gatewayd.queue import destinations, picking
 from gatewayd.queue.destinations import NEVER
-from gatewayd.queue.sqlite import DROPPED_HERE, ENDED_FOR, REACHED_FOR, SQLiteQueue
+from gatewayd.queue.sqlite import DROPPED_HERE, ENDED_FOR, PAUSE, REACHED_FOR, SQLiteQueue
 from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, IN_QUEUE, LEASED, REFUSED, TRANSITIONS, WAITING
 from tests.loop import Loop
 from tests.test_store_sqlite import content
@@ -669,3 +669,54 @@ Model.TestCase.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestModel = Model.TestCase
+
+
+def test_many_rows_are_moved_in_pieces(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have their turn between two of them; each row is moved once."""
+    monkeypatch.setattr(picking, "PIECE", 10)
+    pauses: list[float] = []
+
+    def call_later(delay: float, call: Callable[..., object], *arguments: object) -> None:
+        pauses.append(delay)
+        queues.loop.post(lambda: call(*arguments))  # type: ignore[arg-type, return-value]
+
+    monkeypatch.setattr(queues.clock, "callLater", call_later)
+    people = [Address.parse(f"{n}@{name}.test") for n in range(25) for name in ("beta", "gamma")]
+    queues.enqueue(*people)
+    for row in queues.one(queues.queue.lease(1, 60.0)):
+        queues.settle(row.queue_id, Deferred("4.2.0", "later"), queues.clock.seconds() + 900)
+    commits = queues.database.commits
+    assert queues.one(queues.queue.retry(Picked())) == 50
+    assert pauses == [PAUSE] * 5 and queues.database.commits == commits + 5
+    assert queues.one(queues.queue.hold(Picked(domain="beta.test"))) == 25
+    assert len(queues.lease()) == 25
+    assert queues.one(queues.queue.release(Picked())) == 25
+    assert len(queues.lease()) == 25
+
+
+def test_a_clock_that_is_set_back_lets_nothing_wait(tmp_path: Path) -> None:
+    loop, clock, steady = Loop(), Clock(), [0.0]
+    clock.advance(1_000_000)
+    database = Database(tmp_path / "test.sqlite", loop.post)
+    queue = SQLiteQueue(database, clock, lambda: steady[0])
+    held = Envelope(ALICE, (CAROL,), not_before=1_900_000)
+    new = Envelope(ALICE, (BOB,))
+    loop.one(queue.enqueue([MailObject(content(), b"", new), MailObject(content(), b"", held)]))
+    (row,) = loop.one(queue.lease(10, 60.0))
+    loop.one(queue.settle([Settlement(row.queue_id, Deferred("4.4.1", "no host"), 1_000_900, 1)]))
+
+    def passed(real: float, shown: float) -> list[str]:
+        """Whose rows are due when so many seconds were, and the clock says so many more."""
+        steady[0] += real
+        clock.rightNow += shown
+        loop.one(queue._look_at_clock())
+        return [str(each.recipient) for each in loop.one(queue.lease(10, 60.0))]
+
+    assert passed(10, 5) == []
+    assert passed(10, -500_000 + 10) == []
+    assert passed(870, 870) == []
+    assert passed(20, 20) == ["bob@beta.test"]
+    (one,) = loop.one(queue.listing(10, Picked(address="bob@beta.test")))
+    assert one.accepted < clock.seconds()
+    assert passed(500_000, 500_000) == ["bob@beta.test"]  # its lease has run out; the sender's wish for hers has not
+    database.close()

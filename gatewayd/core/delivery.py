@@ -253,7 +253,7 @@ class PostOffice:
 
     async def _contact(self, domain: Domain) -> None:
         now = self._now()
-        if now - self._contacted.get(domain, 0.0) < CONTACT:
+        if 0 <= now - self._contacted.get(domain, 0.0) < CONTACT:
             return
         if len(self._contacted) >= MAX_CONTACTED:
             self._contacted.clear()

@@ -33,7 +33,7 @@ class Greylist:
         network = ipaddress.ip_network((address, NETWORK[address.version]), strict=False)
         keys = [_key(str(network), str(sender or "").lower(), str(to).lower()) for to in recipients]
         first = await self._attempts.seen(keys, WINDOW)
-        wait = first + self._delay - now
+        wait = first + self._delay - now if first <= now else 0.0  # the clock was set back: nobody waits for that
         if wait > 0:
             return Deferred("4.7.1", f"Nobody vouches for this mail; try again in {wait:.0f} s", int(wait) + 1)
         await self._attempts.passed(keys, now + REMEMBERED)

@@ -50,7 +50,7 @@ class KeyDirectory:
             known = _decoded(peer.keys, domain)
             if known is not None and known.knows(kid):
                 return known
-            if known is not None and now - self._fetched_at.get(domain, 0.0) < REFETCH:
+            if known is not None and 0 <= now - self._fetched_at.get(domain, 0.0) < REFETCH:
                 raise KeysUnavailable(f"the keys of {domain} were fetched just now, and this one was not among them")
         return await self._fetch_once(domain)
 

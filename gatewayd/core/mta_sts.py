@@ -110,9 +110,10 @@ class PolicyDirectory:
         kept_id, policy, fetched = await self._kept(domain)
         policy_id = await self._published(domain)
         trouble = ""
-        if policy_id is not None and (policy is None or policy_id != kept_id or self._now() > fetched + REFRESH):
+        old = not 0 <= self._now() - fetched <= REFRESH  # or the clock was set back
+        if policy_id is not None and (policy is None or policy_id != kept_id or old):
             failed_at, trouble = self._failed.get(domain, (0.0, ""))
-            if not trouble or self._now() - failed_at >= AGAIN:
+            if not trouble or not 0 <= self._now() - failed_at < AGAIN:
                 trouble = await self._renew(domain, policy_id)
                 _, policy, _ = await self._kept(domain)
         return policy if policy is not None and policy.mode != "none" else None, trouble

@@ -60,7 +60,7 @@ class Buckets:
             return 0.0
         now = self._now()
         tokens, when = self._levels.pop(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - when) * self._rate / 60)
+        tokens = min(self._burst, tokens + max(0.0, now - when) * self._rate / 60)
         wait = max(0.0, (min(count, self._burst) - tokens) * 60 / self._rate)
         self._levels[key] = (tokens if wait else tokens - count, now)  # more than fit at all: a debt
         if len(self._levels) > MAX_KEYS:

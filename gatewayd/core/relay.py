@@ -83,6 +83,7 @@ class Relay:
         story = story or Story(clock.seconds)
         self._outcomes = Outcomes(queue, post_office, clock.seconds, patience, story, note)
         self._call: IDelayedCall | None = None
+        self._called = 0.0  # when that is
         self._busy = False
         self._again = False
         self._running: set[defer.Deferred[None]] = set()
@@ -171,7 +172,8 @@ class Relay:
         """How many may be tried now."""
         if not self._living:
             return self._free_strangers
-        return min(1, self._free_strangers) if self._clock.seconds() >= self._next_stranger else 0
+        paced = 0 < self._next_stranger - self._clock.seconds() <= PACE  # not if the clock was set back
+        return 0 if paced else min(1, self._free_strangers)
 
     async def _line_up(self, rows: list[Leased]) -> None:
         """Waits while all attempts that are allowed are under way."""
@@ -230,9 +232,10 @@ class Relay:
         if self._stopped:
             return
         if self._call is not None and self._call.active():
-            if self._call.getTime() <= when:
+            if self._called <= when:
                 return
             self._call.cancel()
+        self._called = when
         self._call = self._clock.callLater(max(0.05, when - self._clock.seconds()), self.poke)
 
     async def _attempt(self, domain: Domain, groups: Sequence[list[Leased]]) -> None:

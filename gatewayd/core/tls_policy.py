@@ -58,7 +58,7 @@ class TLSPolicies:
     async def demand(self, domain: Domain) -> Demand:
         """Raises StoreError."""
         demand, until = self._known.get(domain, (None, 0.0))
-        if demand is None or self._now() >= until:
+        if demand is None or not 0 < until - self._now() <= KNOWN_FOR:
             demand = await self._demand(domain)
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()

@@ -214,12 +214,14 @@ class KeyStore:
         return self.signing_key(domain)
 
     def signing_key(self, domain: Domain) -> SigningKey:
-        """The newest key that is good now. Raises KeyError: none."""
+        """The newest key that is good now. Of none that is the clock may have been set back, which is no reason to take
+        no mail: then the first that will be. Raises KeyError: none."""
         now = self._now()
-        good = [lasting for lasting in self._keys(domain) if lasting.not_before <= now <= lasting.not_after]
-        if not good:
+        lasting = [each for each in self._keys(domain) if now <= each.not_after]
+        good = [each for each in lasting if each.not_before <= now]
+        if not lasting:
             raise KeyError(domain.name)
-        return good[-1].key
+        return good[-1].key if good else lasting[0].key
 
     def key_set(self, domain: Domain) -> KeySet:
         """All keys that are not over, future ones too, the newest first. Raises KeyError: none."""

@@ -62,7 +62,7 @@ class Resolver:
         self._resolver = dns.resolver.Resolver(configure=nameservers is None)
         if nameservers is not None:
             self._resolver.nameservers = [nameserver(text) for text in nameservers]
-        self._resolver.cache = dns.resolver.LRUCache(CACHE)
+        self._resolver.cache = _Cache(CACHE)
         self._resolver.lifetime = timeout
         self._resolver.timeout = timeout / 3  # leaves time for a second server, or a second try
         self._resolver.use_edns(0, dns.flags.DO, PAYLOAD)
@@ -157,6 +157,16 @@ class Resolver:
 
     def _secure(self, response: Any) -> bool:
         return self._trust_ad and bool(response.flags & dns.flags.AD)
+
+
+class _Cache(dns.resolver.LRUCache):
+    """Without what would be kept for longer than its TTL since the clock was set back."""
+
+    def get(self, key: Any) -> dns.resolver.Answer | None:
+        found = super().get(key)
+        if found is None or found.expiration - time.time() > found.chaining_result.minimum_ttl:
+            return None
+        return found
 
 
 def _host(name: dns.name.Name) -> str:

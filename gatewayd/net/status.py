@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from prometheus_client import CollectorRegistry
 from prometheus_client.twisted import MetricsResource
 from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -35,8 +36,8 @@ class _Health(Resource):
         request.finish()
 
 
-def site(registry: CollectorRegistry, health: Health) -> Site:
+def site(registry: CollectorRegistry, health: Health, clock: IReactorTime) -> Site:
     root = Resource()
     root.putChild(b"health", _Health(health))
     root.putChild(b"metrics", MetricsResource(registry))
-    return Site(root)
+    return Site(root, reactor=clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from gatewayd.interfaces.queue import Picked, Queued
 from gatewayd.queue.destinations import living, reckon
 from gatewayd.queue.envelopes import ENVELOPE, envelope
 from gatewayd.queue.states import IN_QUEUE, WAITING
+
+PIECE = 2000  # rows in one transaction: between two of them mail goes on
 
 
 def listing(db: sqlite3.Connection, limit: int, picked: Picked) -> list[Queued]:
@@ -25,17 +28,41 @@ def listing(db: sqlite3.Connection, limit: int, picked: Picked) -> list[Queued]:
     return [Queued(*(*row[:9], envelope(*row[9:]))) for row in found]
 
 
-def move(db: sqlite3.Connection, picked: Picked, states: Sequence[str], state: str, now: float) -> int:
-    """Those in one of `states` are in `state` from now on. Their domains are taken for reachable, if they wait."""
+def some(db: sqlite3.Connection, picked: Picked, states: Sequence[str], after: int) -> list[int]:
+    """The ids of the next PIECE of those in one of `states`."""
     where, values = _where(picked, states)
-    domains = db.execute(f"SELECT DISTINCT domain FROM queue_recipient WHERE {where}", values).fetchall()
-    update = f"UPDATE queue_recipient SET state=?, next_attempt=? WHERE {where}"
-    count = db.execute(update, (state, now, *values)).rowcount
-    for (name,) in domains:
+    query = f"SELECT queue_id FROM queue_recipient NOT INDEXED WHERE {where} AND queue_id>? ORDER BY queue_id LIMIT ?"
+    return [queue_id for (queue_id,) in db.execute(query, (*values, after, PIECE)).fetchall()]
+
+
+def move(db: sqlite3.Connection, queue_ids: Sequence[int], states: Sequence[str], state: str, now: float) -> int:
+    """Those of them in one of `states` are in `state` from now on. Their domains are taken for reachable, if they
+    wait."""
+    update = f"UPDATE queue_recipient SET state=?, next_attempt=? WHERE {_named(states)} RETURNING domain"
+    found = db.execute(update, (state, now, json.dumps(queue_ids), *states)).fetchall()
+    for name in {name for (name,) in found}:
         if state == WAITING:
             living(db, name, now)
         reckon(db, name)
-    return count
+    return len(found)
+
+
+def put_forward(db: sqlite3.Connection, queue_ids: Sequence[int], seconds: float, now: float) -> int:
+    """The clock was set back by so much: those that were tried before are due as if it had always been right."""
+    update = (
+        "UPDATE queue_recipient SET next_attempt=max(?, next_attempt-?), accepted=min(?, accepted)"
+        f" WHERE {_named([WAITING])} AND attempts>0 RETURNING domain"
+    )
+    found = db.execute(update, (now, seconds, now, json.dumps(queue_ids), WAITING)).fetchall()
+    for name in {name for (name,) in found}:
+        db.execute("UPDATE queue_destination SET not_before=max(0, min(not_before, ?)) WHERE domain=?", (now, name))
+        reckon(db, name)
+    return len(found)
+
+
+def _named(states: Sequence[str]) -> str:
+    """By their ids, in one of so many states; the plus keeps SQLite from looking at all rows in those."""
+    return f"queue_id IN (SELECT value FROM json_each(?)) AND +state IN ({','.join('?' * len(states))})"
 
 
 def _where(picked: Picked, states: Sequence[str]) -> tuple[str, tuple[object, ...]]:

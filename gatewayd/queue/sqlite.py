@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import cbor2
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from gatewayd.address import Address, Domain
@@ -31,6 +34,8 @@ FRESH = 16 * 1024 * 1024  # octets of messages kept at hand for their first atte
 FRESH_SIZE = 64 * 1024  # octets of one
 FRESH_LEAST = 2048  # octets that one counts for at least
 REACHED_FOR = 30 * 86400.0  # seconds that a domain is known to have been reached
+PAUSE = 0.05  # seconds between two pieces of what is done to many rows
+JUMP = 10.0  # seconds: a clock that runs slower is not set back
 FOREIGN_POLL = 1.0  # seconds between looks for other processes' commits (gatewayctl)
 DROPPED_HERE = Refused("5.7.1", "Taken out of the queue by the operator")
 QUEUED = Delivered("2.0.0", "Queued")
@@ -57,8 +62,13 @@ SETTLE = """
 
 @implementer(IQueue)
 class SQLiteQueue:
-    def __init__(self, database: Database, clock: IReactorTime) -> None:
+    log = Logger()
+
+    def __init__(self, database: Database, clock: IReactorTime, steady: Callable[[], float] = time.monotonic) -> None:
+        """`steady`: seconds since whenever, by a clock that nobody sets."""
         self._database = database
+        self._steady = steady
+        self._ahead = clock.seconds() - steady()  # of it
         self._clock = clock
         self._callbacks: list[Callable[[], None]] = []
         self._foreign: int | None = None
@@ -206,11 +216,24 @@ class SQLiteQueue:
     async def drop(self, picked: Picked) -> int:
         return await self._move(picked, (WAITING, HELD), DROPPED)
 
-    async def _move(self, picked: Picked, states: Iterable[str], state: str) -> int:
+    async def _move(self, picked: Picked, states: Sequence[str], state: str) -> int:
         now = self._clock.seconds()
-        count = await self._database.write(lambda db: picking.move(db, picked, tuple(states), state, now))
+        count = await self._in_pieces(picked, states, partial(picking.move, states=states, state=state, now=now))
         if state == WAITING and count:
             self._call()
+        return count
+
+    async def _in_pieces(self, picked: Picked, states: Sequence[str], work: Callable[..., int]) -> int:
+        """`work` of a connection and queue_ids, however many they are: deliveries, and other processes, have their turn
+        between two pieces."""
+        count = last = 0
+        while found := await self._database.read(partial(picking.some, picked=picked, states=states, after=last)):
+            count += await self._database.write(partial(work, queue_ids=found))
+            last = found[-1]
+            if len(found) == picking.PIECE:
+                pause: defer.Deferred[None] = defer.Deferred()
+                self._clock.callLater(PAUSE, pause.callback, None)
+                await pause
         return count
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -253,6 +276,7 @@ class SQLiteQueue:
         async def look() -> None:
             try:
                 version = await self._database.data_version()
+                await self._look_at_clock()
             except StoreError:  # closed, or for now unreadable: the next look tells
                 return
             if self._foreign is not None and version != self._foreign:
@@ -260,6 +284,17 @@ class SQLiteQueue:
             self._foreign = version
 
         return defer.Deferred.fromCoroutine(look())
+
+    async def _look_at_clock(self) -> None:
+        """Set back, it would leave what waits for its next attempt waiting for as long. Raises StoreError."""
+        now = self._clock.seconds()
+        ahead = now - self._steady()
+        back = self._ahead - ahead
+        if back > JUMP:
+            self.log.warn("the clock was set back by {back:.0f} s", back=back)
+            await self._in_pieces(EVERYTHING, (WAITING,), partial(picking.put_forward, seconds=back, now=now))
+            self._call()
+        self._ahead = ahead
 
     def _have_come(self, objects: Sequence[MailObject], keys: Sequence[int]) -> None:
         """They are at hand for their first attempt."""

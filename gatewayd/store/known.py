@@ -36,7 +36,7 @@ class Known:
         """Before it is read: what is old is forgotten. Returns its generation: what was asked of the database in an
         earlier one may be old, and is not remembered."""
         now = self._now()
-        if now >= self._until:
+        if not 0 < self._until - now <= KNOWN_FOR:  # or the clock was set back
             self.forget()
             self._version = None
         elif self._until - now < KNOWN_FOR / 2 and not self._checking:
