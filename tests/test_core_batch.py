@@ -171,6 +171,17 @@ def test_turns_do_not_wait_for_each_other() -> None:
     assert turns.answers == [5, 1, 2, 4]
 
 
+def test_who_had_rather_wait_gets_what_came_of_it() -> None:
+    turns = Turns()
+    asked = [Deferred.fromCoroutine(turns.gathered.ask(item)) for item in (2, 13)]
+    for each in asked:
+        each.addBoth(lambda said: turns.answers.append(said.type if isinstance(said, Failure) else said))
+    turns.clock.advance(0)
+    while turns.waiting:
+        turns.waiting.pop(0).callback(None)
+    assert turns.answers == [1, RuntimeError]
+
+
 def test_a_large_turn_goes_on_in_pieces_while_it_lasts() -> None:
     turns = Turns()
     turns.ask(2, 4, 6, 8, 10)

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import task, threads
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 
 from gatewayd.errors import StoreFull
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen
-from gatewayd.net.protocol import LinkProtocol
+from gatewayd.net.protocol import LinkProtocol, Turn
 from gatewayd.net.tls import server_context
 
 
@@ -228,3 +230,22 @@ def test_who_ends_tls_while_we_have_much_to_write_is_let_go() -> None:
     transport.transport.disconnecting = True
     link.resumeProducing()
     assert transport.producer is None
+
+
+def test_what_many_have_to_say_at_the_end_of_a_turn() -> None:
+    clock, said = task.Clock(), []
+    turn = Turn(clock)
+
+    def broken() -> None:
+        raise RuntimeError("no reason for the others to wait")
+
+    for call in (partial(said.append, 1), broken, partial(said.append, 2)):
+        turn.at_end(call)
+    assert len(clock.getDelayedCalls()) == 1
+    with capturedLogs() as log:
+        clock.advance(0)
+    assert said == [1, 2]
+    assert len(log) == 1
+    turn.at_end(partial(said.append, 3))
+    clock.advance(0)
+    assert said == [1, 2, 3]
