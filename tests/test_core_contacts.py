@@ -184,6 +184,25 @@ def test_requests_have_the_quota_of_introductions(houses: tuple[House, House]) -
     assert send(alpha, beta) == ["4.7.28"]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_requests_do_not_tell_who_is_here(houses: tuple[House, House], again: bool) -> None:
+    """Neither by how many are taken, nor by the words: of one user again and again, or of many."""
+    alpha, beta = houses
+    peer = alpha.peer(beta.key)
+    answers: dict[str, list[str]] = {}
+    for address in (str(BOB), NOBODY, str(ALICE), "nor.me@alpha.test"):
+        for number in range(15):
+            author = "eve@beta.test" if again else f"s{number}@beta.test"
+            try:
+                answer = str(alpha.ask(peer, "consent", Consent("request", address, author)))
+            except RequestFailed as failed:
+                answer = str(failed)
+            answers.setdefault(address, []).append(answer)
+    first, *others = answers.values()
+    assert len(set(first)) == 2
+    assert others == [first] * 3
+
+
 def test_names_are_not_tried_out(houses: tuple[House, House]) -> None:
     """Each name that is not here counts as an introduction does."""
     alpha, beta = houses

@@ -31,8 +31,8 @@ from gatewayd.session.parley_send import MAX_RECIPIENTS
 from gatewayd.session.parley_transfer import WINDOW
 from gatewayd.session.smtp_server import as_reply
 from gatewayd.store.holdings import MAX_FILES
+from gatewayd.strict_cbor import MAX_DEPTH
 from gatewayd.wire.parley.connection import FIRST_FRAME, MAX_FRAME, MAX_OPEN, MAX_REPLY, ParleyConnection, Request
-from gatewayd.wire.parley.frames import MAX_DEPTH
 from gatewayd.wire.parley.schema import CHUNK, MAX_FETCH, Hello, Keys
 from tests.test_docs_parley_refused import refused
 

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "gatewayd"
 
 FLOORS = {
-    "address": 0, "outcome": 0, "errors": 0, "once": 0,
+    "address": 0, "outcome": 0, "errors": 0, "once": 0, "strict_cbor": 0,
     "message": 1, "crypto": 1, "wire": 1, "database": 1,
     "interfaces": 1.5,  # the records and plug points: they name the message model, and nothing of floor 2
     "dns": 2, "store": 2, "queue": 2, "core": 2, "routing": 2,

@@ -87,3 +87,13 @@ def test_bodies_are_checked_but_blobs_may_be_elsewhere() -> None:
 def test_what_is_encoded_is_decoded() -> None:
     payload = Payload("a@b.test", ("c@d.test",), 7, b"n" * 16, parts=(Part(b"h" * 32, "text/plain", 3, "x"),))
     assert Payload.decode(payload.encode()) == payload
+
+
+@pytest.mark.parametrize("value", ["d81c81d81d00", "f93c00", "c249ffffffffffffffffff", "f7", "9fff", "81" * 15 + "01"])
+def test_payloads_are_strict_cbor(value: str) -> None:
+    """What is in `ext` is anybody's: a list that holds itself, a float, a tag, too deep."""
+    fields = {"from": "a@a.test", "to": ["b@b.test"], "date": 1, "nonce": bytes(16), "ext": {"x": 1}}
+    octets = cbor2.dumps(fields)
+    assert Payload.decode(octets).ext == {"x": 1}
+    with pytest.raises(ObjectError):
+        Payload.decode(octets[:-1] + bytes.fromhex(value))

@@ -43,7 +43,7 @@ from gatewayd.net.listen import listen
 from gatewayd.net.tls import Trust, server_context
 from gatewayd.outcome import Deferred
 from gatewayd.queue.sqlite import SQLiteQueue
-from gatewayd.session import parley_server, parley_sync
+from gatewayd.session import parley_client, parley_server, parley_sync
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.session.parley_courier import ParleyCourier
 from gatewayd.session.parley_peers import ParleyPeers
@@ -963,6 +963,31 @@ def test_many_more_headers_than_messages_fit_a_page(alpha: House, monkeypatch: p
     session = alpha.user(ALICE)
     assert len(read(Changes, alpha.ask(session, "sync", Sync(0, 500))).changes) < 3
     assert len(read(Changes, alpha.ask(session, "sync", Sync(0, 500, content="signed"))).changes) == 10
+
+
+def test_what_is_gone_and_contacts_fit_into_a_small_frame(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes no larger ones could never read on."""
+    monkeypatch.setattr(parley_client, "MAX_REPLY", 16_384)
+    alpha.fill(ALICE, 150)
+    session = alpha.user(ALICE)
+    for uid in range(1, 151):
+        alpha.ask(session, "mark", Mark("INBOX", (uid,), delete=True))
+    alpha.grant(ALICE, *(Address.parse(f"{number}.{'x' * 50}@beta.test") for number in range(150)))
+    found = pages(alpha, session, 0, 500)
+    assert len(found) > 2
+    assert {change.uid for page in found for change in page.changes if change.gone} == {*range(1, 151)}
+    assert len({contact.address for page in found for contact in page.contacts}) == 150
+
+
+def test_who_tries_domains_whose_keys_cannot_be_had_is_not_heard_for_ever(alpha: House) -> None:
+    """Each try has us look for a domain that a stranger names."""
+    session = alpha.dial()
+    for number in range(3):
+        auth = Auth("DOMAIN", bytes(64), f"d{number}.test", "alpha.test", b"k")
+        with pytest.raises(RequestFailed, match="keys-unavailable"):
+            alpha.ask(session, "auth", auth)
+    with pytest.raises(ConnectionGone):
+        alpha.ask(session, "auth", Auth("DOMAIN", bytes(64), "d4.test", "alpha.test", b"k"))
 
 
 def test_a_place_that_is_not_in_the_log(alpha: House) -> None:

@@ -159,17 +159,16 @@ class Consent:
             return self.used_up if introduction.allowance == NOTHING else Deferred("4.7.1", str(placed), UNDECIDED)
         return RECEIVED if isinstance(placed, Placed) else None
 
-    async def request(self, account_id: int, sender: Address) -> Deferred | None:
-        """A stranger asks for consent without a message; 0 is nobody's account. None: it is kept, or there is nobody to
-        keep it for."""
-        if not self._take(sender.domain, account_id):
+    async def request(self, account_id: int, sender: Address, address: Address) -> Deferred | None:
+        """A stranger asks for consent without a message; 0 is nobody's account. None: it is kept, or there is nothing
+        to be kept."""
+        if not self._take(sender.domain, account_id or address.key):
             return self.used_up
-        if account_id:
+        if account_id and await self.state(account_id, sender) == "none":
             allowance = Allowance(self.policy.pending, self.policy.per_account)
             try:
                 await self._store.request_contact(account_id, sender, allowance)
             except TooManyIntroductions as error:
-                self._give_back(sender.domain, account_id)
                 return Deferred("4.7.1", str(error), UNDECIDED)
         return None
 
@@ -182,15 +181,16 @@ class Consent:
     def used_up(self) -> Deferred:
         return Deferred("4.7.28", "Too many first messages from your domain today", max(60.0, self._rate.left))
 
-    def _take(self, domain: Domain, account_id: int) -> bool:
-        """One for the domain's whole quota, and for its share of the account's."""
+    def _take(self, domain: Domain, whose: int | tuple[str, str]) -> bool:
+        """One for the domain's whole quota, and for its share of the account's; or of the address's, if that might be
+        one."""
         name = organisational(domain.name)
-        share = max(1, self.policy.per_account // SHARE) if account_id else self.policy.per_domain
-        if not self._rate.take((name, account_id), share):
+        share = max(1, self.policy.per_account // SHARE) if whose else self.policy.per_domain
+        if not self._rate.take(name, self.policy.per_domain):  # first: nobody has more names counted than that
             return False
-        if self._rate.take(name, self.policy.per_domain):
+        if self._rate.take((name, whose), share):
             return True
-        self._rate.give_back((name, account_id))
+        self._rate.give_back(name)
         return False
 
     def _give_back(self, domain: Domain, account_id: int) -> None:

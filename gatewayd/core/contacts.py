@@ -133,14 +133,11 @@ class Contacts:
     # -- for a peer domain, about its user --------------------------------------------------------------------------
 
     async def requested(self, author: Address, address: Address) -> None:
-        """Raises TooOften, which tells no more than what it answers to strangers' messages."""
+        """Raises TooOften. Each request counts, a repeat too, and one to nobody as one to somebody: what is left of the
+        quota tells nothing, and neither do the words."""
         account = await self._account(address)
-        account_id = account.account_id if account is not None else 0
-        if await self._consent.state(account_id, author) != "none":
-            return
-        refused = await self._consent.request(account_id, author)
-        if refused is not None:
-            raise TooOften(refused.text)
+        if await self._consent.request(account.account_id if account is not None else 0, author, address) is not None:
+            raise TooOften("Too many requests for now")
 
     async def cancelled(self, author: Address, address: Address) -> None:
         account = await self._account(address)

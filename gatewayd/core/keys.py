@@ -52,6 +52,8 @@ class KeyDirectory:
                 return known
             if known is not None and 0 <= now - self._fetched_at.get(domain, 0.0) < REFETCH:
                 raise KeysUnavailable(f"the keys of {domain} were fetched just now, and this one was not among them")
+            if known is not None:
+                self._fetched_at[domain] = now  # whatever comes of it
         return await self._fetch_once(domain)
 
     async def _fetch_once(self, domain: Domain) -> KeySet:

@@ -14,6 +14,7 @@ import cbor2
 import msgspec
 
 from gatewayd.once import once
+from gatewayd.strict_cbor import MAX_DEPTH, check
 
 MESSAGE = "message"
 EDIT = "edit"
@@ -65,7 +66,8 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True, rename={"from_": 
     def decode(cls, octets: bytes) -> Payload:
         """Raises ObjectError, naming the field that is wrong."""
         try:
-            raw = cbor2.loads(octets, max_depth=16, allow_indefinite=False, allow_duplicate_keys=False)
+            check(octets)  # else `ext` could hold itself
+            raw = cbor2.loads(octets, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
             payload = msgspec.convert(raw, cls, builtin_types=(bytes,))  # else text would pass as base64
         except (cbor2.CBORDecodeError, msgspec.ValidationError, ValueError) as error:
             raise ObjectError(f"bad payload: {error}") from None

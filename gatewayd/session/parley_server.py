@@ -177,9 +177,10 @@ class ParleyServerSession:
             body = await self._do(request)
         except (Failed, RemoteProtocolError, StoreError) as error:
             body = failure(error)
-            if isinstance(error, Failed) and error.error == "auth-failed":
-                self._auth_failures += 1
-                self._link.guessed()
+            if isinstance(error, Failed) and error.error in ("auth-failed", "keys-unavailable"):
+                self._auth_failures += 1  # each of the latter has us look for a domain that anybody may name
+                if error.error == "auth-failed":
+                    self._link.guessed()
         self._reply(request, body)
         if self._auth_failures >= MAX_AUTH_FAILURES:
             self._bye("auth-failed", "too many failed attempts")

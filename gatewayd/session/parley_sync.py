@@ -72,13 +72,19 @@ class Log:
     async def _changes(self, since: int, limit: int, extent: Extent, epoch: bytes = b"") -> Changes:
         """A page of the log, cut where there is no more room: never inside one modseq, which may stand for many
         messages; of such a group those that do not fit come by their ids alone."""
-        found = await self._store.changes(self.account.account_id, since, limit, epoch)
-        names = {mailbox.mailbox_id: mailbox.name for mailbox in found.mailboxes}
+        while True:
+            found = await self._store.changes(self.account.account_id, since, limit, epoch)
+            names = {mailbox.mailbox_id: mailbox.name for mailbox in found.mailboxes}
+            size = sum(_heads(names.get(each.mailbox_id, ""), "") for each in found.expunged)
+            size += sum(_heads(str(contact.address), "") for contact in found.contacts)
+            if size <= self._room // 2 or limit == 1:
+                break
+            limit //= 2
         mailboxes = tuple(changed(found, since))
         entries = sorted(found.entries, key=lambda entry: entry.modseq)
         changes: list[Change] = []
         given: list[Content] = []
-        size = sum(_heads(mailbox.name, "") for mailbox in mailboxes)
+        size += sum(_heads(mailbox.name, "") for mailbox in mailboxes)
         last, modseq, more = since, found.modseq, found.more
         for at, entry in enumerate(entries):
             if at % READ_AHEAD == 0:
