@@ -33,6 +33,38 @@ def test_words_of_the_operator() -> None:
         picked(["what?"])
 
 
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    where = tmp_path_factory.mktemp("broken") / "alpha"
+    made = ["init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback"]
+    assert ctl(*made, "--account", "alice:one").returncode == 0
+    return ["--config", str(where / "gatewayd.toml")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trace", ""], "expected an address or the 16 hex digits of an id, got ''"),
+        (["trace", "@"], "'@': bad local part"),
+        (["trace", "\udcff"], "expected an address or the 16 hex digits of an id, got '\\udcff'"),
+        (["trace", "x" * 5000], f"got '{'x' * 80}'"),
+        (["trace", "a@b.test", "--limit", "0"], "1 or more, not 0"),
+        (["queue", "show", ""], "'': empty domain name; say a number of the list, an address"),
+        (["queue", "show", "0"], "nothing in the queue fits 0"),
+        (["queue", "show", "9" * 30], "an IP address; say a number of the list"),
+        (["queue", "show", "a@"], "'a@': empty domain name"),
+        (["queue", "show", "\udcff"], "not an internationalized domain name"),
+        (["queue", "hold", "all", "not this"], "'not this': "),
+        (["queue", "list", "--limit", "-5"], "1 or more, not -5"),
+        (["dns", "nope.test"], "nope.test is not served here: gatewayctl domain add nope.test"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_one_clear_line(gateway: list[str], words: list[str], said: str) -> None:
+    done = ctl(*gateway, *words)
+    assert done.returncode != 0 and said in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
 def test_the_queue_in_the_operators_hands(tmp_path: Path, reactor: Any) -> None:
     where = tmp_path / "alpha"
     made = ["init", str(where), "--domain", "alpha.test", "--hostname", "mx.alpha.test", "--loopback"]

@@ -147,6 +147,8 @@ async def _dns(gateway: Gateway, options: argparse.Namespace) -> None:
     from gatewayd.crypto.dkim import DKIMSigners
 
     domain, config = Domain.parse(options.domain), gateway.config
+    if domain not in await gateway.store.domains():
+        raise Failed(f"{domain} is not served here: gatewayctl domain add {domain}")
     port = config.listen.parley[0].port if config.listen.parley else 5299
     print(f"_parley._tcp.{domain}. SRV 0 0 {port} {config.hostname}.")
     shown = x509.load_pem_x509_certificates(config.tls.certificate.read_bytes())

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gatewayd.address import Address, Domain
+from gatewayd.address import Address, AddressError, Domain
 from gatewayd.interfaces.queue import EVERYTHING, Picked
 from gatewayd.message import mime
 from gatewayd.message.bridge import as_mail, mail_bodies
@@ -27,15 +27,27 @@ def picked(words: list[str]) -> list[Picked]:
     """Raises AddressError for what is none of them."""
     found = [Picked(queue_ids=tuple(int(word) for word in words if _is_number(word)))]
     for word in words:
-        if word == "all":
-            return [EVERYTHING]
-        if "@" in word:
-            found.append(Picked(address=str(Address.parse(word))))
-        elif len(word) == MESSAGE_ID and set(word) <= set(string.hexdigits):
-            found.append(Picked(message=bytes.fromhex(word)))
-        elif not _is_number(word):
-            found.append(Picked(domain=Domain.parse(word).name))
+        if word == "all" or _is_number(word):
+            continue
+        try:
+            if "@" in word:
+                found.append(Picked(address=str(Address.parse(word))))
+            elif len(word) == MESSAGE_ID and set(word) <= set(string.hexdigits):
+                found.append(Picked(message=bytes.fromhex(word)))
+            else:
+                found.append(Picked(domain=Domain.parse(word).name))
+        except AddressError as error:
+            raise AddressError(f"{word[:80]!r}: {error}; say {WHAT}") from None
+    if "all" in words:
+        return [EVERYTHING]
     return found if found[0] != EVERYTHING else found[1:]
+
+
+def many(text: str) -> int:
+    """Of --limit: a number that argparse refuses when it is none, or less than 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"1 or more, not {number}")
+    return number
 
 
 def _is_number(word: str) -> bool:
@@ -60,8 +72,10 @@ async def listing(gateway: Any, options: argparse.Namespace) -> None:
 
 async def show(gateway: Any, options: argparse.Namespace) -> None:
     """Everything of some rows, and the header of their message."""
+    count = 0
     for one in picked(options.what):
         rows = await gateway.queue.listing(options.limit, one)
+        count += len(rows)
         messages = await gateway.queue.messages({row.message_key for row in rows})
         for row in rows:
             content, trace = messages[row.message_key]
@@ -80,6 +94,8 @@ async def show(gateway: Any, options: argparse.Namespace) -> None:
             header = (mime.section(mail, (), "HEADER") or b"").decode("utf-8", "replace")
             print("\n".join(lines))
             print("".join(c for c in header if c.isprintable() or c == "\n"))
+    if not count:
+        raise ValueError(f"nothing in the queue fits {' '.join(options.what)}")
 
 
 async def change(gateway: Any, options: argparse.Namespace) -> None:
@@ -121,6 +137,6 @@ def add_commands(parser: Any, command: Callable[..., argparse.ArgumentParser]) -
         made = command(actions, name, run)
         made.add_argument("what", nargs=nargs, metavar="WHAT", help=WHAT)
         if run in {listing, show}:
-            made.add_argument("--limit", type=int, default=1000)
+            made.add_argument("--limit", type=many, default=1000)
         if name == "drop":
             made.add_argument("--bounce", action="store_true", help="tell the senders")
