@@ -44,10 +44,10 @@ def test_a_filter_that_says_nothing_is_down(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_replies() -> None:
-    assert refusal("550 5.7.9 words here", "x") == Refused("5.7.9", "words here")
-    assert refusal("451 words", "x") == Deferred("4.7.1", "words")
-    assert refusal("550 4.7.9 crossed", "x") == Refused("5.7.1", "4.7.9 crossed")
-    assert refusal("550", "fallback") == Refused("5.7.1", "fallback")
+    assert refusal("550 5.7.9 words here", "x") == Refused("5.7.9", "words here", 550)
+    assert refusal("451 words", "x") == Deferred("4.7.1", "words", reply=451)
+    assert refusal("550 4.7.9 crossed", "x") == Refused("5.7.1", "crossed", 550)
+    assert refusal("550", "fallback") == Refused("5.7.1", "fallback", 550)
 
 
 def test_places() -> None:

@@ -29,10 +29,11 @@ class Greylist:
 
     async def ask(self, client: str, sender: Address | None, recipients: Sequence[Address]) -> Deferred | None:
         """None: let in. Raises StoreError."""
-        address, now = ipaddress.ip_address(client), self._now()
+        address = ipaddress.ip_address(client)
         network = ipaddress.ip_network((address, NETWORK[address.version]), strict=False)
         keys = [_key(str(network), str(sender or "").lower(), str(to).lower()) for to in recipients]
         first = await self._attempts.seen(keys, WINDOW)
+        now = self._now()  # not before: the first time is now, too
         wait = first + self._delay - now if first <= now else 0.0  # the clock was set back: nobody waits for that
         if wait > 0:
             return Deferred("4.7.1", f"Nobody vouches for this mail; try again in {wait:.0f} s", int(wait) + 1)
