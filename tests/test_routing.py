@@ -131,6 +131,8 @@ def test_no_circles_where_we_are_an_exchange() -> None:
     ours = Answer(((10, "mx.there.test"), (20, "mx.here.test"), (30, "p.there.test")), exists=True)
     assert route({"MX there.test": ours}) == Mail(THERE, (Endpoint("192.0.2.1", 2525, "mx.there.test"),))
     assert route({"MX there.test": Answer(((20, "mx.here.test"),), exists=True)}) == LOOPS_BACK
+    first = Answer(((0, "mx.here.test"), (0, "mx.there.test"), (10, "p.there.test")), exists=True)
+    assert route({"MX there.test": first}) == LOOPS_BACK  # as good as we are is none better
 
 
 def secure(answer: Answer) -> Answer:

@@ -222,7 +222,7 @@ def test_a_connection_that_is_cut_is_a_delay(sender: Sender, serve: Serve, where
 
 
 @pytest.mark.parametrize("words", [b"421 4.3.2 going down\r\n", b"garbage\r\n", b"250-endless\r\n" * 9000])
-@pytest.mark.parametrize("where", ["BANNER", "EHLO", "MAIL", "END"])
+@pytest.mark.parametrize("where", ["BANNER", "EHLO", "MAIL", "RCPT", "DATA", "END"])
 def test_nonsense_is_a_delay(sender: Sender, serve: Serve, where: str, words: bytes) -> None:
     (outcome,) = sender.send(serve(**{where: words}))
     assert isinstance(outcome, Deferred)
