@@ -1107,9 +1107,9 @@ def test_the_live_tail(alpha: House) -> None:
 
 def test_the_tail_ends_with_the_connection(alpha: House) -> None:
     tail = Tail(alpha, BOB)
-    assert len(alpha.store._watchers) == 1
+    assert len(alpha.store._watching._watchers) == 1
     alpha.call(tail.session.close)
-    wait_until(alpha, lambda: not alpha.store._watchers)
+    wait_until(alpha, lambda: not alpha.store._watching._watchers)
 
 
 def wait_until(house: House, condition: Callable[[], bool]) -> None:
