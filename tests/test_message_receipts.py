@@ -57,7 +57,9 @@ def test_a_receipt_is_a_report_that_any_program_reads(status: str, as_mail: str,
 
 @given(
     st.sampled_from(receipts.STATUSES), st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
-    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.integers(-(2**64), 2**64 - 1), max_size=3),
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.integers(-(2**64), 2**64 - 1), max_size=3
+    ),
 )  # fmt: skip
 def test_no_field_brings_a_line_of_its_own(status: str, by: str, references: list[Any]) -> None:
     content = receipt(status, by, references)
