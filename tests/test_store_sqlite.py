@@ -185,6 +185,19 @@ def test_a_repeat_is_known_for_long_and_then_forgotten(stores: Stores) -> None:
     assert uid() == 2
 
 
+def test_old_repeats_are_forgotten_some_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatewayd.store.sqlite.FORGOTTEN", 3)
+    for _ in range(10):
+        stores.deliver()
+        stores.clock.advance(1)
+    stores.clock.advance(SEEN_FOR / 1000 - 2)  # the last two are to stay
+    commits = stores.open[0].commits
+    stores.loop.one(stores.store.sweep())
+    seen = "SELECT count(*) FROM seen"
+    assert stores.loop.one(stores.open[0].read(lambda db: db.execute(seen).fetchone())) == (2,)
+    assert stores.open[0].commits - commits >= 4
+
+
 def test_repeats_are_known_after_the_migration(tmp_path: Path) -> None:
     """The first release of the tables knew mailboxes by the names that deliveries gave."""
     loop, letter = Loop(), content()

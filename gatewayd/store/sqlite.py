@@ -51,6 +51,10 @@ from gatewayd.store.watching import Watching
 
 T = TypeVar("T")
 
+FORGOTTEN = 2000  # repeats in one transaction, and those that came with the last of them
+FORGET = """
+    DELETE FROM seen WHERE seen_at<?
+    AND seen_at<=(SELECT max(seen_at) FROM (SELECT seen_at FROM seen ORDER BY seen_at LIMIT ?))"""
 SEEN_FOR = 30 * 86400 * 1000  # milliseconds that a delivery is remembered for its repeat
 STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way into one
 
@@ -379,10 +383,11 @@ class SQLiteStore:
         await self._database.write(lambda db: db.execute("INSERT OR REPLACE INTO peer VALUES (?,?,?,?)", row))
 
     async def sweep(self, queued: Collection[bytes] = ()) -> None:
-        """Forget old repeats and remove files that no row names, nor the queue."""
+        """Forget old repeats, some at a time, and remove files that no row names, nor the queue."""
         now = self._clock.seconds()
-        before = (int(now * 1000) - SEEN_FOR,)
-        await self._database.write(lambda db: db.execute("DELETE FROM seen WHERE seen_at<?", before))
+        before = int(now * 1000) - SEEN_FOR
+        while await self._database.write(lambda db: db.execute(FORGET, (before, FORGOTTEN)).rowcount):
+            pass
         await self._database.write(lambda db: receipts.sweep(db, int(now * 1000)))
         named = await self._database.read(lambda db: db.execute("SELECT DISTINCT hash FROM message_blob").fetchall())
         await self.blobs.sweep({digest for (digest,) in named}.union(queued), now - STRAY_BLOB)
