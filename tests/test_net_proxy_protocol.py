@@ -74,7 +74,8 @@ def test_any_octets_are_a_header_or_none(octets: bytes, begin: bytes) -> None:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     made = Gateway(tmp_path_factory.mktemp("gateway"), "alpha.test", "127.0.70.7", ["alice", "bob"], 9)
-    more = '\n[incoming]\nexamine = false\nproxies = ["127.0.70.20/32"]\n[limits]\nconnections_per_address = 3\n'
+    more = '\n[incoming]\nexamine = false\nsenders_exist = false\nproxies = ["127.0.70.20/32"]\n'
+    more += "[limits]\nconnections_per_address = 3\n"
     made.config.write_text(made.config.read_text() + more)
     made.start()
     yield made

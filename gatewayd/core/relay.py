@@ -231,12 +231,13 @@ class Relay:
         """Something is due then; an earlier look that is planned already stays."""
         if self._stopped:
             return
+        now = self._clock.seconds()
         if self._call is not None and self._call.active():
-            if self._called <= when:
+            if now <= self._called <= when:  # what should have been called already shows that the clock was set forward
                 return
             self._call.cancel()
         self._called = when
-        self._call = self._clock.callLater(max(0.05, when - self._clock.seconds()), self.poke)
+        self._call = self._clock.callLater(max(0.05, when - now), self.poke)
 
     async def _attempt(self, domain: Domain, groups: Sequence[list[Leased]]) -> None:
         """Raises StoreError when nothing was tried."""
