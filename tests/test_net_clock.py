@@ -50,7 +50,8 @@ class World:
         self.set("+0")
         self.gateway.under = [
             "env", f"LD_PRELOAD={FAKETIME}", f"FAKETIME_TIMESTAMP_FILE={self._file}",
-            f"FAKETIME_CACHE_DURATION={CACHED}", "DONT_FAKE_MONOTONIC=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1",
+            f"FAKETIME_CACHE_DURATION={CACHED}", "DONT_FAKE_MONOTONIC=1", "FAKETIME_DONT_FAKE_MONOTONIC=1",
+            "NO_FAKE_STAT=1",
         ]  # fmt: skip
         self.gateway.start()
 
