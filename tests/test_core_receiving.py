@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,18 +14,11 @@ from gatewayd.interfaces.records import ScramCredentials
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import INLINE
 from gatewayd.outcome import STORE_FAILED
-from tests.test_core_relay import ALICE, BOB, CAROL, MAIL, PEER, House, stamp
+from tests.test_core_relay import ALICE, BOB, CAROL, MAIL, PEER, House, house, stamp
+
+__all__ = ["house"]
 
 NOBODY = Address.parse("nobody@alpha.test")
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
-    made.relay.start()
-    made.work()
-    yield made
-    made.database.close()
 
 
 def arrival(*to: Address, mail: bytes = MAIL, sender: Address = CAROL, **more: Any) -> Arrival:

@@ -155,10 +155,7 @@ class Posting:
 
     async def hold(self, letter: Letter) -> dict[Address, Outcome]:
         """For users here too it waits in the queue (RFC 4865)."""
-        try:
-            (answers,) = await self._queue.enqueue([letter.queued_for(letter.envelope.recipients, here=True)])
-        except StoreError as error:
-            answers = dict.fromkeys(letter.envelope.recipients, self.failed(error))
+        (answers,) = await self._queued([letter.queued_for(letter.envelope.recipients, here=True)])
         for address, answer in answers.items():
             self._story.posted(letter.content, address, answer, letter.findings.mailbox)
         return answers
@@ -262,17 +259,18 @@ class Posting:
         """Who is elsewhere."""
         if not works:
             return
-        try:
-            put = await self._queue.enqueue([work.letter.queued_for(work.remote) for work in works])
-        except StoreError as error:
-            if len(works) > 1:  # one of them may have been the reason
-                for work in works:
-                    await self._enqueue([work])
-                return
-            put = [dict.fromkeys(work.remote, self.failed(error)) for work in works]
-        for work, answers in zip(works, put, strict=True):
+        queued = await self._queued([work.letter.queued_for(work.remote) for work in works])
+        for work, answers in zip(works, queued, strict=True):
             work.answers.update(answers)
             self._tell(work.letter, answers)  # before the first attempt does
+
+    async def _queued(self, objects: Sequence[MailObject]) -> list[Answers]:
+        try:
+            return await self._queue.enqueue(objects)
+        except StoreError as error:
+            if len(objects) > 1:  # one of them may have been the reason
+                return [(await self._queued([one]))[0] for one in objects]
+            return [dict.fromkeys(one.envelope.recipients, self.failed(error)) for one in objects]
 
     async def _report_delivered(self, letter: Letter, answers: Mapping[Address, Outcome]) -> None:
         """To a sender who asked for it (RFC 3461 §5.1)."""
@@ -306,11 +304,7 @@ class Posting:
         filed = await self._file(copies)
         answers.update(zip((account.address for account in found.accounts), filed, strict=True))
         if found.elsewhere:
-            try:
-                (queued,) = await self._queue.enqueue([sent_on.queued_for(found.elsewhere)])
-            except StoreError as error:
-                queued = dict.fromkeys(found.elsewhere, self.failed(error))
-            answers.update(queued)
+            answers.update((await self._queued([sent_on.queued_for(found.elsewhere)]))[0])
         return next(iter((await self.one_fate(sent_on, answers)).values()))
 
     async def _copy(self, letter: Letter, address: Address, account: Account, state: ContactState) -> Copy:

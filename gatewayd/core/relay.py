@@ -34,7 +34,6 @@ PACE = 0.2  # seconds between such attempts in vain while others get their mail:
 GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
 
-
 Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
 
 
