@@ -37,7 +37,7 @@ IDLE = 60.0  # seconds that a connection is kept without work
 MAX_RETRY = 6 * 3600  # seconds that a peer may have us wait
 CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\Z")  # RFC 3463 §2
 
-FAILURES = (RequestFailed, RemoteProtocolError, KeyError, OSError)  # of a connection
+FAILURES = (RequestFailed, LocalProtocolError, RemoteProtocolError, KeyError, OSError)  # what `_failure` has words for
 
 Connect = Callable[[Domain, Endpoint, Engine, Session], Awaitable[None]]
 RouteOf = Callable[[Domain], Awaitable[Route]]
@@ -224,7 +224,7 @@ def _outcomes(domain: Domain, recipients: Sequence[Address], reply: Answer) -> d
         if isinstance(reply, Exception):
             raise reply
         said = {result.to: _outcome(domain, result) for result in read(SendReply, reply).results}
-    except (RequestFailed, LocalProtocolError, RemoteProtocolError, OSError) as error:
+    except FAILURES as error:
         return dict.fromkeys(recipients, _failure(domain, error))
     left_out = Deferred("4.5.0", f"{domain} left the recipient out")
     return {to: said.get(str(to), left_out) for to in recipients}
