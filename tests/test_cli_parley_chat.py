@@ -18,7 +18,7 @@ from gatewayd.cli.parley.chat.people import People
 from gatewayd.cli.parley.chat.searching import Search
 from gatewayd.cli.parley.chat.signals import Heard
 from gatewayd.cli.parley.chat.writing import Writing
-from gatewayd.client import ConnectionGone, ParleyClient, TransferFailed, connection, transfer
+from gatewayd.client import ConnectionGone, ParleyClient, TransferFailed, patience, transfer
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
 from gatewayd.crypto.certificates import make_authority
@@ -34,7 +34,7 @@ Play = Callable[[Pilot[None], ChatApp], Coroutine[Any, Any, None]]
 
 @pytest.fixture
 def alpha(reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
     made = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), {}, make_authority("Test authority"))
     yield made
     made.stop()

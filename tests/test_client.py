@@ -13,7 +13,17 @@ from twisted.internet import defer
 from twisted.internet.task import Clock
 
 from gatewayd.address import AddressError
-from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connect, connection, tail
+from gatewayd.client import (
+    ConnectionGone,
+    Message,
+    ParleyClient,
+    RequestFailed,
+    compose,
+    connect,
+    connection,
+    patience,
+    tail,
+)
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.crypto.scram import ScramServer
 from gatewayd.interfaces.dns import Endpoint
@@ -358,7 +368,7 @@ def moved(house: House, parley: ParleyClient) -> None:
 
 def test_the_live_tail_goes_on_where_it_was(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server goes away and comes back, twice; what came meanwhile is read, each once."""
-    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     states: list[bool] = []
     bob.on_state = lambda why: states.append(why is None)
@@ -393,7 +403,7 @@ def test_the_live_tail_goes_on_where_it_was(alpha: House, monkeypatch: pytest.Mo
 
 def test_two_live_loops_through_lost_connections(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """They share each new connection, and what is left of them goes on when one of them ends; each sees all once."""
-    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     got: list[list[str]] = [[], []]
 
@@ -436,7 +446,7 @@ def test_a_request_without_a_server(alpha: House) -> None:
 
 
 def test_a_password_that_is_good_no_more_ends_the_tail(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
     bob = sign_in(alpha, BOB)
     bob._password = "changed"
 
@@ -484,7 +494,7 @@ def test_leaving_the_block_signs_out(alpha: House) -> None:
 
 def test_trying_now(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits until he dials again need not; who leaves does not wait either."""
-    monkeypatch.setattr(connection._random, "uniform", lambda least, most: 3600.0)
+    monkeypatch.setattr(patience._random, "uniform", lambda least, most: 3600.0)
     alice = sign_in(alpha, patient=True)
     answers: list[object] = []
 
@@ -498,7 +508,7 @@ def test_trying_now(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
         alpha.hush()
         wait_until(alpha, lambda: not alice.is_online)
         alpha.call(lambda: alpha.spawn(ask()))
-        wait_until(alpha, lambda: bool(alice._pauses))
+        wait_until(alpha, lambda: alice._patience.waits)
 
     asked_in_vain()
     alpha.listen()

@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewayd.address import Domain
-from gatewayd.client.archive import KEPT, Archive, conversation_of
+from gatewayd.client import pages
+from gatewayd.client.archive import Archive
+from gatewayd.client.conversation import conversation_of
 from gatewayd.client.message import Message
+from gatewayd.client.pages import KEPT
 from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.errors import StoreError
@@ -96,16 +99,16 @@ def test_what_came_is_there_again(archive: Archive, loop: Loop, tmp_path: Path) 
 
 
 def test_a_page_is_kept_whole_or_not_at_all(archive: Archive, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Archive._keep
+    kept = pages._keep
     calls: list[bytes] = []
 
-    def breaking(self: Archive, db: sqlite3.Connection, message: Message) -> None:
+    def breaking(db: sqlite3.Connection, user: str, message: Message) -> None:
         calls.append(message.id)
         if len(calls) == 2:
             raise sqlite3.OperationalError("disk I/O error")
-        kept(self, db, message)
+        kept(db, user, message)
 
-    monkeypatch.setattr(Archive, "_keep", breaking)
+    monkeypatch.setattr(pages, "_keep", breaking)
     with pytest.raises(StoreError, match="disk I/O error"):
         take(loop, archive, change(1, "one"), change(2, "two"))
     assert loop.all(archive.place(), archive.mailbox("INBOX")) == [(0, b""), []]

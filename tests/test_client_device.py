@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet import defer
 
-from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, connection, device
+from gatewayd.client import ConnectionGone, Message, ParleyClient, RequestFailed, compose, device, patience
 from gatewayd.client.archive import Archive
 from gatewayd.client.device import Device
 from gatewayd.client.transfer import ignored
@@ -26,7 +26,7 @@ from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House,
 
 @pytest.fixture
 def alpha(reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
     made = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), {}, make_authority("Test authority"))
     yield made
     made.stop()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gatewayd.client import ConnectionGone, connect, connection
+from gatewayd.client import ConnectionGone, connect, patience
 from gatewayd.crypto.certificates import make_authority
 from tests.test_client import here, inbox, sign_in
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, wait_until
@@ -20,7 +20,7 @@ BOT = Path(__file__).parent.parent / "docs" / "bot.py"
 
 @pytest.fixture
 def alpha(reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
     made = House(reactor, tmp_path / "alpha", ALPHA, (ALICE, BOB), {}, make_authority("Test authority"))
     yield made
     made.stop()

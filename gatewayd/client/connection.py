@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import DeferredLock
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from gatewayd.address import Address
 from gatewayd.client.dialling import dial
 from gatewayd.client.message import Draft, Message, Receipt, about, compose
+from gatewayd.client.patience import Patience
 from gatewayd.client.tail import Tail
 from gatewayd.client.transfer import Progress, download, ignored, upload
 from gatewayd.interfaces.dns import Endpoint
@@ -57,12 +57,9 @@ from gatewayd.wire.parley.schema import (
 )
 
 T = TypeVar("T", bound=Body)
-R = TypeVar("R")
 
 PAGE = 100  # changes asked for at once
 KEEP_ALIVE = 120.0  # seconds; finds a network that was lost in silence, and keeps the listener from hanging up
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a lost connection is dialled again; doubled each time
-_random = SystemRandom()
 
 
 async def connect(
@@ -112,8 +109,7 @@ class ParleyClient:
         self._syncing = DeferredLock()
         self._live_on: ParleyClientSession | None = None  # which session's server pushes the log's tail
         self._tails: set[Tail] = set()
-        self._pauses: set[Deferred[None]] = set()
-        self._closed = False
+        self._patience = Patience(reactor)
         self._keeping_alive = LoopingCall(self._keep_alive)
         self._keeping_alive.clock = reactor
 
@@ -125,7 +121,7 @@ class ParleyClient:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._patience.over
 
     @property
     def is_online(self) -> bool:
@@ -135,7 +131,7 @@ class ParleyClient:
         """The signed-in session, dialled where there is none. Raises OSError, RequestFailed."""
         await self._dialling.acquire()
         try:
-            if self._closed:
+            if self.closed:
                 raise ConnectionGone("closed by us")
             if self._session is not None and not self._session.usable:
                 self._lose(self._session, ConnectionGone("connection lost"))  # it is not closed yet
@@ -184,7 +180,7 @@ class ParleyClient:
         """Safe to repeat, whatever it raised: the same draft arrives once, and what was put is not put again."""
         for part, source in draft.blobs:
             await self.upload(part, source, progress)
-        session = await (self._persist(self.online) if self._patient else self.online())
+        session = await (self._patience.persist(self.online) if self._patient else self.online())
         most = max(1, session.recipients)
         results: tuple[Result, ...] = ()
         for begin in range(0, len(to), most):
@@ -208,7 +204,7 @@ class ParleyClient:
                 more = True
                 while more:
                     sync = Sync(since, PAGE, epoch=epoch, content=content)
-                    page = await (self._persist(partial(self._live_page, sync)) if live else self._page(sync))
+                    page = await (self._patience.persist(partial(self._live_page, sync)) if live else self._page(sync))
                     more, since, epoch = page.more, page.modseq, page.epoch
                     yield page
                 if not live:
@@ -299,14 +295,11 @@ class ParleyClient:
 
     def try_now(self) -> None:
         """Waits no longer until it dials again."""
-        for over in list(self._pauses):
-            self._pauses.discard(over)
-            over.callback(None)
+        self._patience.try_now()
 
     def close(self) -> None:
         """Signs out; live loops end with ConnectionGone."""
-        self._closed = True
-        self.try_now()
+        self._patience.end()
         if self._keeping_alive.running:
             self._keeping_alive.stop()
         if self._session is not None:
@@ -318,7 +311,7 @@ class ParleyClient:
     async def _sign_in(self) -> ParleyClientSession:
         session = await dial(self._reactor, self._domain, *self._where)
         await session.sign_in_user(self.user, self._password, secrets.token_hex(16))
-        if self._closed:
+        if self.closed:
             session.close()
             raise ConnectionGone("closed by us")
         session.on_changes = self._on_changes
@@ -334,11 +327,11 @@ class ParleyClient:
             try:
                 return await self._ask_on(session, method, body, kind)
             except ConnectionGone:
-                if self._closed:
+                if self.closed:
                     raise
             return await self._ask_on(await self.online(), method, body, kind)
 
-        return await self._persist(ask) if self._patient else await ask()
+        return await self._patience.persist(ask) if self._patient else await ask()
 
     async def _ask_on(self, session: ParleyClientSession, method: str, body: Body, kind: type[T]) -> T:
         try:
@@ -363,32 +356,6 @@ class ParleyClient:
             return page
         finally:
             self._syncing.release()
-
-    async def _persist(self, work: Callable[[], Awaitable[R]]) -> R:
-        """Until it is done, or `close`, or the server says that it will never be."""
-        wait = FIRST_WAIT
-        while True:
-            try:
-                return await work()
-            except OSError:
-                if self._closed:
-                    raise
-            except RequestFailed as failed:
-                if failed.error != "unavailable" or self._closed:
-                    raise
-            await self._pause(_random.uniform(0, wait))  # all of a server's clients come back at once
-            wait = min(2 * wait, LONGEST_WAIT)
-
-    async def _pause(self, seconds: float) -> None:
-        over: Deferred[None] = Deferred()
-        self._pauses.add(over)
-        call = self._reactor.callLater(seconds, over.callback, None)
-        try:
-            await over
-        finally:
-            self._pauses.discard(over)
-            if call.active():
-                call.cancel()
 
     async def _keep_alive(self) -> None:
         """The cheapest question; if no answer comes the session finds that it is gone."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gatewayd.address import Address
 from gatewayd.client.message import Message, Receipt
-from gatewayd.message.model import EDIT, RETRACT, Part
+from gatewayd.message.model import EDIT, RETRACT, Part, Payload
 
 KNOWN = {"bridged", "receipts", "receipt", "references"}  # extensions that a reader may be obliged to understand
 RANK = {"stored": 1, "delivered": 2, "displayed": 3}
@@ -47,6 +48,12 @@ class Said:
     @property
     def files(self) -> tuple[Part, ...]:
         return () if self.retracted or not self.understood else self.version.files
+
+
+def conversation_of(user: str, payload: Payload) -> str:
+    """The same for everything that is said among the same people."""
+    others = sorted({_bare(text) for text in (payload.from_, *payload.to)} - {_bare(user)})
+    return "\n".join(others) or user
 
 
 def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -> list[Said]:
@@ -149,3 +156,11 @@ def _takes_back(message: Message, original: Message) -> bool:
 def _later(edit: Message, other: Message) -> bool:
     """The latest date counts, of equal ones the greater id."""
     return (edit.content.fields.date, edit.id) > (other.content.fields.date, other.id)
+
+
+def _bare(text: str) -> str:
+    """An address in the one form, or the text where it is none."""
+    try:
+        return str(Address.parse(text))
+    except ValueError:
+        return text

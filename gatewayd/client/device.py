@@ -13,11 +13,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
 
-from gatewayd.client.archive import INTRODUCTIONS, Archive, Conversation, Place, conversation_of
+from gatewayd.client.archive import Archive, Conversation, Place
 from gatewayd.client.connection import ParleyClient
-from gatewayd.client.conversation import Said, laid_together, most_known
+from gatewayd.client.conversation import Said, conversation_of, laid_together, most_known
 from gatewayd.client.message import Draft, Message, about, compose
 from gatewayd.client.outbox import Outbox, Waiting
+from gatewayd.client.pages import INTRODUCTIONS
 from gatewayd.client.transfer import Progress, ignored
 from gatewayd.errors import StoreError
 from gatewayd.message.model import EDIT, Part, Payload

@@ -13,10 +13,11 @@ from typing import Any
 from gatewayd.cli.parley.account import Failed, Identity
 from gatewayd.cli.parley.terminal import BOLD, NORMAL, how, plain, words
 from gatewayd.client import Message, ParleyClient
-from gatewayd.client.archive import INTRODUCTIONS, Archive
+from gatewayd.client.archive import Archive
 from gatewayd.client.conversation import Said, is_change, laid_together
 from gatewayd.client.device import Device
 from gatewayd.client.files import save as save_file
+from gatewayd.client.pages import INTRODUCTIONS
 from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import Part
 

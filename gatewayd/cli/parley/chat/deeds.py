@@ -12,8 +12,7 @@ from gatewayd.cli.parley.chat.status import Status
 from gatewayd.cli.parley.chat.talk import NotNow, Talk, View
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.cli.parley.terminal import plain
-from gatewayd.client.archive import conversation_of
-from gatewayd.client.conversation import Said
+from gatewayd.client.conversation import Said, conversation_of
 from gatewayd.client.message import about
 from gatewayd.message.model import EDIT, RETRACT, Part
 

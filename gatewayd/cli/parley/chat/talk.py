@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from gatewayd.cli.parley.chat.bridge import Bridge
 from gatewayd.cli.parley.chat.signals import say
 from gatewayd.client import Contact, Draft, Message, RequestFailed, TransferFailed, compose
-from gatewayd.client.archive import INTRODUCTIONS, Conversation, Place
+from gatewayd.client.archive import Conversation, Place
 from gatewayd.client.conversation import Said
 from gatewayd.client.device import Cancelled, Device
 from gatewayd.client.files import save
+from gatewayd.client.pages import INTRODUCTIONS
 from gatewayd.errors import StoreError
 from gatewayd.message.model import EDIT, REACTION, RETRACT, Part
 from gatewayd.wire.parley.schema import Action
