@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from gatewayd.crypto import cose
 from gatewayd.crypto.domain_keys import SigningKey
 from gatewayd.errors import StoreError
 from gatewayd.message.model import Content, Part, Payload
-from gatewayd.wire.parley.schema import Change, Changes, Contact, ContactState
+from gatewayd.wire.parley.schema import Change, Changes, Contact, ContactState, Mailbox
 from tests.loop import Loop
 
 KEY = SigningKey.generate(Domain.parse("alpha.test"))
@@ -212,6 +213,55 @@ def test_a_log_that_began_anew(archive: Archive, loop: Loop) -> None:
     (found,) = loop.all(archive.conversation("alice@alpha.test"))
     assert sorted(texts(found)) == ["also in Archive", "first", "lost", "new", "pushed"]
     assert loop.all(archive.search("spam", 9)) == [[]]
+
+
+def everything(loop: Loop, archive: Archive) -> dict[str, set[Any]]:
+    """What the server said, row by row; not what it has lost."""
+    of = {
+        "entry": "WHERE mailbox != '\\Kept'",
+        "object": f"WHERE id NOT IN (SELECT id FROM entry WHERE mailbox='{KEPT}')",
+    }
+    query = "SELECT * FROM {} {}"
+    names = "entry", "object", "contact", "mailbox", "log"
+    return {
+        name: set(
+            loop.one(archive.database.read(lambda db, n=name: db.execute(query.format(n, of.get(n, ""))).fetchall()))
+        )
+        for name in names
+    }
+
+
+def test_after_a_log_that_began_anew_the_copy_is_what_the_server_has(
+    archive: Archive, loop: Loop, tmp_path: Path
+) -> None:
+    """Who asks, who may write, mailboxes and messages, strangers' too: all as in a copy that never saw the other."""
+    stranger = change(2, "let me in", sender="eve@x.test", mailbox="Introductions")
+    boxes = (Mailbox("INBOX", 7, 1), Mailbox("Introductions", 8, 1), Mailbox("Old", 9, 1))
+    asks, granted = Contact("eve@x.test", "requested", 7, 3), Contact("carol@x.test", "granted", 7, 4)
+    loop.one(archive.take(Changes((change(1, "both"), stranger), 4, False, (asks, granted), boxes, b"one")))
+    loop.one(archive.begin_anew(b"one"))
+    other = Archive(tmp_path / "other.sqlite", BOB, loop.post)
+    changes = change(1, "both", uid=5), change(2, "new", uid=6)
+    news = Changes(changes, 3, False, (Contact("dan@x.test", "requested", 9, 3),), (Mailbox("INBOX", 11, 1),), b"two")
+    for one in (archive, other):
+        loop.one(one.take(news))
+    assert everything(loop, archive) == everything(loop, other)
+    other.close()
+
+
+def test_a_copy_from_before_there_were_epochs_begins_anew(archive: Archive, loop: Loop, tmp_path: Path) -> None:
+    asks = Contact("eve@x.test", "requested", 7, 3)
+    stranger = change(2, "let me in", sender="eve@x.test", mailbox="Introductions")
+    loop.one(archive.take(Changes((change(1, "one"), stranger), 3, contacts=(asks,))))
+    archive.close()
+    path = tmp_path / "data" / "bob.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE schema SET version=5")
+    again = Archive(path, BOB, loop.post)
+    assert loop.all(again.place(), again.contacts(), again.mailbox("Introductions")) == [(0, b""), [], []]
+    assert texts(loop.one(again.conversation("alice@alpha.test"))) == ["one"]
+    assert loop.one(again.take(page(b"one", change(1, "one")))) == []
+    again.close()
 
 
 def test_conversations(archive: Archive, loop: Loop) -> None:
