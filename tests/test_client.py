@@ -32,6 +32,7 @@ from gatewayd.message import bridge
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Payload
 from gatewayd.session import parley_server, parley_sync
+from tests.backup import Backup
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
 
 
@@ -399,6 +400,61 @@ def test_the_live_tail_goes_on_where_it_was(alpha: House, monkeypatch: pytest.Mo
     alpha.begun.addErrback(lambda failure: ended.append(failure.trap(ConnectionGone)))
     alpha.call(bob.close)
     wait_until(alpha, lambda: bool(ended))
+
+
+@pytest.mark.parametrize("begins", ["from the first", "from here on"])
+def test_a_live_loop_goes_on_with_a_server_that_came_back_from_a_backup(
+    begins: str, alpha: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is missed, and nothing is there twice: not what was marked as answered and is not any more, nor what
+    stood there before the loop began."""
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(connection, "PAGE", 2)
+    alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
+    got: list[str] = []
+
+    def say(*texts: str) -> None:
+        for text in texts:
+            alpha.wait(alice.send([str(BOB)], text))
+
+    async def read(since: int) -> None:
+        async for message in bob.messages(since, live=True):
+            got.append(message.text)
+
+    def until(*texts: str) -> None:
+        wait_until(alpha, lambda: got == [*texts])
+
+    say("a", "b", "c")
+    inbox = alpha.wait(bob.mailboxes())[0]
+    assert (inbox.name, inbox.messages) == ("INBOX", 3)
+    first = 0 if begins == "from the first" else alpha.wait(bob.mark("INBOX", []))
+    alpha.call(lambda: alpha.spawn(read(first)))
+    before = [] if first else ["a", "b", "c"]
+    say("d")
+    until(*before, "d")
+    backup = Backup(alpha, tmp_path)
+    say("lost")
+    until(*before, "d", "lost")
+    alpha.wait(bob.mark("INBOX", [1, 4], add=["\\Answered"]))
+    until(*before, "d", "lost", "a", "d")
+    backup.restore()
+    alpha.listen()
+    alice._where = (here(alpha), *alice._where[1:])
+    say("e", "f", "g")
+    bob._where = alice._where
+    until(*before, "d", "lost", "a", "d", "e", "f", "g")
+    say("h")
+    until(*before, "d", "lost", "a", "d", "e", "f", "g", "h")
+    alpha.wait(bob.mark("INBOX", [4], add=["\\Flagged"]))  # and changes are told again
+    until(*before, "d", "lost", "a", "d", "e", "f", "g", "h", "d")
+    alpha.begun.addErrback(lambda failure: failure.trap(ConnectionGone))
+    alpha.call(bob.close)
+
+
+def test_a_place_of_another_log_is_no_place_to_begin_at(alpha: House) -> None:
+    bob = sign_in(alpha, BOB)
+    with pytest.raises(RequestFailed, match="resync"):
+        alpha.wait(taken(bob.messages(1, epoch=b"of another log", live=True), 1))
 
 
 def test_two_live_loops_through_lost_connections(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from gatewayd.client.transfer import ignored
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.message.model import Part
 from gatewayd.session import parley_sync
-from gatewayd.store import epochs
 from gatewayd.wire.parley.schema import Mailboxes, Result
+from tests.backup import Backup
 from tests.test_client import here, inbox, sign_in
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, defer_later, wait_until
 
@@ -205,11 +203,7 @@ def test_who_was_put_off_is_tried_now_and_then(alpha: House, alice: Device, monk
 def test_a_server_that_came_back_from_a_backup(alpha: House, alice: Device, tmp_path: Path) -> None:
     """It has given the same numbers to other messages since: nothing is missed, nothing is there twice or is news
     twice, the outbox stays, and what only this device still has is kept."""
-    bob, where = sign_in(alpha, BOB), (alpha.database.path, tmp_path / "epoch")
-
-    def copy(source: Path, to: Path) -> None:
-        with contextlib.closing(sqlite3.connect(source)) as one, contextlib.closing(sqlite3.connect(to)) as other:
-            one.backup(other)
+    bob = sign_in(alpha, BOB)
 
     def send(*texts: str) -> None:
         for text in texts:
@@ -217,12 +211,10 @@ def test_a_server_that_came_back_from_a_backup(alpha: House, alice: Device, tmp_
 
     send("before")
     alpha.wait(alice.sync())
-    copy(where[0], tmp_path / "backup.sqlite")
+    backup = Backup(alpha, tmp_path)
     send("lost", "lost as well")
     alpha.wait(alice.sync())
-    alpha.hush()
-    copy(tmp_path / "backup.sqlite", where[0])
-    epochs.begin(*where, alpha.reactor.seconds())
+    backup.restore()
     back(alpha, alice)
     bob = sign_in(alpha, BOB)
     send("after", "later", "last")

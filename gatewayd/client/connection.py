@@ -221,14 +221,44 @@ class ParleyClient:
     async def messages(
         self, since: int = 0, *, epoch: bytes = b"", live: bool = False, mailbox: str = "INBOX"
     ) -> AsyncIterator[Message]:
-        """The messages of one mailbox that are new or changed after modseq `since`, see `changes`."""
-        async for page in self.changes(since, epoch=epoch, live=live):
-            for change in page.changes:
-                if change.mailbox == mailbox and change.signed:
-                    yield Message.of(change)
-                elif change.mailbox == mailbox and change.id:  # of a group too large for a page; else gone
-                    async for objects in self.fetch([change.id]):
-                        yield Message.of(replace(change, signed=objects[0].signed, bodies=objects[0].bodies))
+        """The messages of one mailbox that are new or changed after modseq `since`, see `changes`. With `live` it goes
+        on when the log becomes another one, as that of a server which was restored from a backup: of that come those
+        that were not in the one before."""
+        known: set[bytes] | None = None  # the ids of what is no news in another log
+        anew = False  # such a log is being read
+        while True:
+            try:
+                async for page in self.changes(since, epoch=epoch, live=live):
+                    if live and known is None:
+                        known = await self._ids_until(since, mailbox)
+                    for change in page.changes:
+                        if change.mailbox != mailbox or not change.id:  # gone
+                            continue
+                        if known is not None:
+                            if anew and change.id in known:
+                                continue
+                            known.add(change.id)
+                        if change.signed:
+                            yield Message.of(change)
+                            continue
+                        async for objects in self.fetch([change.id]):  # of a group too large for a page
+                            yield Message.of(replace(change, signed=objects[0].signed, bodies=objects[0].bodies))
+                    anew = anew and page.more
+                return
+            except RequestFailed as failed:
+                if failed.error != "resync" or known is None:
+                    raise
+            since, epoch, anew = 0, b"", True
+
+    async def _ids_until(self, modseq: int, mailbox: str) -> set[bytes]:
+        """What stood in the mailbox then, and stands there unchanged."""
+        found: set[bytes] = set()
+        if modseq:
+            async for page in self.changes(content="ids"):
+                found.update(change.id for change in page.changes if change.mailbox == mailbox and change.id)
+                if page.modseq >= modseq:
+                    break
+        return found
 
     async def fetch(self, ids: Sequence[bytes]) -> AsyncIterator[tuple[Object, ...]]:
         """Those of them that the account has, some at a time."""
