@@ -29,7 +29,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """Senders s0@, s1@, ... write to the recipients r0@, r1@, ..., each to its own."""
 
-    protocol: str  # "parley" or "xmpp"
+    protocol: str  # "parley", "bare" or "xmpp"
     authorities: str  # a PEM file
     password: str
     from_domain: str
@@ -214,6 +214,10 @@ def sign_in(spec: Spec, user: str, domain: str, address: tuple[str, int]) -> Cli
         from bench.load_parley import ParleyLoad
 
         return ParleyLoad(address, user, domain, spec.password, spec.authorities)
+    if spec.protocol == "bare":
+        from bench.load_parley import BareLoad
+
+        return BareLoad(address, user, domain, spec.password, spec.authorities)
     from bench.load_xmpp import XMPPLoad
 
     return XMPPLoad(address, user, domain, spec.password, spec.authorities)

@@ -100,3 +100,14 @@ class ParleyLoad(Connection):
                 if not isinstance(event, Hello):
                     raise RuntimeError(f"{self._user}: {event}")
             self._events += self._engine.receive(self.tls.recv(65536))
+
+
+class BareLoad(ParleyLoad):
+    """The same messages to the bare path, which believes every name."""
+
+    def _sign_in(self, password: str) -> None:
+        frame = cbor2.dumps([REQ, 0, "hello", self._user])
+        self.write(len(frame).to_bytes(4, "big") + frame)
+
+    def _follow(self) -> None:
+        """It has no past."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from twisted.internet import defer
 
-from bench import figures, prosody
+from bench import bare, figures, prosody
 from bench.load import Result, Spec
 from demo.world import PASSWORD, Gateway, World
 from gatewayd.address import Address, Domain
@@ -89,6 +89,16 @@ def theirs(peer: prosody.Prosody, **what: Any) -> Result:
     )  # fmt: skip
 
 
+def barely(path: bare.Bare, **what: Any) -> Result:
+    address, domain = bare.ADDRESS, bare.DOMAIN
+    return measured(
+        Spec(
+            protocol="bare", authorities=str(path.authorities), password=PASSWORD, pids=(path.pid,), from_domain=domain,
+            from_address=address, to_domain=domain, to_address=address, **what,
+        )
+    )  # fmt: skip
+
+
 def measured(spec: Spec) -> Result:
     command = [sys.executable, "-m", "bench.load", msgspec.json.encode(spec).decode()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -148,6 +158,8 @@ def local() -> None:
             found = shapes(lambda **what: ours(gateway, gateway, **what))
         goals: dict[str, Figures] = {shape(*key): {"": (rate, "")} for key, rate in TARGETS.items()}
         report("parley_local", found, "the goal", goals | {CALMLY: {", p50": (1.0, ""), ", p99": (5.0, "")}})
+        with bare.bare(Path(root) / "bare") as path:
+            report("parley_local", found, "the bare path", shapes(lambda **what: barely(path, **what)))
         for archive, name in peers_archives("parley_local"):
             with prosody.prosody(Path(root) / archive, archive, names) as peer:
                 report("parley_local", found, f"Prosody, {name}, TLS", shapes(lambda **what: theirs(peer, **what)))

@@ -67,7 +67,7 @@ def prosody(root: Path, archive: str, users: Sequence[str]) -> Iterator[Prosody]
         process = subprocess.Popen(["prosody", "--config", config], stdout=said, stderr=said)
     try:
         deadline = time.monotonic() + 15
-        while not _listens(host, port):
+        while not listens(host, port):
             if process.poll() is not None or time.monotonic() > deadline:
                 said_ = (root / "prosody.err").read_text() + (root / "prosody.log").read_text()
                 raise RuntimeError(f"Prosody did not start:\n{said_[-2000:]}")
@@ -78,7 +78,7 @@ def prosody(root: Path, archive: str, users: Sequence[str]) -> Iterator[Prosody]
         process.wait(20)
 
 
-def _listens(host: str, port: int) -> bool:
+def listens(host: str, port: int) -> bool:
     import socket
 
     try:
