@@ -211,7 +211,8 @@ def smtp_replies(random: Random) -> None:
                 replies += engine.receive(chunk)
         except smtp.RemoteProtocolError:
             return replies, "error"
-        return [(reply.code, reply.enhanced, reply.text) for reply in replies], ""
+        said = [one.reply if isinstance(one, smtp_client.Unasked) else one for one in replies]
+        return [(reply.code, reply.enhanced, reply.text) for reply in said], ""
 
     octets = script(random, seeds.SMTP_REPLIES)
     for chunks in ([octets], split(random, octets)):  # an error may come earlier or later, as the octets come

@@ -8,7 +8,8 @@ import imaplib
 import socket
 import threading
 import time
-from typing import IO, Any
+from collections.abc import Iterable
+from typing import Any
 
 from demo.world import PASSWORD, Gateway
 
@@ -126,7 +127,7 @@ class Mailbox:
         self.imap.logout()
 
 
-def mail_data(file: IO[bytes]) -> bytes:
+def mail_data(file: Iterable[bytes]) -> bytes:
     """What comes after DATA, up to its dot. Raises ConnectionError when the other side goes away before it."""
     lines: list[bytes] = []
     for line in file:

@@ -7,7 +7,8 @@ import email
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from gatewayd.message.model import Content
 from gatewayd.net.dial import dial_smtp
 from gatewayd.net.tls import Trust
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
-from gatewayd.session import smtp_courier
+from gatewayd.session import smtp_client
 from gatewayd.session.smtp_courier import SMTPCourier
 from tests.smtp_talk import mail_data
 
@@ -46,6 +47,8 @@ class Server:
             "DATA": b"354 go\r\n", "END": b"250 2.0.0 queued as 1\r\n", "RSET": b"250 ok\r\n", "QUIT": b"221 bye\r\n",
             "BDAT": b"250 2.0.0 queued as 1\r\n",
         } | answers  # fmt: skip
+        self.replies: dict[str, list[bytes | None]] = {}  # said first, each once
+        self.pace = 0.0  # seconds that it takes for each MiB of a mail
         self.heard: list[str] = []
         self.mails: list[bytes] = []
         self.connections = 0
@@ -83,12 +86,22 @@ class Server:
                     file = connection.makefile("rb")
                     continue
                 if goes_on:
-                    self.mails.append(mail_data(file))
+                    self.mails.append(mail_data(self._slowly(file)))
                     if not self._say(connection, "END"):
                         return
 
+    def _slowly(self, file: Iterable[bytes]) -> Iterator[bytes]:
+        read = 0
+        for line in file:
+            yield line
+            read += len(line)
+            if self.pace and read > 2**20:
+                read = 0
+                time.sleep(self.pace)
+
     def _say(self, connection: socket.socket, key: str) -> bool:
-        answer = self.answers.get(key, b"500 what?\r\n")
+        waiting = self.replies.get(key)
+        answer = waiting.pop(0) if waiting else self.answers.get(key, b"500 what?\r\n")
         if answer is None:
             return False
         connection.sendall(answer)
@@ -319,7 +332,7 @@ def test_too_big_for_the_next_server(sender: Sender, serve: Serve) -> None:
 def test_a_connection_ends_after_many_messages(
     sender: Sender, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(smtp_courier, "MAX_TRANSACTIONS", 2)
+    monkeypatch.setattr(smtp_client, "MAX_TRANSACTIONS", 2)
     server = serve()
     for _ in range(5):
         assert sender.send(server)[0].ok
@@ -332,3 +345,90 @@ def test_replies_injected_ahead_of_tls_are_not_believed(sender: Sender, serve: S
     (outcome,) = sender.send(server)
     assert isinstance(outcome, Deferred)
     assert server.mails == []
+
+
+# -- servers that lose their way ------------------------------------------------------------------------------------
+
+MANY = tuple(Address.parse(f"user{number}@beta.test") for number in range(250))
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_reply_too_many_is_taken_for_none_of_ours(sender: Sender, serve: Serve, pipelining: bool) -> None:
+    """Else each answer is that of the command before it, and mail counts as delivered that was never sent."""
+    ehlo = EHLO if pipelining else EHLO.replace(b"250-PIPELINING\r\n", b"")
+    server = serve(EHLO=ehlo, END=b"250 2.0.0 queued\r\n250 2.0.0 queued twice\r\n")
+    for number in range(3):
+        assert sender.send(server, mail=b"Subject: %d\r\n\r\n" % number)[0].ok
+    assert [mail[-6:-4] for mail in server.mails] == [b" 0", b" 1", b" 2"]
+    early = serve(EHLO=ehlo, DATA=b"354 go\r\n250 2.0.0 queued already\r\n", END=b"554 5.6.0 never\r\n")
+    assert not sender.send(early)[0].ok
+
+
+@pytest.mark.parametrize("where", ["MAIL", "RCPT", "DATA"])
+def test_a_reply_out_of_place_ends_the_connection(sender: Sender, serve: Serve, where: str) -> None:
+    server = serve(**{where: b"250 2.0.0 ok\r\n" if where == "DATA" else b"354 go\r\n"})
+    (outcome,) = sender.send(server)
+    assert isinstance(outcome, Deferred)
+    assert server.mails == []
+    server.answers |= {"MAIL": b"250 ok\r\n", "RCPT": b"250 ok\r\n", "DATA": b"354 go\r\n"}
+    assert sender.send(server)[0].ok
+    assert server.connections == 2
+
+
+def test_data_refused_leaves_no_transaction_open(sender: Sender, serve: Serve) -> None:
+    server = serve(DATA=b"451 4.3.0 not now\r\n")
+    assert sender.send(server) == [Deferred("4.3.0", "not now")]
+    server.answers["DATA"] = b"354 go\r\n"
+    assert sender.send(server)[0].ok
+    assert server.connections == 1
+    assert server.heard[server.heard.index("DATA") + 1] == "RSET"
+
+
+def test_a_kept_connection_that_ends_costs_no_delay(sender: Sender, serve: Serve) -> None:
+    """A server that takes so many messages of a connection, and another one that goes away in between."""
+    server = serve()
+    assert sender.send(server)[0].ok
+    server.replies["MAIL"] = [b"421 4.7.0 enough for one connection\r\n"]
+    assert sender.send(server)[0].ok
+    server.replies["MAIL"] = [None]
+    assert sender.send(server)[0].ok
+    assert server.connections == 3
+    server.replies["MAIL"] = [None, None]
+    (outcome,) = sender.send(server)
+    assert isinstance(outcome, Deferred)
+
+
+def test_no_more_recipients_than_a_server_has_to_take(sender: Sender, serve: Serve) -> None:
+    server = serve()
+    assert all(outcome.ok for outcome in sender.send(server, to=MANY))
+    assert [n for n, line in enumerate(server.heard) if line.startswith("MAIL")] == [1, 103, 205]  # RFC 5321 4.5.3.1.8
+    told = serve(EHLO=EHLO.replace(b"250 8", b"250-LIMITS MAILMAX=9 RCPTMAX=30\r\n250 8"))
+    assert all(outcome.ok for outcome in sender.send(told, to=MANY))
+    assert len(told.mails) == 9
+
+
+def test_too_many_recipients_go_on_at_once(sender: Sender, serve: Serve) -> None:
+    """RFC 5321 4.5.3.1.10: the rest comes in another transaction."""
+    server = serve()
+    more = b"452 4.5.3 too many recipients\r\n"
+    server.replies["RCPT"] = [*[b"250 ok\r\n"] * 60, *[more] * 40]
+    assert all(outcome.ok for outcome in sender.send(server, to=MANY[:100]))
+    assert (len(server.mails), server.connections) == (2, 1)
+    server.answers["RCPT"] = more
+    assert sender.send(server, to=MANY[:2]) == [Deferred("4.5.3", "too many recipients")] * 2
+
+
+def test_what_a_server_says_is_shown_as_text(sender: Sender, serve: Serve) -> None:
+    server = serve(RCPT=b"550-5.1.1 \x1b[31mred\x07\r\n550 5.1.1 \xff\x00" + b"x" * 5000 + b"\r\n")
+    (outcome,) = sender.send(server)
+    assert outcome.text.isprintable()
+    assert len(outcome.text) < 1100
+
+
+def test_a_large_mail_to_a_slow_reader(sender: Sender, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads is alive: the patience is for replies."""
+    monkeypatch.setattr(smtp_client, "TIMEOUT", 1.0)
+    server = serve(EHLO=EHLO.replace(b"1000", b"0"))
+    server.pace = 0.15  # seconds for a MiB
+    assert sender.send(server, mail=MAIL + (b"x" * 998 + b"\r\n") * 24_000)[0].ok
+    assert len(server.mails) == 1

@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatewayd.wire.smtp import LocalProtocolError, RemoteProtocolError
-from gatewayd.wire.smtp.client import Command, Content, ServerReply, SMTPClient
+from gatewayd.wire.smtp.client import Command, Content, ServerReply, SMTPClient, Unasked
 from gatewayd.wire.smtp.data import DataReader
 
 REPLIES = (
-    b"220 ready\r\n250-mx.test greets\r\n250-SIZE 100\r\n250 8BITMIME\r\n354\r\n550 5.1.1 no\xff such user\r\n421 bye\n"
+    b"220 ready\r\n250-mx.test greets\r\n250-SIZE 100\r\n250 8BITMIME\r\n354\r\n"
+    b"550 5.1.1 no\xff such\x1buser\r\n421 bye\n"
 )
 SAID = [
     ServerReply(220, ("ready",)),
     ServerReply(250, ("mx.test greets", "SIZE 100", "8BITMIME")),
     ServerReply(354, ("",)),
-    ServerReply(550, ("5.1.1 no\N{REPLACEMENT CHARACTER} such user",)),
+    ServerReply(550, ("5.1.1 no\N{REPLACEMENT CHARACTER} such user",)),  # control characters are for nobody
     ServerReply(421, ("bye",)),
 ]
 
@@ -27,9 +28,11 @@ SAID = [
 @given(st.lists(st.integers(0, len(REPLIES)), max_size=20))
 def test_any_split_gives_the_same_replies(cuts: list[int]) -> None:
     engine = SMTPClient()
+    for _ in SAID[1:-1]:  # the first is the banner, and the last one nobody has asked for
+        engine.send(Command("NOOP"))
     points = [0, *sorted(cuts), len(REPLIES)]
     got = [said for a, b in itertools.pairwise(points) for said in engine.receive(REPLIES[a:b])]
-    assert got == SAID
+    assert got == [*SAID[:-1], Unasked(SAID[-1])]
 
 
 def test_enhanced_codes() -> None:
@@ -76,6 +79,14 @@ def test_octets_ahead_of_the_handshake_are_not_believed(injected: bytes) -> None
     fine.receive(b"220 go\r\n")
     fine.tls_started()
     assert fine.receive(b"250 hello\r\n") == [ServerReply(250, ("hello",))]
+
+
+def test_so_many_replies_as_were_asked_for() -> None:
+    engine = SMTPClient()
+    go, stop = ServerReply(220, ("go",)), ServerReply(421, ("or not",))
+    assert engine.receive(b"220 go\r\n421 or not\r\n") == [go, Unasked(stop)]
+    engine.send(Content(b"", replies=2))
+    assert engine.receive(b"250 one\r\n250 two\r\n250 three\r\n")[-1] == Unasked(ServerReply(250, ("three",)))
 
 
 def test_a_refused_starttls_changes_nothing() -> None:

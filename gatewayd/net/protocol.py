@@ -27,6 +27,7 @@ EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
 EXPORTER_LENGTH = 32
 ENOUGH = 4096  # octets that count as a sign of life though they complete nothing
 AT_ONCE = 64 * 1024  # octets that one turn gathers before they are written
+PIECE = 1024 * 1024  # octets that the transport is given: who has read so many gives a sign of life
 
 
 def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) -> TLSInfo:
@@ -124,7 +125,7 @@ class LinkProtocol(Protocol):
         self._working = False  # on what has come in: what is sent meanwhile leaves at its end
         self._upgrading = False
         self._events: list[Any] = []
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._unsent = 0  # octets in it
         self._paused = False  # not reading
         self._flushes = False  # when the turn ends
@@ -194,6 +195,10 @@ class LinkProtocol(Protocol):
         if not self._gone and getattr(getattr(self.transport, "transport", None), "disconnecting", False):
             # the other side ended TLS while we had more to write than it liked: Twisted waits for yet more of us
             cast(Any, self.transport).unregisterProducer()
+        self._heard = self._clock.seconds()
+        self._flush()
+        if self.full:
+            return
         waiting, self._readers = self._readers, []
         for reader in waiting:
             reader.callback(None)
@@ -237,7 +242,7 @@ class LinkProtocol(Protocol):
 
     def start_tls(self) -> None:
         assert self.transport is not None
-        self._flush()
+        self._flush(whole=True)
         self._events.clear()  # commands sent ahead of the handshake are never executed (RFC 3207 §6)
         self._upgrading = True
         self.engine.tls_started()
@@ -247,7 +252,7 @@ class LinkProtocol(Protocol):
     def close(self) -> None:
         if not self._gone:
             self._closing = True
-            self._flush()
+            self._flush(whole=True)
             assert self.transport is not None
             cast(Any, self.transport).unregisterProducer()  # else it would wait for us
             self.transport.loseConnection()
@@ -356,13 +361,14 @@ class LinkProtocol(Protocol):
             self._paused = True
             cast(Any, self.transport).pauseProducing()
 
-    def _flush(self) -> None:
+    def _flush(self, *, whole: bool = False) -> None:
+        """As much as the transport likes, or the whole."""
         self._flushes = False
-        if self._out and not self._gone and self.transport is not None:
+        while self._out and not self._gone and self.transport is not None and (whole or not self.full):
             data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._unsent = 0
-            self.transport.write(data)
+            self._out = [] if len(data) <= PIECE else [memoryview(data)[PIECE:]]
+            self._unsent = max(0, len(data) - PIECE)
+            self.transport.write(bytes(data[:PIECE]))
 
     def _lives(self) -> None:
         """The timer runs on, and sees when it ends: setting it back for each message costs more than that."""

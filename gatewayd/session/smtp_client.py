@@ -15,11 +15,15 @@ from gatewayd.session.link import Link, TLSInfo
 from gatewayd.session.smtp_sign_in import Credentials, sign_in
 from gatewayd.session.smtp_tls import Proof
 from gatewayd.wire.smtp import LocalProtocolError
-from gatewayd.wire.smtp.client import Chunk, Command, Content, ServerReply
+from gatewayd.wire.smtp.client import Chunk, Command, Content, ServerReply, Unasked
 from gatewayd.wire.smtp.data import has_bare
 from gatewayd.wire.smtp.parameters import xtext
 
 TIMEOUT = 300.0  # seconds for any one reply, RFC 5321 §4.5.3.2
+MAX_RECIPIENTS = 100  # of a transaction, unless the server says otherwise: so many all take (RFC 5321 §4.5.3.1.8)
+MAX_TRANSACTIONS = 100  # on one connection: then others at the server have their turn
+TOO_MANY = "4.5.3"  # recipients: RFC 5321 §4.5.3.1.10 has 452 for it, which not every server explains
+MAX_TEXT = 1000  # characters that are kept of a reply
 NO_BINARY = Refused("5.6.1", "The next server takes no binary mail")  # RFC 3030 §3; the courier converts where it can
 NO_REQUIRETLS = Refused("5.7.30", "The sender demands TLS all the way, and the next server does not promise it")
 
@@ -69,8 +73,10 @@ class SMTPClientSession:
             self._tls_up.callback(None)
             self._tls_up = None
 
-    async def handle(self, event: ServerReply) -> None:
-        if self._waiter is None:
+    async def handle(self, event: ServerReply | Unasked) -> None:
+        if isinstance(event, Unasked):  # mostly a farewell
+            self._is_over(ConnectionGone(event.reply.text or "a reply to nothing"))
+        elif self._waiter is None:
             self._replies.append(event)
         else:
             waiter, self._waiter = self._waiter, None
@@ -83,8 +89,7 @@ class SMTPClientSession:
         self._lost(ConnectionGone(why))
 
     def timed_out(self) -> None:
-        self._lost(ConnectionGone("no reply in time"))
-        self._link.abort()
+        self._is_over(ConnectionGone("no reply in time"))
 
     def closed(self, reason: Exception | None) -> None:
         self._lost(ConnectionGone(str(reason) or "connection lost"))
@@ -93,7 +98,13 @@ class SMTPClientSession:
 
     @property
     def usable(self) -> bool:
-        return self._gone is None and self._greeted
+        spent = self.transactions >= self._limit("MAILMAX", MAX_TRANSACTIONS)
+        return self._gone is None and self._greeted and not spent
+
+    @property
+    def most_recipients(self) -> int:
+        """Of one transaction."""
+        return self._limit("RCPTMAX", MAX_RECIPIENTS)
 
     def takes(self, extension: str) -> bool:
         """Whether the server's EHLO named it."""
@@ -178,31 +189,37 @@ class SMTPClientSession:
             replies = [await self._reply() for _ in commands]
         else:
             replies = [await self._ask(command) for command in commands]
+        go = replies.pop() if commands[-1] == "DATA" else None
+        self._are_fit(replies)
         accepted = self._accepted(envelope.recipients, replies, answers)
-        go = replies[-1] if commands[-1] == "DATA" else None
         if not accepted:
             if go is not None and go.code == 354:  # it waits for content all the same: there is none
-                self._link.send(Content(b""))
+                self._link.send(Content(b"", self._promised(envelope.recipients)))
                 await self._finished(envelope.recipients)
             else:
                 await self._ask("RSET")
             return
         if binary:
-            self._link.send(Chunk(mail))
+            self._link.send(Chunk(mail, self._promised(accepted)))
         else:
             go = go or await self._ask("DATA")
             if go.code != 354:
+                self._are_fit([go], (4, 5))
                 answers.update(dict.fromkeys(accepted, _outcome(go)))
+                await self._ask("RSET")  # the next MAIL would be one too many
                 return
-            self._link.send(Content(mail))
-        for address, said in zip(accepted, await self._finished(accepted), strict=True):
+            self._link.send(Content(mail, self._promised(accepted)))
+        finished = await self._finished(accepted)
+        self._are_fit(finished)
+        for address, said in zip(accepted, finished, strict=True):
             answers[address] = _outcome(said, reports="DSN" in self._extensions)
+
+    def _promised(self, accepted: Sequence[Address]) -> int:
+        return len(accepted) if self._lmtp else 1
 
     async def _finished(self, accepted: Sequence[Address]) -> list[ServerReply]:
         """One reply for all, or by LMTP one for each (RFC 2033 §4.2)."""
-        if self._lmtp:
-            return [await self._reply() for _ in accepted]
-        return [await self._reply()] * len(accepted)
+        return [await self._reply() for _ in accepted] if self._lmtp else [await self._reply()] * len(accepted)
 
     def _accepted(
         self, recipients: Sequence[Address], replies: Sequence[ServerReply], answers: dict[Address, Outcome]
@@ -212,12 +229,25 @@ class SMTPClientSession:
             answers.update(dict.fromkeys(recipients, _outcome(replies[0])))
             return []
         accepted = []
-        for address, said in zip(recipients, replies[1:], strict=False):
+        for address, said in zip(recipients, replies[1:], strict=True):
             if said.code // 100 == 2:
                 accepted.append(address)
             else:
                 answers[address] = _outcome(said)
+                if said.code == 452 and answers[address].code == "4.0.0":
+                    answers[address] = Deferred(TOO_MANY, answers[address].text)
         return accepted
+
+    def _are_fit(self, replies: Sequence[ServerReply], classes: tuple[int, ...] = (2, 4, 5)) -> None:
+        """A server that has lost count would have mail counted as delivered that it never got. Raises
+        ConnectionGone."""
+        if not all(said.code // 100 in classes for said in replies):
+            self._is_over(gone := ConnectionGone("a reply that does not fit what was asked"))
+            raise gone
+
+    def _is_over(self, error: Exception) -> None:
+        self._lost(error)
+        self._link.abort()
 
     def _mail_from(self, envelope: Envelope, mail: bytes) -> tuple[Refused | None, list[str]]:
         """Why it cannot go this way, or the words of the command."""
@@ -272,6 +302,12 @@ class SMTPClientSession:
         said = await self._ask(f"HELO {self._hostname}")  # RFC 5321 §3.2
         return None if said.code // 100 == 2 else _outcome(said)
 
+    def _limit(self, name: str, usual: int) -> int:
+        """What the server has said of it (RFC 9422)."""
+        said = dict(word.partition("=")[::2] for word in self._extensions.get("LIMITS", "").upper().split())
+        number = said.get(name, "")
+        return max(1, int(number)) if number.isdecimal() and len(number) < 7 else usual
+
     async def _ask(self, command: str) -> ServerReply:
         self._link.send(Command(command))
         return await self._reply()
@@ -299,7 +335,8 @@ class SMTPClientSession:
 
 
 def _outcome(said: ServerReply, reports: bool = False) -> Outcome:
+    text = said.text[:MAX_TEXT]
     if said.code // 100 not in (2, 4, 5):
-        return Deferred("4.5.0", f"Unexpected reply {said.code} {said.text}")
-    found = outcome(said.enhanced, said.text or str(said.code))
+        return Deferred("4.5.0", f"Unexpected reply {said.code} {text}")
+    found = outcome(said.enhanced, text or str(said.code))
     return Delivered(found.code, found.text, reports) if isinstance(found, Delivered) else found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -21,14 +22,19 @@ from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley
 from gatewayd.message.model import Content
 from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
 from gatewayd.session.link import Engine, Session
-from gatewayd.session.smtp_client import NO_BINARY, NO_REQUIRETLS, HandshakeFailed, SMTPClientSession
+from gatewayd.session.smtp_client import (
+    NO_BINARY,
+    NO_REQUIRETLS,
+    TOO_MANY,
+    HandshakeFailed,
+    SMTPClientSession,
+)
 from gatewayd.session.smtp_sign_in import Credentials
 from gatewayd.session.smtp_tls import Proof, lacking, needed, prove
 from gatewayd.wire.smtp.client import SMTPClient
 
 IDLE = 15.0  # seconds that a connection waits for the next message
 MAX_IDLE = 20  # waiting connections for each endpoint
-MAX_TRANSACTIONS = 100  # on one connection: then others at the server have their turn
 
 Connect = Callable[[str, int, str, Engine, Session], Awaitable[None]]  # address, port, the host's name
 # content, trace, and whether it has to be seven-bit, to what goes on the wire
@@ -67,7 +73,7 @@ class SMTPCourier:
         self._policies = policies
         self._reports = reports
         self._credentials = credentials or {}
-        self._idle: dict[Endpoint, list[tuple[SMTPClientSession, Any]]] = defaultdict(list)
+        self._idle: dict[Endpoint, list[tuple[SMTPClientSession, Any]]] = {}
 
     async def deliver(
         self, route: Parley | Mail | Bridged, objects: Sequence[MailObject]
@@ -87,7 +93,9 @@ class SMTPCourier:
                 return dict.fromkeys(envelope.recipients, STORE_FAILED)
         demand = replace(demand, waived=TLS_OPTIONAL in envelope.options)
         why: Outcome = NO_ANSWER
-        for endpoint in endpoints:
+        places = deque(endpoints)
+        while places:
+            endpoint = places.popleft()
             session, failed = await self._session(domain, endpoint, demand, lmtp)
             if session is None:
                 why = failed or why
@@ -96,9 +104,12 @@ class SMTPCourier:
                 why = NO_REQUIRETLS  # nobody vouches for the name of the host (RFC 8689 §4.2.1)
                 self._keep(endpoint, session)
                 continue
+            used = session.transactions > 0
             answers = await self._transact(session, envelope, content, trace)
             self._keep(endpoint, session)
             lost = all(isinstance(o, Deferred) and o.code == "4.4.2" for o in answers.values())
+            if lost and used:  # that connection has come to its end, which says nothing of the host
+                places.appendleft(endpoint)
             if not lost and NO_REQUIRETLS not in answers.values():
                 return answers
             why = next(iter(answers.values()))
@@ -126,11 +137,20 @@ class SMTPCourier:
         """What the server cannot take as it is goes in seven bits (RFC 6152 §3, RFC 3030 §3)."""
         mail = await self._render(content, trace, False)
         body = mail.partition(b"\r\n\r\n")[2]
-        if not body.isascii() and not session.takes("8BITMIME"):
+        if seven := not body.isascii() and not session.takes("8BITMIME"):
             mail = await self._render(content, trace, True)
-        answers = await session.deliver(envelope, mail)
-        if NO_BINARY in answers.values():
-            answers = await session.deliver(envelope, await self._render(content, trace, True))
+        answers: dict[Address, Outcome] = {}
+        waiting = envelope.recipients
+        while waiting:
+            some, waiting = waiting[: session.most_recipients], waiting[session.most_recipients :]
+            said = await session.deliver(msgspec.structs.replace(envelope, recipients=some), mail)
+            if NO_BINARY in said.values() and not seven:
+                seven, waiting, mail = True, some + waiting, await self._render(content, trace, True)
+                continue
+            crowded = tuple(to for to in some if said[to].code == TOO_MANY)
+            if len(crowded) < len(some):  # RFC 5321 §4.5.3.1.10: the rest at once
+                waiting = crowded + waiting
+            answers.update(said)
         return answers
 
     async def _session(
@@ -144,12 +164,13 @@ class SMTPCourier:
         if demand.enforced and not demand.enforced.allows(name):
             self._note(domain, demand, endpoint, "validation-failure")
             return None, Deferred("4.7.5", f"{name} is no mail host in the domain's MTA-STS policy")
-        waiting = self._idle[endpoint]
-        while waiting:
+        while waiting := self._idle.get(endpoint):
             kept, timer = waiting.pop()
             timer.cancel()
+            self._forget_if_none(endpoint)
             if kept.usable and kept.proof.level >= need:
                 return kept, None
+            kept.quit()
         failed: Outcome | None = None
         try:
             addresses = (await self._resolver.addresses(endpoint.host)).records
@@ -209,19 +230,22 @@ class SMTPCourier:
             self._reports.note(domain, demand, endpoint, failure)
 
     def _keep(self, endpoint: Endpoint, session: SMTPClientSession) -> None:
-        if not session.usable:
-            return
-        if len(self._idle[endpoint]) >= MAX_IDLE or session.transactions >= MAX_TRANSACTIONS:
+        if not session.usable or len(self._idle.get(endpoint, ())) >= MAX_IDLE:
             session.quit()
             return
         item: tuple[SMTPClientSession, Any]
 
         def expire() -> None:
             self._idle[endpoint].remove(item)
+            self._forget_if_none(endpoint)
             session.quit()
 
         item = (session, self._clock.callLater(IDLE, expire))
-        self._idle[endpoint].append(item)
+        self._idle.setdefault(endpoint, []).append(item)
+
+    def _forget_if_none(self, endpoint: Endpoint) -> None:
+        if not self._idle[endpoint]:
+            del self._idle[endpoint]
 
 
 def _failure(proof: Proof, demand: Demand) -> str:

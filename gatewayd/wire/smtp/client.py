@@ -39,15 +39,25 @@ class Command:
 @dataclass(frozen=True, slots=True)
 class Content:
     octets: bytes  # the message; the engine stuffs dots and ends it
+    replies: int = 1  # LMTP has one for each recipient (RFC 2033 §4.2)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     octets: bytes  # the message, whole and as it is: BDAT LAST (RFC 3030 §2)
+    replies: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """A reply to nothing. From here on none could be told from the one before it."""
+
+    reply: ServerReply
 
 
 class SMTPClient:
     def __init__(self) -> None:
+        self._owed = 1  # replies; the first is the banner
         self._buffer = bytearray()
         self._code = 0
         self._lines: list[str] = []
@@ -55,7 +65,7 @@ class SMTPClient:
         self._asked_tls = False
         self._granted_tls = False
 
-    def receive(self, data: bytes) -> list[ServerReply]:
+    def receive(self, data: bytes) -> list[ServerReply | Unasked]:
         if self._granted_tls and data:
             raise RemoteProtocolError("octets sent ahead of the TLS handshake")
         self._buffer += data
@@ -68,7 +78,7 @@ class SMTPClient:
                 raise RemoteProtocolError(f"not an SMTP reply: {line[:100]!r}")
             self._size += len(line)
             self._code = int(found[1])
-            self._lines.append((found[3] or b"").decode("utf-8", "replace"))
+            self._lines.append(_shown((found[3] or b"").decode("utf-8", "replace")))
             if self._size > MAX_REPLY:
                 raise RemoteProtocolError("an endless reply")
             if found[2] != b"-":
@@ -80,7 +90,9 @@ class SMTPClient:
                 raise RemoteProtocolError("octets sent ahead of the TLS handshake")
         if len(self._buffer) > MAX_REPLY:
             raise RemoteProtocolError("an endless reply line")
-        return replies
+        asked, unasked = replies[: self._owed], replies[self._owed :]
+        self._owed -= len(asked)
+        return [*asked, *map(Unasked, unasked)]
 
     def send(self, event: Command | Content | Chunk) -> bytes:
         """Raises LocalProtocolError for what must not leave: a line end in a command, a bare CR or LF in content."""
@@ -88,7 +100,9 @@ class SMTPClient:
             if re.search(r"[\r\n\0]", event.text):
                 raise LocalProtocolError("a command is one line")
             self._asked_tls = event.text.upper() == "STARTTLS"
+            self._owed += 1
             return event.text.encode("utf-8") + b"\r\n"
+        self._owed += event.replies
         if isinstance(event, Chunk):
             return b"BDAT %d LAST\r\n" % len(event.octets) + event.octets
         try:
@@ -101,3 +115,8 @@ class SMTPClient:
         self._asked_tls = self._granted_tls = False
         self._buffer.clear()
         self._lines, self._size = [], 0
+
+
+def _shown(text: str) -> str:
+    """Logs, reports and the operator's terminal repeat it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
