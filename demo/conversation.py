@@ -32,7 +32,7 @@ async def _converse(here: ParleyProgram, there: ParleyProgram, tell: Callable[[s
         await far.mark(got.mailbox, [got.uid], displayed=True)
         waiting = set(STATUSES)
         while waiting:
-            receipt = (await _until(near_tail, lambda m: m.type == "receipt")).receipt
+            receipt = (await _until(near_tail, lambda m: m.type == "receipt")).receipts[0]
             if receipt is None or not receipt.signed or receipt.by != far.user or receipt.of != got.id:
                 raise Lost(f"a receipt that says {receipt}")
             waiting.discard(receipt.status)

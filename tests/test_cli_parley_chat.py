@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from gatewayd.cli.parley.chat.app import ChatApp
+from gatewayd.cli.parley.chat.dialogs import Tell
 from gatewayd.cli.parley.chat.history import LATER, History
 from gatewayd.cli.parley.chat.people import People
 from gatewayd.cli.parley.chat.searching import Search
@@ -25,7 +26,7 @@ from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces.records import Delivery
 from gatewayd.message.model import Content, Payload
 from gatewayd.wire.parley.schema import Signalled
-from tests.test_client import here, inbox, sign_in
+from tests.test_client import here, inbox, sign_in, taken
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed
 
 PATIENCE = 15  # seconds until a screen that does not come fails the test
@@ -204,6 +205,9 @@ def test_who_else_and_back(alpha: House, tmp_path: Path) -> None:
 
 
 def test_a_new_conversation_with_several(alpha: House, tmp_path: Path) -> None:
+    """Of each it is seen at a glance what became of the message for him."""
+    bob = sign_in(alpha, BOB)
+
     async def scene(pilot: Pilot[None], app: ChatApp) -> None:
         await until(pilot, lambda: "online" in status(app))
         await pilot.press("ctrl+n")
@@ -215,6 +219,16 @@ def test_a_new_conversation_with_several(alpha: House, tmp_path: Path) -> None:
         await write(pilot, app, "to both")
         await shows(pilot, app, "not delivered to nobody@alpha.test: 5.1.1")
         assert options(app, "conversations") == ["bob@alpha.test, nobody@a… !"]
+        assert "you  on the server for bob\nto both\nnot delivered to nobody@alpha.test: 5.1.1" in said(app)
+        alpha.wait(taken(bob.messages(), 1))
+        await shows(pilot, app, "you  delivered to bob\nto both\nnot delivered to nobody")
+        alpha.wait(bob.mark("INBOX", [1], displayed=True))
+        await shows(pilot, app, "you  read by bob\nto both\nnot delivered to nobody")
+        await choose(pilot, app, "to both", "i")
+        await until(pilot, lambda: isinstance(app.screen, Tell))
+        told = str(app.screen.query_one(Static).render())
+        assert "\nbob@alpha.test: read\nnot delivered to nobody@alpha.test: 5.1.1 " in told
+        await pilot.press("escape")
         await choose(pilot, app, "to both", "w")  # no better
         await until(pilot, lambda: "w: send it again" in said(app))
         await choose(pilot, app, "to both", "x")

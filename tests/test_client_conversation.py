@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -20,10 +21,12 @@ KEYS = {name: SigningKey.generate(Domain.parse(name)) for name in ("alpha.test",
 ALICE, BOB = "alice@alpha.test", "bob@beta.test"
 
 
-def said(text: str, sender: str = ALICE, *, date: int = 1, signer: str = "", **fields: Any) -> Message:
+def said(
+    text: str, sender: str = ALICE, *, date: int = 1, signer: str = "", to: tuple[str, ...] = (), **fields: Any
+) -> Message:  # fmt: skip
     body = text.encode()
     parts = (Part(sha256(body).digest(), "text/plain", len(body)),) if text else ()
-    to = (BOB if sender == ALICE else ALICE,)
+    to = to or (BOB if sender == ALICE else ALICE,)
     payload = Payload(sender, to, date, sha256(repr((text, fields)).encode()).digest()[:16], parts=parts, **fields)
     octets = payload.encode()
     protected, signature = cose.sign(octets, KEYS[signer or sender.partition("@")[2]])
@@ -101,6 +104,27 @@ def test_reports_of_failure() -> None:
     assert [other.text for other in others] == [words, words]
     native = said(words, parents=(original.id,), ext={"receipt": {"status": "failed", "recipient": BOB}})
     assert laid_together([original], [native])[0].undelivered == {}
+
+
+def test_reports_on_several() -> None:
+    """Each recipient's fate is his own; what was told first of a delay is over when more is known."""
+    original = said("one", to=(BOB, "carol@beta.test", "Dave@GAMMA.test"))
+    failed = {"recipient": "carol@beta.test", "status": "failed", "why": "5.1.1 No such user"}
+    delayed = [{"recipient": who, "status": "delayed", "why": "4.4.1 no"} for who in (BOB, "Dave@gamma.test")]
+    odd = ["x", {"status": "failed"}, {"recipient": BOB, "status": "adored"}, {**failed, "recipient": "eve@x.test"}]
+
+    def report(*fates: object, date: int) -> Message:
+        ext = {"bridged": {"by": "alpha.test"}, "receipt": {"fates": [*fates]}}
+        return said("words", type="mail", parents=(original.id,), ext=ext, date=date)
+
+    mixed = report(failed, *delayed, *odd, {"recipient": BOB, "status": "stored"}, date=2)
+    one, _ = laid_together([original, mixed])
+    assert one.undelivered == {"carol@beta.test": "5.1.1 No such user"}
+    assert {to: said.why for to, said in one.delayed.items()} == {BOB: "4.4.1 no", "Dave@gamma.test": "4.4.1 no"}
+    assert most_known(mixed.receipts) == {BOB: "stored"}
+    assert replace(one, receipts=most_known(mixed.receipts)).delayed.keys() == {"Dave@gamma.test"}
+    for nothing in (None, 7, {}, "failed"):
+        assert report(nothing, date=3).receipts == ()
 
 
 def test_what_this_program_does_not_know() -> None:

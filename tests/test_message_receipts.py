@@ -16,7 +16,7 @@ from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Payload
 from gatewayd.message.object_types import check
 from gatewayd.message.render import render
-from gatewayd.outcome import Delivered, Refused
+from gatewayd.outcome import Deferred, Delivered, Refused
 
 ALPHA = Domain.parse("alpha.test")
 ID = b"\1" * 32
@@ -71,22 +71,58 @@ def test_no_field_brings_a_line_of_its_own(status: str, by: str, references: lis
 
 
 @pytest.mark.parametrize(
-    ("action", "result", "word"),
+    ("action", "result", "word", "why"),
     [
-        ("failed", Refused("5.1.1", "No such user"), "failed"),
-        ("delivered", Delivered(), "stored"),
-        ("relayed", Delivered(), ""),
+        ("failed", Refused("5.1.1", "No such user"), "failed", "5.1.1 No such user"),
+        ("delivered", Delivered(), "stored", ""),
+        ("relayed", Delivered(), "relayed", ""),
+        ("delayed", Deferred("4.4.1", "No answer"), "delayed", "4.4.1 No answer"),
     ],
 )
-def test_our_own_delivery_reports_are_read(action: Any, result: Any, word: str) -> None:
+def test_our_own_delivery_reports_are_read(action: Any, result: Any, word: str, why: str) -> None:
     original = Content(b"", Payload("alice@alpha.test", ("bob@beta.test",), 0, b"n" * 16).encode(), b"", {})
     mail = report(
         action, reporting=ALPHA, reverse_path=Address.parse("alice@alpha.test"),
         results={Address.parse("bob@beta.test"): result}, mail=render(original), arrival=0, now=0, unique="u",
     )  # fmt: skip
-    said = view(mail).ext.get("receipt", {}).get("status", "")
-    assert said == word
-    assert view(mail).parents == ((original.id,) if word else ())
+    said = view(mail)
+    assert receipts.fates(said) == [receipts.Fate("bob@beta.test", word, why)]
+    assert said.parents == (original.id,)
+
+
+def test_a_report_on_several_recipients() -> None:
+    """Of each its own fate; what is no address, or no known action, is left out."""
+    blocks = (
+        b"Final-Recipient: rfc822; bob@beta.test\r\nAction: failed\r\nStatus: 5.1.1\r\n"
+        b"Diagnostic-Code: smtp; 550 5.1.1 <bob@beta.test>: No such\r\n user\r\n\r\n"
+        b"Final-Recipient: rfc822; carol@BETA.test\r\nAction: delayed\r\nStatus: 4.2.2\r\n\r\n"
+        b"Final-Recipient: rfc822; dave@beta.test\r\nAction: delivered\r\nStatus: 2.0.0\r\n\r\n"
+        b"Final-Recipient: rfc822; erin@beta.test\r\nAction: expanded\r\nStatus: 2.0.0\r\n\r\n"
+        b"Final-Recipient: rfc822; nobody\r\nAction: failed\r\nStatus: 5.0.0\r\n\r\n"
+        b"Final-Recipient: rfc822; fred@beta.test\r\nAction: pondered\r\nStatus: 5.0.0\r\n"
+    )
+    mail = (
+        b"From: MAILER-DAEMON@beta.test\r\nContent-Type: multipart/report; boundary=b; report-type=delivery-status\r\n"
+        b"\r\n--b\r\n\r\nSorry\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; x\r\n\r\n"
+        b"%s\r\n--b\r\nContent-Type: text/rfc822-headers\r\n\r\nMessage-ID: <%s>\r\n\r\n--b--\r\n"
+    )
+    said = view(mail % (blocks, NAMED.encode()))
+    assert said.ext["receipt"] == {
+        "fates": [
+            {"recipient": "bob@beta.test", "status": "failed", "why": "550 5.1.1 <bob@beta.test>: No such user"},
+            {"recipient": "carol@beta.test", "status": "delayed", "why": "4.2.2"},
+            {"recipient": "dave@beta.test", "status": "stored"},
+            {"recipient": "erin@beta.test", "status": "relayed"},
+        ]
+    }
+    assert [(fate.recipient, fate.status) for fate in receipts.fates(said)] == [
+        ("bob@beta.test", "failed"), ("carol@beta.test", "delayed"), ("dave@beta.test", "stored"),
+        ("erin@beta.test", "relayed"),
+    ]  # fmt: skip
+    assert (receipts.status(said), receipts.recipient(said)) == ("", None)
+    assert view(mail % (b"Action: failed\r\n", NAMED.encode())).ext.get("receipt") is None
+    many = b"\r\n".join(b"Final-Recipient: x; u%d@b.test\r\nAction: failed\r\n" % n for n in range(200))
+    assert len(view(mail % (many, NAMED.encode())).ext["receipt"]["fates"]) == receipts.MAX_FATES
 
 
 def notification(

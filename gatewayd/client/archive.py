@@ -231,11 +231,16 @@ class Archive:
         found = await self.database.read(lambda db: db.execute(query).fetchall())
         return [Contact(*row) for row in found]
 
-    async def message(self, id: bytes) -> Message | None:
-        """With all bodies that are here."""
-        query = f"SELECT {ENTRY} FROM entry e JOIN object o USING (id) WHERE e.id=? LIMIT ?"
-        found = await self._messages(query, (id, 1), whole=True)
+    async def message(self, id: bytes, mailbox: str = "") -> Message | None:
+        """With all bodies that are here; as it stands in that mailbox, or in whichever."""
+        query = f"SELECT {ENTRY} FROM entry e JOIN object o USING (id) WHERE e.id=? AND ? IN ('', e.mailbox) LIMIT 1"
+        found = await self._messages(query, (id, mailbox), whole=True)
         return found[0] if found else None
+
+    async def ids(self, mailbox: str, since: int = 0) -> list[tuple[bytes, int]]:
+        """Of what changed there after a modseq, with the number at which it stands; in the order of their UIDs."""
+        query = "SELECT id, modseq FROM entry WHERE mailbox=? AND modseq > ? ORDER BY uid"
+        return await self.database.read(lambda db: db.execute(query, (mailbox, since)).fetchall())
 
     async def named(self, prefix: str) -> list[bytes]:
         """The ids of objects that begin so, in hex; at most three."""
@@ -248,11 +253,6 @@ class Archive:
         query = "SELECT id FROM entry WHERE mailbox=? AND uid=?"
         found = await self.database.read(lambda db: db.execute(query, (mailbox, uid)).fetchone())
         return found[0] if found else None
-
-    async def highest_uid(self, mailbox: str) -> int:
-        query = "SELECT coalesce(max(uid), 0) FROM entry WHERE mailbox=?"
-        found: int = await self.database.read(lambda db: db.execute(query, (mailbox,)).fetchone()[0])
-        return found
 
     async def _messages(self, query: str, values: Sequence[Any], *, whole: bool = False) -> list[Message]:
         """By the order of the query, reversed: the last one last."""

@@ -273,8 +273,8 @@ class ParleyClient:
     async def receipts(self, since: int = 0, *, live: bool = False) -> AsyncIterator[Receipt]:
         """What became of our messages, where receipts were asked for."""
         async for message in self.messages(since, live=live, mailbox=RECEIPTS):
-            if message.receipt is not None:
-                yield message.receipt
+            for receipt in message.receipts:
+                yield receipt
 
     async def mark(
         self, mailbox: str, uids: Sequence[int], *, add: Sequence[str] = (), remove: Sequence[str] = (),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gatewayd.address import Address
@@ -11,7 +11,7 @@ from gatewayd.client.message import Message, Receipt
 from gatewayd.message.model import EDIT, RETRACT, Part, Payload
 
 KNOWN = {"bridged", "receipts", "receipt", "references"}  # extensions that a reader may be obliged to understand
-RANK = {"stored": 1, "delivered": 2, "displayed": 3}
+RANK = {"relayed": 1, "stored": 2, "delivered": 3, "displayed": 4}  # what one is glad to know, the best last
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Said:
     reactions: Mapping[tuple[str, str], Sequence[bytes]] = field(default_factory=dict)  # (who, what) -> their ids
     receipts: Mapping[str, str] = field(
         default_factory=dict
-    )  # recipient -> the most that is known: "stored", "delivered", "displayed"
+    )  # recipient -> the most that is known: "relayed", "stored", "delivered", "displayed"
     waiting: str | None = None  # not None: it is in the outbox still, perhaps with the reason
     answers: Said | None = None  # which other message, where it is known
     changes: Sequence[bytes] = ()  # the ids of what is laid upon it
@@ -37,13 +37,29 @@ class Said:
         default_factory=dict
     )  # ids, its own or of changes -> recipient -> why he will not get that
 
-    reports: Sequence[Message] = ()  # mails that say who will not get it
+    put_off: Mapping[str, Receipt] = field(default_factory=dict)  # recipients for whom it is in the outbox still
+    reports: Sequence[Message] = ()  # mails that say who will not get it, or not yet
 
     @property
     def undelivered(self) -> Mapping[str, str]:
         """Recipients who will not get it, and why."""
-        reported = dict(report.failure for report in self.reports if report.failure)
-        return {**reported, **self.refused.get(self.message.id, {})}
+        return {**{to: said.why for to, said in self._reported("failed")}, **self.refused.get(self.message.id, {})}
+
+    @property
+    def delayed(self) -> Mapping[str, Receipt]:
+        """Recipients who have not got it yet, or had not when a report said so and nothing better is known. `at` 0: it
+        is to be sent to them still."""
+        better = {*self.receipts, *self.undelivered}
+        return {to: said for to, said in (*self._reported("delayed"), *self.put_off.items()) if to not in better}
+
+    @property
+    def recipients(self) -> Sequence[str]:
+        """Whom it names."""
+        return list(dict.fromkeys(map(_bare, self.message.content.fields.to)))
+
+    def _reported(self, status: str) -> Iterator[tuple[str, Receipt]]:
+        told = (receipt for report in self.reports for receipt in report.receipts if receipt.status == status)
+        return ((receipt.by, receipt) for receipt in told if receipt.by in self.recipients)
 
     @property
     def files(self) -> tuple[Part, ...]:
@@ -71,7 +87,8 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
     apart: set[bytes] = set()  # shown with another message
     for message in known:
         fields = message.content.fields
-        if message.type == RETRACT or message.receipt is not None:
+        told = message.receipts
+        if message.type == RETRACT or (told and RANK.keys() >= {receipt.status for receipt in told}):
             apart.add(message.id)
         elif message.type == EDIT and fields.replaces in by_id:
             apart.add(message.id)
@@ -83,11 +100,11 @@ def laid_together(messages: Sequence[Message], beside: Sequence[Message] = ()) -
         elif (reaction := message.reaction) is not None and fields.parents and fields.parents[0] in by_id:
             apart.add(message.id)
             if message.id not in retracted:
-                told = reactions.setdefault(fields.parents[0], {})
-                told.setdefault((message.sender, reaction), []).append(message.id)
-        elif (failure := message.failure) is not None:
-            about = by_id.get(fields.parents[0])
-            if about is not None and failure[0] in about.content.fields.to:
+                by_whom = reactions.setdefault(fields.parents[0], {})
+                by_whom.setdefault((message.sender, reaction), []).append(message.id)
+        elif told:
+            about = by_id.get(told[0].of)
+            if about is not None and {receipt.by for receipt in told}.intersection(map(_bare, about.content.fields.to)):
                 reports.setdefault(about.id, []).append(message)
         if message.id in apart:
             changes.setdefault(_shown_with(message, by_id), []).append(message.id)

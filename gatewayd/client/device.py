@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from gatewayd.client.archive import Archive, Conversation, Place
 from gatewayd.client.connection import ParleyClient
 from gatewayd.client.conversation import Said, conversation_of, laid_together, most_known
-from gatewayd.client.message import Draft, Message, about, compose
+from gatewayd.client.message import Draft, Message, Receipt, about, compose
 from gatewayd.client.outbox import Outbox, Waiting
 from gatewayd.client.pages import INTRODUCTIONS
 from gatewayd.client.transfer import Progress, ignored
@@ -63,7 +63,7 @@ class Device:
         RequestFailed, StoreError."""
         await self.flush()
         new: list[Message] = []
-        async for page in self._log(live=False):
+        async for page in self.follow(live=False):
             new += page
         return new
 
@@ -75,7 +75,7 @@ class Device:
         retrying.start(RETRY, now=False)
         flushed_on = 0  # which connection
         try:
-            async for new in self._log(live=True):
+            async for new in self.follow(live=True):
                 self.on_changed(new)
                 if self.parley.connections != flushed_on:
                     flushed_on = self.parley.connections
@@ -114,8 +114,8 @@ class Device:
     async def _anew(self, id: bytes) -> bytes:
         """The id of a draft that says the same. Raises ValueError."""
         message = await self.archive.message(id)
-        (said,) = await self._shown([message]) if message else [None]
-        if said is None or not said.reports:
+        (said,) = await self.shown([message]) if message else [None]
+        if said is None or not said.undelivered:
             raise ValueError("it is not here any more to be sent")
         draft = compose(
             self.parley.user, said.message.content.fields.to, said.text, now=self._reactor.seconds(),
@@ -209,12 +209,12 @@ class Device:
         there."""
         if name == INTRODUCTIONS:
             return laid_together(await self.archive.mailbox(INTRODUCTIONS, last))
-        shown = await self._shown(await self.archive.conversation(name, last, until), name)
+        shown = await self.shown(await self.archive.conversation(name, last, until), name)
         return [said for said in shown if said.waiting is None] if until else shown
 
     async def thread(self, name: str, id: bytes) -> list[Said]:
         """Of a conversation what answers that message and what that answers, and then what waits in the outbox."""
-        shown = await self._shown(await self.archive.thread(name, id), name)
+        shown = await self.shown(await self.archive.thread(name, id), name)
         return [said for said in shown if said.waiting is None or said.answers]
 
     async def about(self, type: str, id: bytes, text: str = "", subject: str | None = None) -> Draft:
@@ -225,21 +225,33 @@ class Device:
             raise ValueError("the message is not here any more")
         what = about(type, original, self.parley.user)
         if type == EDIT:
-            (said,) = await self._shown([original])
+            (said,) = await self.shown([original])
             if said.retracted:
                 raise ValueError("it is taken back, and shown no more")
             what["subject"] = said.subject if subject is None else subject
             what["kept"] = await self.archive.message(said.version.id) or said.version
         return compose(self.parley.user, text=text, now=self._reactor.seconds(), **what)
 
-    async def _shown(self, messages: list[Message], conversation: str = "") -> list[Said]:
-        """With the drafts of the conversation behind them, and those that change any of it laid upon it."""
+    async def whom(self, change: Draft) -> list[str]:
+        """To whom a change goes: not to who did not get what it changes, unless that is everybody."""
+        fields = Payload.decode(change.payload)
+        original = await self.archive.message(fields.replaces) if fields.replaces else None
+        without = {to for said in await self.shown([original]) for to in said.undelivered} if original else set()
+        return [to for to in fields.to if to not in without] or list(fields.to)
+
+    async def shown(self, messages: list[Message], conversation: str = "") -> list[Said]:
+        """Those that change no others, with what does laid upon them; behind them the drafts of the conversation."""
         waiting = {one.draft.id: one for one in await self.outbox.waiting()}
         refused = {one.id: one for one in await self.outbox.refused()}
         kept = {id: one.draft for id, one in refused.items() if one.draft}
         kept |= {id: one.draft for id, one in waiting.items()}
-        for message in messages:  # what the log has is not waiting any more
-            waiting.pop(message.id, None)
+        put_off: dict[bytes, dict[str, Receipt]] = {}
+        for message in messages:  # what the log has does not wait any more, but for some of its recipients
+            one = waiting.pop(message.id, None)
+            if one is not None:
+                put_off[one.draft.id] = {
+                    to: Receipt(message.id, "delayed", to, 0.0, False, one.trouble) for to in one.to
+                }
             kept.pop(message.id, None)
         drafts = [draft.message for draft in kept.values()]
         behind = [one for one in drafts if conversation_of(self.parley.user, one.content.fields) == conversation]
@@ -250,6 +262,7 @@ class Device:
                 said,
                 receipts=most_known(receipts.get(said.message.id, ())),
                 waiting=waiting[said.message.id].trouble if said.message.id in waiting else None,
+                put_off=put_off.get(said.message.id, {}),
                 waiting_changes=[id for id in said.changes if id in waiting],
                 refused={id: refused[id].reasons for id in (said.message.id, *said.changes) if id in refused},
             )
@@ -263,7 +276,8 @@ class Device:
             except (OSError, RequestFailed, StoreError):
                 return  # it waits
 
-    async def _log(self, *, live: bool) -> AsyncIterator[list[Message]]:
+    async def follow(self, *, live: bool = True) -> AsyncIterator[list[Message]]:
+        """Keeps each page of the log, and says what is new in it. Raises as `run`."""
         while True:
             since, epoch = await self.archive.place()
             try:

@@ -14,8 +14,9 @@ from typing import Any
 from gatewayd.address import Address, Domain
 from gatewayd.crypto.cose import signer, to_be_signed
 from gatewayd.message import receipts
-from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, Part, Payload
+from gatewayd.message.model import EDIT, MAIL, MAX_PARENTS, MESSAGE, REACTION, RECEIPT, RETRACT, Content, Part, Payload
 from gatewayd.message.object_types import MAX_REACTION, REPLACEABLE, emoji, reaction_text
+from gatewayd.message.receipts import Fate
 from gatewayd.message.render import references, rendered_id
 from gatewayd.wire.parley.schema import Change
 
@@ -28,10 +29,11 @@ class Receipt:
     """What became of a message of ours."""
 
     of: bytes  # its id
-    status: str  # "stored", "delivered", "displayed"
+    status: str  # "stored", "delivered", "displayed"; of a mail's report also "failed", "delayed", "relayed"
     by: str  # the recipient
     at: float  # seconds since the epoch
     signed: bool  # by the recipient's domain; else it is what a mail says
+    why: str = ""  # it failed, or is delayed
 
 
 @dataclass(frozen=True)
@@ -96,23 +98,17 @@ class Message:
         return said if isinstance(said, str) else None
 
     @property
-    def receipt(self) -> Receipt | None:
-        """What a receipt says, or a mail that reports on a message."""
-        fields, who = self.content.fields, receipts.recipient(self.content.fields)
-        said = receipts.status(fields)
-        if not said or who is None or not fields.parents:
-            return None
-        return Receipt(fields.parents[0], said, str(who), fields.date / 1000, not self.bridged)
+    def receipts(self) -> tuple[Receipt, ...]:
+        """What a receipt says, or a mail that reports on a message, perhaps of several recipients."""
+        fields = self.content.fields
+        if not fields.parents or self.type not in (MAIL, RECEIPT):
+            return ()
+        of, at, signed = fields.parents[0], fields.date / 1000, not self.bridged
+        return tuple(Receipt(of, f.status, f.recipient, at, signed, self._why(f)) for f in receipts.fates(fields))
 
-    @property
-    def failure(self) -> tuple[str, str] | None:
-        """Of a mail that reports that the message which is its first parent did not reach somebody: whom, and why."""
-        fields, who = self.content.fields, receipts.recipient(self.content.fields)
-        said = fields.ext.get("receipt")
-        if not self.bridged or not fields.parents or who is None or not isinstance(said, dict):
-            return None
-        why = STATUS.search(self.text)
-        return (str(who), why[0].strip() if why else "") if said.get("status") == "failed" else None
+    def _why(self, said: Fate) -> str:
+        found = None if said.why or said.status != "failed" else STATUS.search(self.text)
+        return found[0].strip() if found else said.why
 
     @property
     def asks_for(self) -> frozenset[str]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from gatewayd.client.conversation import conversation_of
+from gatewayd.client.conversation import RANK, conversation_of
 from gatewayd.client.message import Message
-from gatewayd.client.tables import ANSWERS, REACTS, REPLACES, REPORTS
+from gatewayd.client.tables import ANSWERS, DELAYS, REACTS, REPLACES, REPORTS
 from gatewayd.interfaces.records import RECEIPTS
 from gatewayd.message.model import ObjectError
 from gatewayd.wire.parley.schema import Change, Changes, Mailbox, Object
@@ -110,17 +110,17 @@ def _keep(db: sqlite3.Connection, user: str, message: Message) -> None:
         db.execute("INSERT OR IGNORE INTO part VALUES (?,?,?)", (content.id, part.hash, part.type))
     if fields.replaces:
         db.execute("INSERT OR IGNORE INTO link VALUES (?,?,?)", (fields.replaces, content.id, REPLACES))
-    kind = REPORTS if message.failure else ANSWERS if message.reaction is None else REACTS
+    said = {receipt.status for receipt in message.receipts}
+    answers = ANSWERS if message.reaction is None else REACTS
+    kind = REPORTS if "failed" in said else DELAYS if "delayed" in said else answers
     db.executemany(
         "INSERT OR IGNORE INTO link VALUES (?,?,?)", [(parent, content.id, kind) for parent in fields.parents]
     )
     files = (part.name or "" for part in message.files)
     words = "\n".join((message.text[:SHOWN], fields.subject, fields.from_, *fields.to, *files)).casefold()
     db.execute("INSERT OR IGNORE INTO words VALUES (?,?)", (content.id, words))
-    receipt = message.receipt
-    if receipt is not None:
-        said = (receipt.of, receipt.by, receipt.status, receipt.at, receipt.signed)
-        db.execute("INSERT OR IGNORE INTO receipt VALUES (?,?,?,?,?)", said)
+    known = [(one.of, one.by, one.status, one.at, one.signed) for one in message.receipts if one.status in RANK]
+    db.executemany("INSERT OR IGNORE INTO receipt VALUES (?,?,?,?,?)", known)
     for digest, octets in content.bodies.items():
         db.execute("INSERT OR IGNORE INTO body VALUES (?,?)", (digest, octets))
 

@@ -59,4 +59,4 @@ STEPS = [
     UPDATE log SET modseq=0 WHERE epoch=x''
     """,
 ]
-ANSWERS, REPLACES, REACTS, REPORTS = "answers", "replaces", "reacts", "reports"  # kinds of links
+ANSWERS, REPLACES, REACTS, REPORTS, DELAYS = "answers", "replaces", "reacts", "reports", "delays"  # kinds of links

@@ -5,7 +5,9 @@ docs/parley.rst §8.3; delivery reports RFC 3464, disposition notifications RFC 
 
 from __future__ import annotations
 
+import contextlib
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from gatewayd.address import Address, AddressError
@@ -26,6 +28,16 @@ Your message
 
 That it was read or understood is not said.
 """
+ACTIONS = {  # RFC 3464 §2.3.3
+    "delivered": STORED,
+    "expanded": "relayed",
+    "relayed": "relayed",
+    "delayed": "delayed",
+    "failed": "failed",
+}
+REPORTED = {DISPLAYED, *ACTIONS.values()}
+MAX_FATES = 100  # of one report
+MAX_WHY = 300  # characters
 _BLOCKS = re.compile(rb"\r?\n[ \t]*\r?\n")
 _BRACKETED = re.compile(r"<([^<>\s]{1,800})>")
 
@@ -91,9 +103,38 @@ def as_report(content: Content, message_id: str) -> bytes:
     return "\r\n".join([*out, f"--{boundary}--", ""]).encode("utf-8")
 
 
+@dataclass(frozen=True)
+class Fate:
+    """What became of a message for one recipient: "stored", "delivered", "displayed"; of a mail's report also "failed",
+    "delayed", "relayed" (whoever has it reports no more)."""
+
+    recipient: str
+    status: str
+    why: str = ""
+
+
+def fates(payload: Payload) -> list[Fate]:
+    """All that a receipt, or the report in a mail, says of its first parent."""
+    said = payload.ext.get("receipt")
+    several = said.get("fates") if isinstance(said, dict) and payload.type != RECEIPT else None
+    if not isinstance(several, list):
+        who = recipient(payload)
+        one = said.get("status") if isinstance(said, dict) else None
+        word = status(payload) or ("failed" if one == "failed" and payload.type != RECEIPT else "")
+        why = str(said.get("why", "")) if isinstance(said, dict) else ""
+        return [Fate(str(who), word, why)] if who is not None and word else []
+    found = []
+    for each in several[:MAX_FATES]:
+        if isinstance(each, dict) and each.get("status") in REPORTED:
+            with contextlib.suppress(AddressError):
+                who = Address.parse(str(each.get("recipient")))
+                found.append(Fate(str(who), each["status"], str(each.get("why", ""))))
+    return found
+
+
 def read_report(mail: bytes, root: mime.Entity) -> tuple[str, dict[str, Any]] | None:
     """The Message-ID that a mail reports on, without brackets, and what a bridged object says of it in "receipt". None
-    if the mail is no report, or none of a single fate."""
+    if the mail is no report, or says nothing that is known."""
     if root.media_type != "multipart/report":
         return None
     for entity in root.children:
@@ -106,11 +147,28 @@ def read_report(mail: bytes, root: mime.Entity) -> tuple[str, dict[str, Any]] | 
             return _found(said.get("original-message-id", ""), DISPLAYED, said)
         if entity.subtype in ("delivery-status", "global-delivery-status"):
             blocks = [said for said in map(_block, _BLOCKS.split(body)) if "action" in said]
-            if len(blocks) != 1:
-                return None
-            word = {"delivered": STORED, "failed": "failed"}.get(blocks[0]["action"].strip().lower())
-            return _found(_reported_on(mail, root), word, blocks[0]) if word else None
+            return _delivery_report(_reported_on(mail, root), blocks)
     return None
+
+
+def _delivery_report(message_id: str, blocks: list[dict[str, str]]) -> tuple[str, dict[str, Any]] | None:
+    """One that tells of a single recipient whether he has it says it as a receipt does."""
+    named, fates = "", []
+    for said in blocks[:MAX_FATES]:
+        word = ACTIONS.get(said["action"].strip().lower(), "")
+        one = _found(message_id, word, said) if word else None
+        if one is not None:
+            named = one[0]
+            fates.append(one[1] | _why(said) if word in ("failed", "delayed") else one[1])
+    if len(blocks) == 1 and fates and fates[0]["status"] in (STORED, "failed"):
+        return named, fates[0]
+    return (named, {"fates": fates}) if fates else None
+
+
+def _why(said: dict[str, str]) -> dict[str, str]:
+    code, reply = said.get("status", "").strip(), said.get("diagnostic-code", "").partition(";")[2]
+    text = " ".join((reply if code in reply else f"{code} {reply}").split())
+    return {"why": text[:MAX_WHY].encode("utf-8", "replace").decode("utf-8")} if text else {}
 
 
 def _found(message_id: str, word: str, said: dict[str, str]) -> tuple[str, dict[str, Any]] | None:

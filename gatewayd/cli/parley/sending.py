@@ -54,7 +54,7 @@ async def change(reactor: Any, options: argparse.Namespace) -> None:
         message = await find(reactor, who, archive, options.message, options.mailbox)
         device = Device(reactor, who.client(reactor), archive)
         draft = await device.about(options.type, message.id, text, getattr(options, "subject", None))
-        await _send(device, draft.to, draft, options)
+        await _send(device, await device.whom(draft), draft, options)
     finally:
         archive.close()
 

@@ -44,7 +44,8 @@ async def outbox(reactor: Any, options: argparse.Namespace) -> None:
             what = refused.draft.message if refused.draft else None
             _show(options, refused.id, what, "failed", refused.reasons)
         for original, report in await archive.reported():
-            _show(options, original.id, original, "failed", dict([report.failure] if report.failure else []))
+            why = {one.by: one.why for one in report.receipts if one.status == "failed"}
+            _show(options, original.id, original, "failed", why)
     finally:
         archive.close()
 

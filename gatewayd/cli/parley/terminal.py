@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from gatewayd.address import Address
 from gatewayd.client.message import Message
 
 BOLD, NORMAL = "\x1b[1m", "\x1b[0m"
@@ -30,3 +31,11 @@ def how(message: Message) -> str:
     results = "".join(f"; {name} {result}" for name, result in message.results.items())
     kind = "" if message.type in {"message", "mail"} else f"{message.type}, "
     return f"mail, taken in by {message.signer}{results}" if message.bridged else f"{kind}signed by {message.signer}"
+
+
+def signed_by_author(message: Message) -> bool:
+    """Bridged or of another domain: not the author's own."""
+    try:
+        return not message.bridged and Address.parse(message.sender).domain == message.signer
+    except ValueError:
+        return False

@@ -74,7 +74,7 @@ class Deeds:
         self._status.files_rest(said.files)
 
     async def send_again(self, said: Said) -> None:
-        if not (said.refused or said.reports):
+        if not (said.refused or said.undelivered):
             raise NotNow("nobody has refused it")
         await self._talk.send_again(said)
 
@@ -89,7 +89,7 @@ class Deeds:
         self._turn_to(await self._talk.around(self._conversation(said), id), id)
 
     async def details(self, said: Said) -> None:
-        self._app.push_screen(Tell(lines.details(said)))
+        self._app.push_screen(Tell(lines.details(said, self._talk.user)))
 
     async def accept(self, said: Said) -> None:
         await self._talk.decide(said.message, accept=True)

@@ -7,8 +7,8 @@ from datetime import date, datetime
 from rich import filesize
 from rich.text import Text
 
-from gatewayd.address import Address
-from gatewayd.cli.parley.terminal import how, plain, words
+from gatewayd.cli.parley import fates
+from gatewayd.cli.parley.terminal import how, plain, signed_by_author, words
 from gatewayd.client.archive import Conversation
 from gatewayd.client.conversation import Said
 from gatewayd.client.message import Message
@@ -17,7 +17,6 @@ WIDTH = 27  # columns for a conversation
 QUOTED = 60  # columns of what is answered
 TOGETHER = 300  # seconds between messages under one head
 BAR = "\N{BOX DRAWINGS LIGHT VERTICAL}"
-STATES = {"": "on the server", "stored": "stored", "delivered": "delivered", "displayed": "read"}
 
 
 def conversation(shown: Conversation) -> Text:
@@ -62,11 +61,12 @@ def message(said: Said, user: str, before: Said | None = None, *, head: bool = T
     text.append(_body(said))
     if said.reactions:
         text.append("\n" + "  ".join(f"{words(what)} {_name(who, user)}" for who, what in said.reactions), "magenta")
-    for id, reasons in {said.message.id: said.undelivered, **said.refused}.items():
-        what = "" if id == said.message.id else "a change was "
-        for recipient, reason in reasons.items():
-            text.append(f"\n{what}not delivered to {plain(recipient)}: {plain(reason)}", "red")
-    text.append("\nw: send it again   x: put this away" if said.refused or said.reports else "", "dim red")
+    for line, for_good in fates.troubles(said):
+        text.append(f"\n{plain(line)}", "red" if for_good else "yellow")
+    for id, reasons in said.refused.items():
+        for recipient, reason in reasons.items() if id != said.message.id else ():
+            text.append(f"\na change was not delivered to {plain(recipient)}: {plain(reason)}", "red")
+    text.append("\nw: send it again   x: put this away" if said.refused or said.undelivered else "", "dim red")
     return text
 
 
@@ -100,7 +100,7 @@ def goes_on(said: Said, before: Said, user: str) -> bool:
 def _note(said: Said, mine: bool) -> str:
     """Of ours what became of it; of others who answers for it, unless it is the author's own domain."""
     if mine:
-        return plain(state(said))
+        return plain(fates.state(said))
     return "" if signed_by_author(said.message) else plain(how(said.message))
 
 
@@ -136,31 +136,7 @@ def progress(name: str, octets: int, whole: int, *, up: bool) -> str:
     return f"{arrow} {plain(name)} {100 * octets // max(1, whole)} % of {size(whole)}"
 
 
-def state(said: Said) -> str:
-    """What is known of a message of ours: the least of its recipients."""
-    if said.waiting is not None:
-        return f"waits to be sent ({said.waiting})" if said.waiting else "waits to be sent"
-    others = {_bare(to) for to in said.message.content.fields.to} - set(said.undelivered)
-    known = [said.receipts.get(to, "") for to in sorted(others)]
-    return STATES[min(known, key=list(STATES).index)] if known else ""
-
-
-def signed_by_author(message: Message) -> bool:
-    """Bridged or of another domain: not the author's own."""
-    try:
-        return not message.bridged and Address.parse(message.sender).domain == message.signer
-    except ValueError:
-        return False
-
-
-def _bare(text: str) -> str:
-    try:
-        return str(Address.parse(text))
-    except ValueError:
-        return text
-
-
-def details(said: Said) -> str:
+def details(said: Said, user: str) -> str:
     """Of one message: who says so, to whom, and what became of it."""
     fields = said.message.content.fields
     rows = (
@@ -172,8 +148,7 @@ def details(said: Said) -> str:
         *(f"File   {part.name}, {part.type}, {part.size} octets" for part in said.files),
     )
     fate = (
-        *(f"{to}: {STATES[status]}" for to, status in said.receipts.items()),
-        *(f"{to}: not delivered: {reason}" for to, reason in said.undelivered.items()),
+        *(fates.each(said) if said.message.sender == user else ()),
         f"parley verify {said.message.id.hex()[:16]}  checks the signature now",
     )
     answers = (f"Answers {quote(said.answers)}",) if said.answers else ()

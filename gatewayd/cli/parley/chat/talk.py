@@ -141,7 +141,8 @@ class Talk:
     async def _send(self, draft: Draft) -> None:
         """Into the outbox first: what follows may fail, and is tried again."""
         try:
-            await self._bridge.ask(lambda: self.device.send(draft.to, draft))
+            to = await self._bridge.ask(lambda: self.device.whom(draft))
+            await self._bridge.ask(lambda: self.device.send(to, draft))
         except OSError:
             return  # offline, as the screen says
         except (RequestFailed, StoreError) as error:
@@ -159,7 +160,7 @@ class Talk:
 
     async def send_again(self, said: Said) -> None:
         """To those who refused it, or a change of it."""
-        for id in dict.fromkeys((*said.refused, *([said.message.id] if said.reports else ()))):
+        for id in dict.fromkeys((*said.refused, *([said.message.id] if said.undelivered else ()))):
             with contextlib.suppress(ConnectionError):  # it waits, as the screen says
                 await self.ask(partial(self.device.send_again, id))
 
