@@ -210,6 +210,23 @@ def test_who_trickles_is_given_up_like_who_is_silent() -> None:
     assert not drip(b"NOOP\n", 299, 60)
 
 
+def test_nothing_that_comes_puts_off_a_deadline() -> None:
+    for lifted in (False, True):
+        clock, session = task.Clock(), Patient()
+        link = LinkProtocol(LineEngine(), session, clock, implicit_tls=False)  # type: ignore[arg-type]
+        link.makeConnection(StringTransport())
+        link.set_deadline(100.0)
+        for _ in range(30):
+            clock.advance(10)
+            link.dataReceived(b"NOOP\n")
+            if lifted:
+                link.set_deadline(None)
+        assert session.given_up is not lifted
+        link.set_deadline(5.0)
+        link.connectionLost()
+        assert clock.getDelayedCalls() == []
+
+
 class OverTLS(StringTransport):
     """As Twisted's TLS when the other side has ended it: it goes once the connection below has written all, and has no
     producer any more."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -1201,6 +1203,25 @@ def test_who_does_not_sign_in_is_sent_away(alpha: House, monkeypatch: pytest.Mon
     monkeypatch.setattr(parley_server, "BEFORE_SIGN_IN", 0.05)
     raw = Raw(alpha)
     assert [(item[0], item[3].get("code")) for item in raw.rest()] == [(0, None), (4, "timeout")]
+
+
+def test_who_says_a_word_now_and_then_but_does_not_sign_in(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parley_server, "SIGN_IN", 0.1)
+    raw, signed_in = Raw(alpha), alpha.user(ALICE)
+    raw.say(HELLO)
+    heard = [raw.hear()]
+    for stream in count(1):
+        try:
+            raw.say([1, stream, *KEYS[2:]])
+        except OSError:
+            break
+        heard.append(raw.hear())
+        if heard[-1] is None or heard[-1][0] == 4:
+            break
+        time.sleep(0.01)
+    assert (heard[0][0], heard[1][0], heard[-1][3]["code"]) == (0, 2, "timeout")
+    assert "sign" in heard[-1][3]["text"]
+    assert alpha.ask(signed_in, "sync", Sync(0))["changes"] == []  # who did is not sent away
 
 
 def test_goodbye(alpha: House) -> None:

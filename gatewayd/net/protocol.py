@@ -79,9 +79,9 @@ class LinkProtocol(Protocol):
     """One connection. `ready`, if given, fires once the session is open, or fails with why it never was."""
 
     __slots__ = (  # a connection that idles is mostly memory
-        "_clock", "_closing", "_ended", "_events", "_flushes", "_gone", "_handling", "_heard", "_implicit_tls",
-        "_opened", "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls", "_tasks", "_timeout",
-        "_timer", "_trickled", "_turn", "_unfinished", "_unsent", "_upgrading", "_when_gone", "_working", "engine",
+        "_clock", "_closing", "_deadline", "_ended", "_events", "_flushes", "_gone", "_handling", "_heard",
+        "_implicit_tls", "_opened", "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls",
+        "_tasks", "_timeout", "_timer", "_trickled", "_turn", "_unfinished", "_unsent", "_upgrading", "_when_gone", "_working", "engine",
         "full", "peer_address", "session", "tls",
     )  # fmt: skip
 
@@ -135,6 +135,7 @@ class LinkProtocol(Protocol):
         self._heard = 0.0  # when the other side gave its last sign of life
         self._timeout: float | None = None
         self._timer: IDelayedCall | None = None
+        self._deadline: IDelayedCall | None = None
         self._tasks: set[defer.Deferred[None]] = set()
 
     # -- Twisted's side ---------------------------------------------------------------------------------------------
@@ -176,6 +177,7 @@ class LinkProtocol(Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.set_deadline(None)
         self._reason = reason.value if isinstance(reason.value, Exception) else None
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -303,6 +305,13 @@ class LinkProtocol(Protocol):
         self._timeout = seconds
         self._lives()
 
+    def set_deadline(self, seconds: float | None) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+        if seconds is not None and not self._gone:
+            self._deadline = self._clock.callLater(seconds, self._too_late)
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -383,10 +392,13 @@ class LinkProtocol(Protocol):
             self._timer = self._clock.callLater(left, self._timed_out)
             return
         if self._opened and not self._upgrading:
-            self.guard(self.session.timed_out)
-            self._flush()
+            self._too_late()
         else:
             self.abort()
+
+    def _too_late(self) -> None:
+        self.guard(self.session.timed_out)
+        self._flush()
 
     def _receive_failed(self, error: Exception) -> None:
         """A protocol error is the peer's and gets the session's goodbye; anything else is ours, and is logged."""

@@ -73,6 +73,9 @@ class Link(Protocol):
     def set_timeout(self, seconds: float | None) -> None:
         """Call session.timed_out() after so long without input."""
 
+    def set_deadline(self, seconds: float | None) -> None:
+        """Call session.timed_out() in so long, whatever comes. At the session's opening there is none."""
+
 
 class Session(Protocol):
     """The thin part between an engine and the core: one for each protocol and direction."""

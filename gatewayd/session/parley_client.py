@@ -23,7 +23,7 @@ from gatewayd.wire.parley.schema import Auth, AuthReply, Body, Changes, Hello, K
 
 __all__ = ["ConnectionGone", "ParleyClientSession", "RequestFailed"]
 
-TIMEOUT = 120.0  # seconds without any word from the server while we wait for one
+TIMEOUT = 120.0  # seconds without any word from the server while we wait for one; and until we are signed in
 
 
 class ParleyClientSession:
@@ -45,6 +45,7 @@ class ParleyClientSession:
         self._link = link
         self._engine.trust(MAX_REPLY)  # the listener has proved who it is
         link.set_timeout(TIMEOUT)
+        link.set_deadline(TIMEOUT)
         link.send(Hello(1, self._name, MAX_REPLY))
 
     def tls_started(self) -> None:
@@ -133,6 +134,7 @@ class ParleyClientSession:
         except RequestFailed:
             self.close()
             raise
+        self._link.set_deadline(None)
 
     async def sign_in_domain(self, key: SigningKey, listening: Domain) -> None:
         """Raises RequestFailed, ConnectionGone."""
@@ -143,6 +145,7 @@ class ParleyClientSession:
         except RequestFailed:
             self.close()
             raise
+        self._link.set_deadline(None)
 
     async def keys(self, domain: Domain) -> bytes:
         """The domain's encoded key set. Raises RequestFailed, ConnectionGone."""

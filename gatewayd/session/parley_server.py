@@ -49,7 +49,8 @@ from gatewayd.wire.parley.schema import (
 )
 
 ALPN = "parley/1"
-BEFORE_SIGN_IN = 30.0  # seconds
+BEFORE_SIGN_IN = 30.0  # seconds of silence
+SIGN_IN = 120.0  # seconds until it is done, whatever is said meanwhile
 IDLE = 3600.0
 ANSWER = 120.0  # without any word from a peer that owes an answer
 REMEMBER = 30 * 86400  # seconds that peers remember our domains for
@@ -85,6 +86,7 @@ class ParleyServerSession:
     def opened(self, link: Link) -> None:
         self._link = link
         link.set_timeout(BEFORE_SIGN_IN)
+        link.set_deadline(SIGN_IN)
         self._signals = Signals(self._presence, link, lambda signal: self._send(Push("signal", signal)))
         if link.tls is None or link.tls.version != "TLSv1.3" or link.tls.alpn != ALPN:
             # OpenSSL does not abort when the client offers no ALPN: checked here (docs/parley.rst §Transport)
@@ -104,7 +106,7 @@ class ParleyServerSession:
         self._say_bye("internal", f"{why}; nothing more was done")
 
     def timed_out(self) -> None:
-        self._bye("timeout", "idle for too long")
+        self._bye("timeout", "idle for too long" if self._dialler.known else "not signed in in time")
 
     def closed(self, reason: Exception | None) -> None:
         self._signals.close()
@@ -208,6 +210,7 @@ class ParleyServerSession:
     def _signed_in(self) -> None:
         self._engine.trust()
         self._link.set_timeout(IDLE)
+        self._link.set_deadline(None)
         if self._dialler.account is not None:
             account, pages = self._dialler.account, room(self._engine.peer_frame)
             self._log = Log(account, self._store, self._link, pages, self._push, self._acceptor.acknowledge)
