@@ -81,8 +81,8 @@ class LinkProtocol(Protocol):
     __slots__ = (  # a connection that idles is mostly memory
         "_clock", "_closing", "_deadline", "_ended", "_events", "_flushes", "_gone", "_handling", "_heard",
         "_implicit_tls", "_opened", "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls",
-        "_tasks", "_timeout", "_timer", "_trickled", "_turn", "_unfinished", "_unsent", "_upgrading", "_when_gone", "_working", "engine",
-        "full", "peer_address", "session", "tls",
+        "_tasks", "_timeout", "_timer", "_trickled", "_turn", "_unfinished", "_unsent", "_upgrading", "_when_gone",
+        "_working", "engine", "full", "peer_address", "session", "tls",
     )  # fmt: skip
 
     reads_on = False  # while the other side does not read: only where what comes was asked for
