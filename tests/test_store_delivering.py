@@ -58,7 +58,7 @@ def database() -> sqlite3.Connection:
 
 
 def everything(db: sqlite3.Connection) -> dict[str, list[Any]]:
-    tables = ("account", "mailbox", "message", "entry", "seen")
+    tables = ("account", "mailbox", "message", "entry", "removed")
     return {table: sorted(db.execute(f"SELECT * FROM {table}").fetchall()) for table in tables}
 
 
@@ -82,7 +82,7 @@ def test_a_large_batch_takes_few_statements() -> None:
     db.set_trace_callback(said.append)
     placed = deliver(db, some, NOW)
     db.set_trace_callback(None)
-    assert len({statement for statement in said if not statement.lstrip().startswith("INSERT")}) == 5
+    assert len(said) < 20
     assert [p.uid for p in placed if isinstance(p, Placed)] == [1 + n // 2 for n in range(60)]
 
 

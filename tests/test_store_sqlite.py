@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
+import cbor2
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -51,6 +52,7 @@ from tests.loop import Loop
 ALICE, BOB = Address.parse("alice@alpha.test"), Address.parse("bob@alpha.test")
 CREDENTIALS = ScramCredentials(b"salt", 4096, b"stored", b"server")
 TRACE = b"Received: here\r\n"
+FIRST = rows.message_key(1, 1)  # alice's
 
 
 def content(mail: bytes = b"Subject: x\r\n\r\nbody\r\n") -> Content:
@@ -72,6 +74,7 @@ class Stores:
         self.store = self.again()
         self.loop.one(self.store.add_domain(ALICE.domain))
         self.alice = self.loop.one(self.store.add_account(ALICE, CREDENTIALS)).account_id
+        self.inbox = self.loop.one(self.store.mailbox(self.alice, "INBOX")).mailbox_id
 
     def again(self) -> SQLiteStore:
         self.open.append(Database(self.root / "test.sqlite", self.loop.post))
@@ -142,7 +145,7 @@ def test_a_delivery_repeated_is_the_same_delivery(stores: Stores) -> None:
     letter = content()
     deliveries = [Delivery(stores.alice, letter, TRACE), Delivery(stores.alice, letter, b"Received: again\r\n")]
     first, second = stores.loop.one(stores.store.deliver(deliveries))
-    assert (first.uid, second.uid, first.duplicate, second.duplicate) == (1, 1, False, True)
+    assert (first.uid, second.uid, first.duplicate, second.duplicate) == (1, 0, False, True)
     (elsewhere,) = stores.loop.one(stores.store.deliver([Delivery(stores.alice, letter, TRACE, "\\Sent")]))
     assert not elsewhere.duplicate
     inbox = stores.loop.one(stores.store.mailbox(stores.alice, "inbox"))
@@ -177,9 +180,13 @@ def test_a_repeat_is_known_for_long_and_then_forgotten(stores: Stores) -> None:
         return int(placed.uid)
 
     assert uid() == 1
+    stores.clock.advance(2 * SEEN_FOR / 1000)
+    stores.loop.one(stores.store.sweep())
+    assert uid() == 0  # as long as it stands there, and then
+    stores.loop.one(stores.store.expunge(stores.alice, stores.inbox, [1]))
     stores.clock.advance(SEEN_FOR / 1000)
     stores.loop.one(stores.store.sweep())
-    assert uid() == 1
+    assert uid() == 0
     stores.clock.advance(1)
     stores.loop.one(stores.store.sweep())
     assert uid() == 2
@@ -188,13 +195,13 @@ def test_a_repeat_is_known_for_long_and_then_forgotten(stores: Stores) -> None:
 def test_old_repeats_are_forgotten_some_at_a_time(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatewayd.store.sqlite.FORGOTTEN", 3)
     for _ in range(10):
-        stores.deliver()
+        stores.loop.one(stores.store.expunge(stores.alice, stores.inbox, [stores.deliver().uid]))
         stores.clock.advance(1)
     stores.clock.advance(SEEN_FOR / 1000 - 2)  # the last two are to stay
     commits = stores.open[0].commits
     stores.loop.one(stores.store.sweep())
-    seen = "SELECT count(*) FROM seen"
-    assert stores.loop.one(stores.open[0].read(lambda db: db.execute(seen).fetchone())) == (2,)
+    known = "SELECT count(*) FROM removed"
+    assert stores.loop.one(stores.open[0].read(lambda db: db.execute(known).fetchone())) == (2,)
     assert stores.open[0].commits - commits >= 4
 
 
@@ -217,7 +224,61 @@ def test_repeats_are_known_after_the_migration(tmp_path: Path) -> None:
     stores = Stores.__new__(Stores)
     stores.root, stores.loop, stores.clock, stores.open = tmp_path, loop, Clock(), []
     placed = loop.one(stores.again().deliver([Delivery(1, letter), Delivery(1, content())]))
-    assert placed == [Placed(2, 7, 5, True, "INBOX"), Placed(2, 8, 10, False, "INBOX")]
+    assert placed == [Placed(2, 0, 0, True, "INBOX"), Placed(2, 8, 10, False, "INBOX")]
+    stores.close()
+
+
+def test_messages_are_the_same_after_the_migration(tmp_path: Path) -> None:
+    """To one number for a message: with their entries, blobs and what waits in Introductions."""
+    loop, letters = Loop(), [content(), content(b"Subject: big\r\n\r\n" + b"x" * 100_000)]
+    old = Database(tmp_path / "test.sqlite", loop.post)
+    old.migrate("store", schema.STEPS[:10])
+    blob = next(iter(letters[1].blobs))
+
+    def fill(db: sqlite3.Connection) -> None:
+        for account_id in (1, 2):
+            db.execute(
+                "INSERT INTO account (account_id, local, domain, address, salt, iterations, stored_key, server_key,"
+                " next_message) VALUES (?,?,'alpha.test','','',1,'','',3)",
+                (account_id, str(account_id)),
+            )
+            for name in ("INBOX", "Work"):
+                rows.create_mailbox(db, account_id, name)
+            for number, letter in enumerate(letters, 1):
+                db.execute(
+                    "INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace,"
+                    " bodies, octets) VALUES (?,?,?,x'',?,x'',?,?,7)",
+                    (account_id, number, letter.id, letter.payload, TRACE, cbor2.dumps(letter.inline)),
+                )
+                db.execute("INSERT INTO entry VALUES (?,1,?,?,?,'',0)", (account_id, number, number, 3 + number))
+                db.execute("INSERT INTO seen VALUES (?,?,0,2,?,?,900000000)", (account_id, letter.id, number, number))
+            db.execute("INSERT INTO entry VALUES (?,2,1,1,8,'',0)", (account_id,))
+            db.execute("INSERT INTO introduction VALUES (?,2,'b.test','bob',1)", (account_id,))
+            db.execute("INSERT INTO message_blob VALUES (?,?,2)", (account_id, blob))
+            db.execute("UPDATE account SET modseq=8, used_messages=2, used_octets=14 WHERE account_id=?", (account_id,))
+
+    loop.one(old.write(fill))
+    old.close()
+    stores = Stores.__new__(Stores)
+    stores.root, stores.loop, stores.clock, stores.open = tmp_path, loop, Clock(), []
+    store, one = stores.again(), loop.one
+    for account_id in (1, 2):
+        entries = one(store.entries(account_id, 1))
+        assert [entry.message_id for entry in entries] == [rows.message_key(account_id, n) for n in (1, 2)]
+        contents = one(store.contents(account_id, [entry.message_id for entry in entries]))
+        assert [content.id for content in contents.values()] == [letter.id for letter in letters]
+        assert one(store.names_blob(account_id, blob))
+        (placed,) = one(store.deliver([Delivery(account_id, letters[0])]))
+        assert placed.duplicate
+        one(store.expunge(account_id, 1, [1, 2]))
+        assert not one(store.names_blob(account_id, blob))
+        assert one(store.quota(account_id)).messages == 1  # which is in Work too
+        one(store.expunge(account_id, 2, [1]))
+        assert one(store.quota(account_id)).messages == 0
+        (placed,) = one(store.deliver([Delivery(account_id, letters[0])]))
+        assert placed.duplicate
+    left = "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM introduction), (SELECT count(*) FROM removed)"
+    assert one(stores.open[0].read(lambda db: db.execute(left).fetchone())) == (0, 0, 4)
     stores.close()
 
 
@@ -352,9 +413,9 @@ def test_octets_come_back_every_time(stores: Stores, size: int) -> None:
     mail = b"Subject: big\r\n\r\n" + secrets.token_bytes(size).replace(b"\n", b"x") + b"\r\n"
     stores.deliver(mail)
     for store in (stores.store, stores.again(), stores.store):
-        (octets,) = stores.loop.one(store.mails(stores.alice, [1])).values()
+        (octets,) = stores.loop.one(store.mails(stores.alice, [FIRST])).values()
         assert octets == TRACE + mail
-        (summary,) = stores.loop.one(store.summaries(stores.alice, [1])).values()
+        (summary,) = stores.loop.one(store.summaries(stores.alice, [FIRST])).values()
         assert summary.size == len(octets)
 
 
@@ -366,7 +427,8 @@ def test_the_same_large_body_is_one_file(stores: Stores) -> None:
     stores.deliver(mail, "Archive")
     stores.loop.one(stores.store.deliver([Delivery(bob, content(mail), TRACE)]))
     assert files == {path for path in (stores.root / "blobs").rglob("*") if path.is_file()}
-    assert stores.loop.one(stores.store.mails(bob, [1])) == {1: TRACE + mail}
+    (his,) = stores.loop.one(stores.store.mails(bob, [rows.message_key(bob, 1)])).values()
+    assert his == TRACE + mail
 
 
 def test_a_large_body_that_is_gone(stores: Stores) -> None:
@@ -376,8 +438,8 @@ def test_a_large_body_that_is_gone(stores: Stores) -> None:
         if path.is_file():
             path.unlink()
     with pytest.raises(StoreError, match="missing"):
-        stores.loop.one(stores.store.mails(stores.alice, [1]))
-    assert stores.loop.one(stores.store.mails(stores.alice, [2, 3])).keys() == {2}
+        stores.loop.one(stores.store.mails(stores.alice, [FIRST]))
+    assert stores.loop.one(stores.store.mails(stores.alice, [FIRST + 1, FIRST + 2])).keys() == {FIRST + 1}
 
 
 @pytest.mark.parametrize(
@@ -413,8 +475,8 @@ def test_a_large_body_that_is_here_already_is_named_and_not_carried(stores: Stor
     (placed,) = one(store.deliver([Delivery(stores.alice, kept)]))
     assert one(store.names_blob(stores.alice, digest))
     assert not one(store.names_blob(stores.alice + 1, digest))
-    assert one(store.contents(stores.alice, [1]))[1] == kept
-    assert one(store.mails(stores.alice, [1]))[1].endswith(whole.bodies[digest])
+    assert one(store.contents(stores.alice, [FIRST]))[FIRST] == kept
+    assert one(store.mails(stores.alice, [FIRST]))[FIRST].endswith(whole.bodies[digest])
     one(store.expunge(stores.alice, one(store.mailbox(stores.alice, "INBOX")).mailbox_id, [placed.uid]))
     assert not one(store.names_blob(stores.alice, digest))
 
@@ -446,9 +508,9 @@ def test_bodies_too_large_for_mail_are_notes_in_it(stores: Stores) -> None:
     path.touch()
     (placed,) = one(store.deliver([Delivery(stores.alice, letter)]))
     assert isinstance(placed, Placed)
-    mail = one(store.mails(stores.alice, [1]))[1]
-    assert mail == one(store.mails(stores.alice, [1]))[1]
-    assert one(store.summaries(stores.alice, [1]))[1].size == len(mail)
+    mail = one(store.mails(stores.alice, [FIRST]))[FIRST]
+    assert mail == one(store.mails(stores.alice, [FIRST]))[FIRST]
+    assert one(store.summaries(stores.alice, [FIRST]))[FIRST].size == len(mail)
     assert b"Look at this" in mail
     assert b"  name     holiday X: y.mp4" in mail
     assert b"  size     %d octets" % (LARGEST + 1) in mail
@@ -491,11 +553,11 @@ def test_a_full_disk_can_be_read(stores: Stores, monkeypatch: pytest.MonkeyPatch
     stores.deliver()
     with monkeypatch.context() as patch:
         patch.setattr(stores.open[0], "write", raising(StoreFull("no")))
-        told = stores.loop.one(stores.store.summaries(stores.alice, [1]))
-    assert told.keys() == {1}
-    assert stores.loop.one(stores.store.summaries(stores.alice, [1])) == told
+        told = stores.loop.one(stores.store.summaries(stores.alice, [FIRST]))
+    assert told.keys() == {FIRST}
+    assert stores.loop.one(stores.store.summaries(stores.alice, [FIRST])) == told
     monkeypatch.setattr("gatewayd.store.messages.summarize", raising(AssertionError()))
-    assert stores.loop.one(stores.again().summaries(stores.alice, [1])) == told  # kept the second time
+    assert stores.loop.one(stores.again().summaries(stores.alice, [FIRST])) == told  # kept the second time
 
 
 KILLED = """
@@ -642,7 +704,7 @@ class Model(RuleBasedStateMachine):
         if box is None:
             assert type(placed) is NoSuchMailbox
         elif once and number in box.seen:
-            assert placed == box.seen[number]._replace(duplicate=True, mailbox=self.name(name))
+            assert placed == Placed(box.uidvalidity, 0, 0, True, self.name(name))
         else:
             assert placed == Placed(box.uidvalidity, box.uidnext, self.rises(placed.modseq), False, self.name(name))
             box.entries[placed.uid] = number, " ".join(sorted(flags)), placed.modseq

@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -29,7 +29,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Post = Callable[[Callable[[], None]], None]
 
-ROWS = (64, 8, 1)  # of one INSERT: few texts, so that they stay compiled
+ROWS = (64, 32, 16, 8, 4, 2, 1)  # of one INSERT
 BUSY = 30.0  # seconds to wait for another process's transaction
 BATCH = 500  # work items in one transaction: bounds what one failed commit takes along
 READERS = 2
@@ -75,17 +75,20 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def insert_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]]) -> int:
-    """`insert` is an INSERT up to its VALUES. As executemany, which gives Python's lock away and wins it back for each
-    row; here many rows are one step. Returns how many were inserted."""
-    inserted = at = 0
+def in_pieces(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """A VALUES clause and what stands in it, for many rows at a time: each statement is a step, which gives Python's
+    lock away and wins it back. executemany does so for each row."""
+    at = 0
     for size in ROWS:
         while len(rows) - at >= size:
             marks = f"({','.join('?' * len(rows[at]))})"
-            values = [value for row in rows[at : at + size] for value in row]
-            inserted += db.execute(f"{insert} VALUES {','.join([marks] * size)}", values).rowcount
+            yield f"VALUES {','.join([marks] * size)}", [value for row in rows[at : at + size] for value in row]
             at += size
-    return inserted
+
+
+def insert_rows(db: sqlite3.Connection, insert: str, rows: Sequence[Sequence[Any]]) -> int:
+    """`insert` is an INSERT up to its VALUES. Returns how many were inserted."""
+    return sum(db.execute(f"{insert} {values}", flat).rowcount for values, flat in in_pieces(rows))
 
 
 def typed(error: sqlite3.Error, where: str = "") -> StoreError:

@@ -188,7 +188,7 @@ class Placed(NamedTuple):
     """Where a delivery stands."""
 
     uidvalidity: int
-    uid: int
+    uid: int  # 0 for one that came before, as its modseq: it may have been moved or removed since
     modseq: int
     duplicate: bool
     mailbox: str  # its name

@@ -132,7 +132,7 @@ def _bring(
 ) -> None:  # fmt: skip
     """What waits of this sender goes to another mailbox."""
     query = (
-        "SELECT uid, message_id FROM introduction JOIN entry USING (account_id, message_id)"
+        "SELECT uid, message_id FROM entry CROSS JOIN introduction USING (account_id, message_id)"
         " WHERE account_id=? AND domain=? AND local=? AND mailbox_id=?"
     )
     for name in sources:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cbor2
 from msgspec.structs import replace
 
-from gatewayd.database.sqlite import insert_rows, typed
+from gatewayd.database.sqlite import in_pieces, insert_rows, typed
 from gatewayd.errors import QuotaExceeded, StoreError
 from gatewayd.interfaces.records import Delivery, Placed, Quota
 from gatewayd.store import contacts, rows
@@ -35,12 +35,17 @@ UIDS = """
     FROM (SELECT value->>0 AS account, value->>1 AS id, value->>2 AS count, value->>3 AS highest FROM json_each(?))
     WHERE account_id=account AND mailbox_id=id"""
 MESSAGE = """
-    INSERT INTO message (account_id, message_id, object_id, protected, payload, signature, trace, bodies, octets)"""
+    INSERT INTO message
+        (message_id, account_id, object_id, came_to, protected, payload, signature, trace, bodies, octets)"""
 BLOB = "INSERT INTO message_blob"
 ENTRY = "INSERT INTO entry"
-SEEN = "INSERT OR IGNORE INTO seen"
+REMOVED = """
+    SELECT EXISTS (SELECT 1 FROM ({}) CROSS JOIN removed
+    WHERE account_id=column1 AND object_id=column2 AND came_to=column3)"""
+CAME = """
+    SELECT 1 FROM message WHERE account_id=?1 AND object_id=?2 AND came_to=?3
+    UNION ALL SELECT 1 FROM removed WHERE account_id=?1 AND object_id=?2 AND came_to=?3 LIMIT 1"""
 ARRIVED = 0  # where a message came to that is looked for by no mailbox's id, but everywhere where messages come
-WAS_SEEN = "SELECT uidvalidity, uid, modseq FROM seen WHERE account_id=? AND object_id=? AND mailbox_id=?"
 
 
 class _Unusual(Exception):
@@ -109,13 +114,13 @@ def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
             accounts[account_id] = _Numbers(*numbers)
         places[account_id, name] = boxes.setdefault((account_id, mailbox[0]), _Box(account_id, *mailbox))
     kept: dict[int, bytes] = {}  # by content: most come for two, the sender and the recipient
-    placed, messages, blobs, entries, seen = [], [], [], [], []
+    placed, messages, blobs, entries = [], [], [], []
     for delivery, place in zip(deliveries, wanted, strict=True):
         box = places.get(place)
         if box is None:
             raise _Unusual
         account, content = accounts[box.account_id], delivery.content
-        uid, message_id = box.uidnext, account.next_message
+        uid, message_id = box.uidnext, rows.message_key(box.account_id, account.next_message)
         account.modseq += 1
         account.next_message += 1
         account.new_messages += 1
@@ -124,12 +129,9 @@ def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
         box.new += 1
         box.highest = modseq = account.modseq
         bodies = kept.get(id(content)) or kept.setdefault(id(content), cbor2.dumps(content.inline))
-        messages.append(_message(delivery, message_id, bodies))
+        messages.append(_message(delivery, message_id, _came_to(delivery, place[1], box.mailbox_id), bodies))
         blobs += _blobs(delivery, message_id)
         entries.append(_entry(delivery, box.mailbox_id, uid, message_id, modseq, now_ms))
-        if delivery.once:
-            repeated_in = _repeated_in(place[1], box.mailbox_id)
-            seen.append((box.account_id, content.id, repeated_in, box.uidvalidity, uid, modseq, now_ms))
         placed.append(Placed(box.uidvalidity, uid, modseq, False, box.name))
     for account in accounts.values():
         used = account.octets + account.new_octets, account.messages + account.new_messages
@@ -137,15 +139,20 @@ def _together(db: sqlite3.Connection, deliveries: Sequence[Delivery], now_ms: in
             rows.check_quota(Quota(*used, account.max_octets, account.max_messages), 0)
         except QuotaExceeded:
             raise _Unusual from None
-    if insert_rows(db, SEEN, seen) != len(seen):
+    if _any_removed(db, [message[1:4] for message in messages]):
         raise _Unusual
     numbers = [(account_id, a.new_messages, a.new_octets) for account_id, a in accounts.items()]
     db.execute(ACCOUNT_NUMBERS, (json.dumps(numbers),))
     db.execute(UIDS, (json.dumps([(b.account_id, b.mailbox_id, b.new, b.highest) for b in boxes.values()]),))
-    insert_rows(db, MESSAGE, messages)
+    insert_rows(db, MESSAGE, messages)  # fails where one is there already
     insert_rows(db, BLOB, blobs)
     insert_rows(db, ENTRY, entries)
     return placed
+
+
+def _any_removed(db: sqlite3.Connection, keys: Sequence[Sequence[object]]) -> bool:
+    """Whether one of them was here and is gone."""
+    return any(db.execute(REMOVED.format(values), flat).fetchone()[0] for values, flat in in_pieces(keys))
 
 
 def _alone(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed | StoreError:
@@ -168,7 +175,7 @@ def _introduced(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Plac
     assert introduction is not None
     if contacts.granted(db, account_id, introduction.sender):  # a moment ago
         return _placed(db, replace(delivery, mailbox="INBOX"), now_ms)
-    if db.execute(WAS_SEEN, (account_id, delivery.content.id, ARRIVED)).fetchone() is None:
+    if db.execute(CAME, (account_id, delivery.content.id, ARRIVED)).fetchone() is None:
         contacts.admit(db, account_id, introduction, now_ms)
     placed = _placed(db, delivery, now_ms)
     if not placed.duplicate:
@@ -179,31 +186,29 @@ def _introduced(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Plac
 def _placed(db: sqlite3.Connection, delivery: Delivery, now_ms: int) -> Placed:
     account_id, content = delivery.account_id, delivery.content
     target = rows.place(db, account_id, delivery.mailbox)
-    repeated_in = _repeated_in(rows.canonical(delivery.mailbox), target.mailbox_id)
-    if delivery.once:
-        seen = db.execute(WAS_SEEN, (account_id, content.id, repeated_in)).fetchone()
-        if seen:
-            uidvalidity, uid, modseq = seen
-            return Placed(uidvalidity, uid, modseq, True, target.name)
+    came_to = _came_to(delivery, rows.canonical(delivery.mailbox), target.mailbox_id)
+    if came_to is not None and db.execute(CAME, (account_id, content.id, came_to)).fetchone():
+        return Placed(target.uidvalidity, 0, 0, True, target.name)
     modseq = rows.next_modseq(db, account_id)
     uidvalidity, uid = rows.new_uids(db, account_id, target.mailbox_id, 1, modseq)
     octets = _octets(delivery)
-    message_id, *used = db.execute(
+    number, *used = db.execute(
         "UPDATE account SET next_message=next_message+1, used_octets=used_octets+?, used_messages=used_messages+1"
         f" WHERE account_id=? RETURNING next_message-1, {rows.QUOTA}",
         (octets, account_id),
     ).fetchall()[0]
     rows.check_quota(Quota(*used), octets)
-    insert_rows(db, MESSAGE, [_message(delivery, message_id, cbor2.dumps(content.inline))])
+    message_id = rows.message_key(account_id, number)
+    insert_rows(db, MESSAGE, [_message(delivery, message_id, came_to, cbor2.dumps(content.inline))])
     insert_rows(db, BLOB, _blobs(delivery, message_id))
     insert_rows(db, ENTRY, [_entry(delivery, target.mailbox_id, uid, message_id, modseq, now_ms)])
-    if delivery.once:
-        insert_rows(db, SEEN, [(account_id, content.id, repeated_in, uidvalidity, uid, modseq, now_ms)])
     return Placed(uidvalidity, uid, modseq, False, target.name)
 
 
-def _repeated_in(name: str, mailbox_id: int) -> int:
+def _came_to(delivery: Delivery, name: str, mailbox_id: int) -> int | None:
     """Where a message arrives depends on what was decided about its sender since it came for the first time."""
+    if not delivery.once:
+        return None
     return ARRIVED if name in rows.ARRIVAL else mailbox_id
 
 
@@ -212,10 +217,10 @@ def _octets(delivery: Delivery) -> int:
     return len(delivery.trace) + delivery.content.size
 
 
-def _message(delivery: Delivery, message_id: int, bodies: bytes) -> tuple[object, ...]:
+def _message(delivery: Delivery, message_id: int, came_to: int | None, bodies: bytes) -> tuple[object, ...]:
     content = delivery.content
     return (
-        delivery.account_id, message_id, content.id, content.protected, content.payload, content.signature,
+        message_id, delivery.account_id, content.id, came_to, content.protected, content.payload, content.signature,
         delivery.trace, bodies, _octets(delivery),
     )  # fmt: skip
 

@@ -9,11 +9,11 @@ from gatewayd.interfaces.records import BadMailbox, Counts, MailboxExists
 from gatewayd.store import rows
 
 
-def delete(db: sqlite3.Connection, account_id: int, name: str) -> None:
+def delete(db: sqlite3.Connection, account_id: int, name: str, now_ms: int) -> None:
     gone = rows.mailbox(db, account_id, name)
     if gone.name == "INBOX":
         raise BadMailbox("INBOX cannot be deleted")
-    rows.expunge(db, account_id, gone.mailbox_id, _uids(db, account_id, gone.mailbox_id))
+    rows.expunge(db, account_id, gone.mailbox_id, _uids(db, account_id, gone.mailbox_id), now_ms)
     db.execute("DELETE FROM mailbox WHERE account_id=? AND mailbox_id=?", (account_id, gone.mailbox_id))
     row = (account_id, rows.next_modseq(db, account_id), gone.name, gone.uidvalidity)
     db.execute("INSERT INTO mailbox_deleted (account_id, modseq, name, uidvalidity) VALUES (?,?,?,?)", row)

@@ -59,6 +59,11 @@ def canonical(name: str) -> str:
     return "INBOX" + slash + below if top.upper() == "INBOX" else name
 
 
+def message_key(account_id: int, number: int) -> int:
+    """The message_id of the account's message of that number; it begins with its account, as every key does."""
+    return (account_id << 32) + number
+
+
 def place(db: sqlite3.Connection, account_id: int, name: str) -> Mailbox:
     """Where to deliver: one named by its special use is made again where its owner deleted it."""
     usual = USUAL_NAMES.get(name)
@@ -202,35 +207,39 @@ def touch(db: sqlite3.Connection, account_id: int, mailbox_id: int, modseq: int)
 
 
 def expunge(
-    db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int], *, keep_messages: bool = False
+    db: sqlite3.Connection, account_id: int, mailbox_id: int, uids: Sequence[int], now_ms: int | None = None
 ) -> list[int]:
+    """Without `now_ms` the messages stay: they have other entries."""
     gone = entries(db, account_id, mailbox_id, uids)
     if not gone:
         return []
     modseq = next_modseq(db, account_id)
-    freed: list[tuple[int]] = []
     for entry in gone:
         key = (account_id, mailbox_id, entry.uid)
         db.execute("DELETE FROM entry WHERE account_id=? AND mailbox_id=? AND uid=?", key)
         db.execute("INSERT INTO expunged VALUES (?,?,?,?)", (account_id, modseq, mailbox_id, entry.uid))
-        if not keep_messages:
-            freed += db.execute(
-                "DELETE FROM message WHERE account_id=?1 AND message_id=?2 AND NOT EXISTS"
-                " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2) RETURNING octets",
-                (account_id, entry.message_id),
-            ).fetchall()
-            db.execute(
-                "DELETE FROM introduction WHERE account_id=?1 AND message_id=?2 AND NOT EXISTS"
-                " (SELECT 1 FROM entry WHERE account_id=?1 AND message_id=?2)",
-                (account_id, entry.message_id),
-            )
-    if freed:
-        db.execute(
-            "UPDATE account SET used_octets=used_octets-?, used_messages=used_messages-? WHERE account_id=?",
-            (sum(octets for (octets,) in freed), len(freed), account_id),
-        )
+    if now_ms is not None:
+        _free(db, account_id, [entry.message_id for entry in gone], now_ms)
     touch(db, account_id, mailbox_id, modseq)
     return [entry.uid for entry in gone]
+
+
+def _free(db: sqlite3.Connection, account_id: int, message_ids: Sequence[int], now_ms: int) -> None:
+    """Each has an entry less; those that have none go, and are known when they come again."""
+    messages = octets = 0
+    for message_id in message_ids:
+        db.execute("UPDATE message SET entries=entries-1 WHERE message_id=?", (message_id,))
+        gone = "DELETE FROM message WHERE message_id=? AND entries=0 RETURNING object_id, came_to, octets"
+        for object_id, came_to, size in db.execute(gone, (message_id,)).fetchall():
+            messages += 1
+            octets += size
+            if came_to is not None:
+                db.execute("INSERT INTO removed VALUES (?,?,?,?)", (account_id, object_id, came_to, now_ms))
+            db.execute("DELETE FROM introduction WHERE account_id=? AND message_id=?", (account_id, message_id))
+    db.execute(
+        "UPDATE account SET used_octets=used_octets-?, used_messages=used_messages-? WHERE account_id=?",
+        (octets, messages, account_id),
+    )
 
 
 def copy(
@@ -248,5 +257,8 @@ def copy(
         db.execute("INSERT INTO entry VALUES (?,?,?,?,?,?,?)", row)
         pairs.append((entry.uid, uid))
     if move:
-        expunge(db, account_id, mailbox_id, [entry.uid for entry in sources], keep_messages=True)
+        expunge(db, account_id, mailbox_id, [entry.uid for entry in sources])
+    else:
+        more = "UPDATE message SET entries=entries+1 WHERE message_id=?"
+        db.executemany(more, [(entry.message_id,) for entry in sources])
     return uidvalidity, pairs

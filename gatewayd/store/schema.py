@@ -2,6 +2,8 @@
 
 from gatewayd.interfaces.records import RECEIPTS
 
+MESSAGE_KEY = "(account_id<<32)+message_id"
+
 STEPS = [
     """
     CREATE TABLE domain (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -121,6 +123,38 @@ STEPS = [
     CREATE TABLE epoch_end (
         account_id INTEGER NOT NULL, number INTEGER NOT NULL, modseq INTEGER NOT NULL,
         PRIMARY KEY (account_id, number)) WITHOUT ROWID
+    """,
+    # A message is found by one number, which begins with its account's; it says itself how many entries it has and
+    # whether it may come again, and only what was removed is remembered elsewhere: half the B-trees for a delivery.
+    f"""
+    CREATE TABLE message_kept (
+        message_id INTEGER PRIMARY KEY, account_id INTEGER NOT NULL, object_id BLOB NOT NULL, came_to INTEGER,
+        entries INTEGER NOT NULL DEFAULT 1, protected BLOB NOT NULL, payload BLOB NOT NULL, signature BLOB NOT NULL,
+        trace BLOB NOT NULL, bodies BLOB NOT NULL, octets INTEGER NOT NULL,
+        size INTEGER, envelope BLOB, bodystructure BLOB, body BLOB);
+    INSERT INTO message_kept SELECT {MESSAGE_KEY}, account_id, object_id, NULL,
+        (SELECT count(*) FROM entry WHERE entry.account_id=message.account_id AND entry.message_id=message.message_id),
+        protected, payload, signature, trace, bodies, octets, size, envelope, bodystructure, body FROM message;
+    CREATE TABLE blob_named (
+        account_id INTEGER NOT NULL, hash BLOB NOT NULL, message_id INTEGER NOT NULL,
+        PRIMARY KEY (account_id, hash, message_id),
+        FOREIGN KEY (message_id) REFERENCES message_kept ON DELETE CASCADE) WITHOUT ROWID;
+    INSERT INTO blob_named SELECT account_id, hash, {MESSAGE_KEY} FROM message_blob;
+    DROP TABLE message_blob;
+    DROP TABLE message;
+    ALTER TABLE message_kept RENAME TO message;
+    ALTER TABLE blob_named RENAME TO message_blob;
+    CREATE INDEX message_blob_message ON message_blob (message_id);
+    CREATE UNIQUE INDEX message_object ON message (account_id, object_id, came_to);
+    DROP INDEX entry_message;
+    UPDATE entry SET message_id={MESSAGE_KEY};
+    UPDATE introduction SET message_id={MESSAGE_KEY};
+    CREATE TABLE removed (
+        account_id INTEGER NOT NULL, object_id BLOB NOT NULL, came_to INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+        PRIMARY KEY (account_id, object_id, came_to)) WITHOUT ROWID;
+    INSERT INTO removed SELECT account_id, object_id, mailbox_id, seen_at FROM seen;
+    DROP TABLE seen;
+    CREATE INDEX removed_age ON removed (at_ms)
     """,
 ]
 

@@ -53,8 +53,8 @@ T = TypeVar("T")
 
 FORGOTTEN = 2000  # repeats in one transaction, and those that came with the last of them
 FORGET = """
-    DELETE FROM seen WHERE seen_at<?
-    AND seen_at<=(SELECT max(seen_at) FROM (SELECT seen_at FROM seen ORDER BY seen_at LIMIT ?))"""
+    DELETE FROM removed WHERE at_ms<?
+    AND at_ms<=(SELECT max(at_ms) FROM (SELECT at_ms FROM removed ORDER BY at_ms LIMIT ?))"""
 SEEN_FOR = 30 * 86400 * 1000  # milliseconds that a delivery is remembered for its repeat
 STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way into one
 
@@ -200,9 +200,12 @@ class SQLiteStore:
         rest = iter(placed)
         return [failed[number] if number in failed else next(rest) for number in range(len(deliveries))]
 
+    def _now_ms(self) -> int:
+        return int(self._clock.seconds() * 1000)
+
     def _deliver(self, db: sqlite3.Connection, calls: Sequence[Sequence[Delivery]]) -> list[list[Placed | StoreError]]:
         """In the writer's thread, for all the calls that wait."""
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = self._now_ms()
         placed = iter(deliver(db, [delivery for deliveries in calls for delivery in deliveries], now_ms))
         return [list(islice(placed, len(deliveries))) for deliveries in calls]
 
@@ -261,14 +264,15 @@ class SQLiteStore:
         return done
 
     async def expunge(self, account_id: int, mailbox_id: int, uids: Sequence[int]) -> list[int]:
-        gone = await self._database.write(lambda db: rows.expunge(db, account_id, mailbox_id, uids))
+        now_ms = self._now_ms()
+        gone = await self._database.write(lambda db: rows.expunge(db, account_id, mailbox_id, uids, now_ms))
         self._watching.notify(account_id)
         return gone
 
     async def copy(
         self, account_id: int, mailbox_id: int, uids: Sequence[int], target: str, move: bool = False
     ) -> tuple[int, list[tuple[int, int]]]:
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = self._now_ms()
         done, decided = await self._database.write(
             lambda db: contacts.copy(db, account_id, mailbox_id, uids, target, move, now_ms)
         )
@@ -294,7 +298,8 @@ class SQLiteStore:
         return made
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
-        await self._database.write(lambda db: mailboxes.delete(db, account_id, name))
+        now_ms = self._now_ms()
+        await self._database.write(lambda db: mailboxes.delete(db, account_id, name, now_ms))
         self._watching.notify(account_id)
 
     async def rename_mailbox(self, account_id: int, name: str, to: str) -> None:
@@ -331,14 +336,14 @@ class SQLiteStore:
         return await self._database.read(lambda db: contacts.contacts(db, account_id))
 
     async def set_contact(self, account_id: int, address: Address, state: ContactState) -> None:
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = self._now_ms()
         changed = await self._database.write(lambda db: contacts.set_contact(db, account_id, address, state, now_ms))
         if changed:
             self._known.forget_contact(account_id, address)
             self._watching.notify(account_id)
 
     async def request_contact(self, account_id: int, address: Address, allowance: Allowance) -> None:
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = self._now_ms()
         if await self._database.write(lambda db: contacts.request(db, account_id, address, allowance, now_ms)):
             self._known.forget_contact(account_id, address)
             self._watching.notify(account_id)
@@ -348,7 +353,7 @@ class SQLiteStore:
     async def expect_receipts(
         self, account_id: int, object_id: bytes, recipients: Sequence[Address], awaited: Awaited
     ) -> None:
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = self._now_ms()
         await self._database.write(lambda db: receipts.expect(db, account_id, object_id, recipients, awaited, now_ms))
 
     async def expected_receipt(self, account_id: int, object_id: bytes, recipient: Address) -> Awaited | None:
