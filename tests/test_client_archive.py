@@ -256,6 +256,7 @@ def test_a_copy_from_before_there_were_epochs_begins_anew(archive: Archive, loop
     archive.close()
     path = tmp_path / "data" / "bob.sqlite"
     with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("ALTER TABLE undelivered DROP COLUMN at")
         db.execute("UPDATE schema SET version=5")
     again = Archive(path, BOB, loop.post)
     assert loop.all(again.place(), again.contacts(), again.mailbox("Introductions")) == [(0, b""), [], []]

@@ -2,7 +2,8 @@
 
 A draft is sent again until there is an answer for each recipient. The server knows a draft that it has by its id, so
 neither a lost answer nor a killed program loses or doubles it. A large file is read when it is sent, and has to stay
-where it is until then. What somebody refused stays here until its author sends it again, or gives it up.
+where it is until then. What somebody refused stays here until its author sends it again, or gives it up; of what is
+left lying the last is kept, and of what came before only who refused it, and why.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from gatewayd.client.message import Draft
 from gatewayd.message.model import Content
 from gatewayd.wire.parley.schema import Result
 
+REFUSED_DRAFTS, REFUSED_OCTETS = 100, 16 * 1024 * 1024  # kept of what somebody refused, the last first
+REFUSALS = 5000  # who refused what and why, kept the same way
 WAITS = "recipients != '[]'"  # the others are here only because somebody refused them
 
 
@@ -37,7 +40,7 @@ class Refused:
     """A draft that some recipients will not get, unless it is sent again."""
 
     id: bytes
-    draft: Draft | None  # None: refused before drafts were kept
+    draft: Draft | None  # None: it is kept no more
     reasons: Mapping[str, str]  # by recipient
 
 
@@ -74,12 +77,14 @@ class Outbox:
 
         def work(db: sqlite3.Connection) -> None:
             rows = [(id, result.to, f"{result.code} {result.text}") for result in refused]
-            db.executemany("INSERT OR REPLACE INTO undelivered VALUES (?,?,?)", rows)
+            db.executemany("INSERT OR REPLACE INTO undelivered VALUES (?,?,?,strftime('%s', 'now'))", rows)
             trouble = f"{again[0].code} {again[0].text}" if again else ""
             row = (json.dumps([result.to for result in again]), trouble, id)
             db.execute("UPDATE outbox SET recipients=?, trouble=? WHERE id=?", row)
             query = f"DELETE FROM outbox WHERE id=? AND NOT ({WAITS}) AND id NOT IN (SELECT id FROM undelivered)"
             db.execute(query, (id,))
+            if refused:
+                _bound(db)
 
         await self._database.write(work)
 
@@ -118,6 +123,23 @@ class Outbox:
             return any([db.execute(query, (id,)).fetchall() for query in queries])
 
         return await self._database.write(work)
+
+
+def _bound(db: sqlite3.Connection) -> None:
+    """What was refused is no reason for this file to grow for ever, nor for a screen to be slow."""
+    lying = (
+        "SELECT number, row_number() OVER last AS many, sum(length(payload) + length(bodies)) OVER last AS octets"
+        f" FROM outbox WHERE NOT ({WAITS}) WINDOW last AS (ORDER BY number DESC)"
+    )
+    too_much = "many > ? OR many > 1 AND octets > ?"
+    query = f"DELETE FROM outbox WHERE number IN (SELECT number FROM ({lying}) WHERE {too_much})"
+    db.execute(query, (REFUSED_DRAFTS, REFUSED_OCTETS))
+    db.execute(
+        "DELETE FROM undelivered WHERE (id, recipient) IN"
+        " (SELECT id, recipient FROM undelivered ORDER BY at DESC LIMIT -1 OFFSET ?)",
+        (REFUSALS,),
+    )
+    db.execute(f"DELETE FROM outbox WHERE NOT ({WAITS}) AND id NOT IN (SELECT id FROM undelivered)")
 
 
 def _draft(payload: bytes, kept: bytes) -> Draft:

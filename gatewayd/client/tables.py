@@ -58,5 +58,6 @@ STEPS = [
     DELETE FROM mailbox WHERE (SELECT epoch FROM log)=x'';
     UPDATE log SET modseq=0 WHERE epoch=x''
     """,
+    "ALTER TABLE undelivered ADD COLUMN at INTEGER NOT NULL DEFAULT 0",  # seconds since 1970
 ]
 ANSWERS, REPLACES, REACTS, REPORTS, DELAYS = "answers", "replaces", "reacts", "reports", "delays"  # kinds of links

@@ -94,7 +94,7 @@ def _show(options: argparse.Namespace, id: bytes, what: Message | None, state: s
         line = {"id": id.hex(), "to": list(why), "subject": subject, "state": state, "why": why}
         print(json.dumps(line, ensure_ascii=False))
         return
-    said = (subject or (what.text if what else "")).splitlines()
+    said = (subject or (what.text if what else "(what it said is kept no more)")).splitlines()
     head = plain(f"{id.hex()[:16]}  {state:6}  to {', '.join(why)}")
     print(f"{head}  {words(said[0][:60]) if said else ''}".rstrip())
     for to, reason in why.items():
