@@ -89,7 +89,7 @@ from gatewayd.wire.pop3.connection import POP3Connection
 from gatewayd.wire.smtp.server import SMTPServer
 
 log = Logger()
-gc.set_threshold(10_000, 10, 10)  # messages under way live longer than 700 new objects, and would be walked each time
+gc.set_threshold(100_000, 10, 10)  # messages under way live longer than 700 new objects, and would be walked each time
 sys.setswitchinterval(0.0005)  # seconds: the writer thread and the reactor hand over often (Python waits 5 ms)
 
 MAX_APPEND = 64 * 1024 * 1024  # octets
