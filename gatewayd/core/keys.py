@@ -42,8 +42,8 @@ class KeyDirectory:
         self._fetched_at: dict[Domain, float] = {}
 
     async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
-        """Keys good now; an unknown `kid` has them fetched anew (rotation). Raises KeysUnavailable; also for a `kid`
-        that may have been made since the last fetch, if that was only just now."""
+        """A set with that key; an unknown `kid` has the set fetched anew (rotation). Raises KeysUnavailable, also where
+        the domain does not show such a key: perhaps it is new, and not everywhere yet (docs/parley.rst §5)."""
         now = self._clock.seconds()
         peer = await self._store.peer(domain)
         if peer is not None and peer.keys is not None and now < peer.keys_until:
@@ -54,7 +54,10 @@ class KeyDirectory:
                 raise KeysUnavailable(f"the keys of {domain} were fetched just now, and this one was not among them")
             if known is not None:
                 self._fetched_at[domain] = now  # whatever comes of it
-        return await self._fetch_once(domain)
+        fetched = await self._fetch_once(domain)
+        if not fetched.knows(kid):
+            raise KeysUnavailable(f"{domain} does not show this key")
+        return fetched
 
     async def _fetch_once(self, domain: Domain) -> KeySet:
         """Nobody who asks owns the fetch: one who goes away takes it from no other."""
