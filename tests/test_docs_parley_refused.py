@@ -171,7 +171,7 @@ connection{frames}
 Frames in place of a HELLO{first}
 Requests that are answered by an error, the connection going on{requests}
 Signatures of section 4.3, from alpha.test to beta.test as in Appendix A: all ``auth-failed``, as is the one there after
-the second 1798761600, and under a kid that the key set does not have at that moment{proofs}
+the second 1798761600{proofs}
 Objects that alpha.test sends: the one of Appendix A, but for the signature, protected header (signed anew), payload
 (signed anew) or body that is given. The one of Appendix A itself gets 5.7.7 if it comes after the second 1798761600,
 and 5.6.0 as a tagged COSE_Sign1, with d2 before it{objects}

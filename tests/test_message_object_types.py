@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gatewayd.address import Domain
 from gatewayd.message.bridge import bridged_payload, restore
@@ -61,6 +62,7 @@ BAD = [
     (content("reaction", b"x" * 65, parents=(ID,)), "at most 64 octets"),
     (content("reaction", b" \n", parents=(ID,)), "a few characters"),
     (content("reaction", b"\x1b[2J", parents=(ID,)), "a few characters"),
+    (content("reaction", b"\xff", parents=(ID,)), "a few characters"),
     (content("reaction", "\u202egnp.exe".encode(), parents=(ID,)), "a few characters"),
     (content("poll", parents=(b"",)), "each an object id"),
     (content("poll", replaces=b""), "of 32 octets"),
@@ -71,6 +73,13 @@ BAD = [
 def test_what_is_well_formed_comes_back_from_its_mail_form(good: Content) -> None:
     check(good)
     assert restore(Mail(render(good))) == good
+
+
+@pytest.mark.parametrize("nonce", [b"", bytes(15), bytes(17)])
+def test_a_nonce_of_another_length(nonce: bytes) -> None:
+    payload = replace(GOOD[0].fields, nonce=nonce)
+    with pytest.raises(ObjectError, match="16 octets"):
+        check(Content.unsigned(payload, {}))
 
 
 @pytest.mark.parametrize(("bad", "why"), BAD, ids=lambda v: v if isinstance(v, str) else v.fields.type)

@@ -225,7 +225,8 @@ def test_no_more_in_flight_than_the_window(alpha: House, beta: House, body: byte
 def test_mail_of_any_size_that_mail_may_have(alpha: House, beta: House) -> None:
     mail = b"Subject: large\r\n\r\n" + b"x" * 3_000_000
     parts = (Part(sha256(mail).digest(), RFC822, len(mail)),)
-    payload = Payload(str(ALICE), (str(CAROL),), 1735689600000, os.urandom(16), MAIL, parts=parts)
+    bridged = {"bridged": {"by": "alpha.test"}}
+    payload = Payload(str(ALICE), (str(CAROL),), 1735689600000, os.urandom(16), MAIL, parts=parts, ext=bridged)
     content = signed(Content(b"", payload.encode(), b"", {parts[0].hash: mail}), alpha.key)
     assert deliver(alpha, content).ok
     account = beta.wait(beta.store.account(CAROL))

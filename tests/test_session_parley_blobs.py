@@ -119,6 +119,18 @@ def test_a_blob_is_sent_on_by_who_was_sent_it(alpha: House) -> None:
     assert get_all(alpha, bob) == BODY  # in Sent still
 
 
+def test_neither_beside_its_object_nor_with_another_size(alpha: House) -> None:
+    alice = alpha.user(ALICE)
+    beside = Send((str(BOB),), (BODY,), payload=naming().payload)
+    assert codes(alpha.ask(alice, "send", beside)) == ["5.6.0"]
+    put_all(alpha, alice)
+    assert send(alpha, alice, naming()) == ["2.0.0"]
+    part = Part(DIGEST, "application/octet-stream", len(BODY) + 1)
+    larger = Payload(str(ALICE), (str(BOB),), 1735689600000, os.urandom(16), parts=(part,))
+    assert codes(alpha.ask(alice, "send", Send((str(BOB),), payload=larger.encode()))) == ["5.6.0"]
+    assert len(alpha.inbox(BOB)) == 1
+
+
 def test_a_message_that_is_gone(alpha: House) -> None:
     alice, bob = alpha.user(ALICE), alpha.user(BOB)
     put_all(alpha, alice)

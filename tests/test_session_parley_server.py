@@ -298,6 +298,9 @@ class House:
         return self.wait(run())
 
 
+BRIDGED = {"bridged": {"by": "beta.test"}}
+
+
 def message(author: str, text: bytes = b"Hello", **fields: Any) -> Content:
     """Unsigned."""
     digest = sha256(text).digest()
@@ -825,12 +828,13 @@ def test_what_was_changed_after_it_was_signed(alpha: House, beta: House) -> None
         ({"date": 253402300800000}, "5.6.0"),
         ({"date": 253402300799999}, "2.0.0"),
         ({"type": "mail", "parts": ()}, "5.6.0"),
-        ({"type": "mail", "from_": "dave@beta.test"}, "5.6.0"),  # the mail says something else
+        ({"type": "mail", "from_": "dave@beta.test", "ext": BRIDGED}, "5.6.0"),  # the mail says something else
+        ({"type": "mail", "ext": {"bridged": {"by": "beta.test", "message_id": [1], "auth": 3}}}, "2.0.0"),
         ({"subject": "a\r\nX-Evil: b", "to": ("x\r\nX-Evil: y",)}, "2.0.0"),
         ({"parts": (Part(sha256(b"x").digest(), "text/plain\r\nX-Evil: y", 1, "n\r\nX-Evil: y"),)}, "2.0.0"),
         ({"parts": (Part(sha256(b"x").digest(), "multipart/mixed; boundary=a", 1),)}, "2.0.0"),
         ({"parts": (Part(sha256(b"x").digest(), "message/rfc822", 1),)}, "2.0.0"),
-        ({"type": "mail", "ext": {"bridged": {"by": [1], "auth": 3}}}, "2.0.0"),
+        ({"type": "mail", "ext": {"bridged": {"by": [1], "auth": 3}}}, "5.7.1"),
         ({"type": "poll", "parents": (bytes(32),), "replaces": bytes(32), "to": (), "subject": "é" * 5000}, "2.0.0"),
         ({"parents": (b"short",)}, "5.6.0"),
     ],
@@ -864,10 +868,22 @@ def test_what_a_peer_says_never_spoils_a_mailbox(alpha: House, beta: House, fiel
 def test_mail_of_anybody_is_taken_from_who_signed_it_as_bridged(alpha: House, beta: House) -> None:
     mail = b"From: Someone <someone@elsewhere.test>\r\n\r\nHello\r\n"
     session = alpha.peer(beta.key)
-    for author, code in (("someone@elsewhere.test", "2.0.0"), ("carol@beta.test", "5.6.0")):
-        content = signed(message(author, mail, type="mail"), beta.key)
+    for author, ext, code in (
+        ("someone@elsewhere.test", BRIDGED, "2.0.0"),
+        ("carol@beta.test", BRIDGED, "5.6.0"),
+        ("someone@elsewhere.test", {"bridged": {"by": "gamma.test"}}, "5.7.1"),  # another took it in, it says
+        ("someone@elsewhere.test", {}, "5.7.1"),
+    ):
+        content = signed(message(author, mail, type="mail", ext=ext), beta.key)
         assert codes(alpha.ask(session, "send", of_domain(content, reverse_path=""))) == [code]
     assert len(alpha.inbox(BOB)) == 1
+
+
+def test_nobody_is_asked_for_keys_that_do_not_matter(alpha: House, beta: House) -> None:
+    """Else a peer would have the server look for any domain that an object names."""
+    session = alpha.peer(beta.key)
+    foreign = SigningKey.generate(Domain.parse("gamma.test"))
+    assert codes(alpha.ask(session, "send", of_domain(signed(message(str(CAROL)), foreign)))) == ["5.7.7"]
 
 
 def test_a_store_that_cannot_is_temporary(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:

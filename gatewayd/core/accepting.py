@@ -19,6 +19,7 @@ from gatewayd.core.pulling import Puller, Source
 from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.story import Story
 from gatewayd.core.submitting import too_big
+from gatewayd.crypto import cose
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import Envelope
 from gatewayd.interfaces.store import IStore
@@ -31,6 +32,7 @@ from gatewayd.outcome import ALIAS_LOOP, RELAY_DENIED, TOO_BIG, Deferred, Outcom
 NO_FILES = Refused("5.7.1", "Until the recipient consents, only text is taken")
 FOREIGN_PATH = Refused("5.7.1", "The reverse-path is not of your domain")
 FOREIGN_AUTHOR = Refused("5.7.1", "The author is not of your domain")
+FOREIGN_MAIL = Refused("5.7.1", "A mail that was not taken in by your domain")
 FOREIGN_SIGNER = Refused("5.7.7", "Signed by another domain than yours")
 
 
@@ -71,9 +73,7 @@ class Accepting:
         signed = iter(
             await self._signer.verify_all([h.content for h, fault in zip(handovers, faults, strict=True) if not fault])
         )
-        faults = [
-            fault or _unsigned(handover.peer, next(signed)) for handover, fault in zip(handovers, faults, strict=True)
-        ]
+        faults = [fault or _unsigned(next(signed)) for fault in faults]
         answers: list[Answers] = []
         letters: list[tuple[int, Letter]] = []
         for number, (handover, fault) in enumerate(zip(handovers, faults, strict=True)):
@@ -101,10 +101,14 @@ class Accepting:
             fields = content.fields
             if fields.type != MAIL and Address.parse(fields.from_).domain != peer:
                 return FOREIGN_AUTHOR
-            content.check_bodies()
+            content.check_sent()
             object_types.check(content)
         except (ObjectError, AddressError) as error:
             return Refused("5.6.0", str(error))
+        if fields.type == MAIL and bridge.taken_in_by(fields) != peer.name:
+            return FOREIGN_MAIL
+        if _claims_another(peer, content):  # before anybody is asked for keys
+            return FOREIGN_SIGNER
         most = self._largest_mail if fields.type == MAIL else self._largest  # a mail is rendered whole
         return TOO_BIG if too_big(content, most) else None
 
@@ -175,7 +179,15 @@ class Accepting:
         return Provenance.AUTHENTICATED if vouched else Provenance.UNAUTHENTICATED
 
 
-def _unsigned(peer: Domain, signer: Domain | Exception) -> Outcome | None:
+def _claims_another(peer: Domain, content: Content) -> bool:
+    """A header that claims nobody is found to be none when it is verified."""
+    try:
+        return cose.signer(content.protected)[0] != peer
+    except cose.SignatureError:
+        return False
+
+
+def _unsigned(signer: Domain | Exception) -> Outcome | None:
     match signer:
         case LookupError():
             return Deferred("4.7.5", str(signer))
@@ -183,4 +195,4 @@ def _unsigned(peer: Domain, signer: Domain | Exception) -> Outcome | None:
             return Refused("5.7.7", f"The signature does not hold: {signer}")
         case Exception():
             raise signer
-    return FOREIGN_SIGNER if signer != peer else None
+    return None

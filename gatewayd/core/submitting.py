@@ -87,7 +87,7 @@ class Submitting:
     async def _fault(self, account: Account, content: Content) -> Outcome | None:
         """Why it is not taken from this user."""
         try:
-            content.check_bodies()
+            content.check_sent()
             object_types.check(content)
             sender = Address.parse(content.fields.from_)
         except (ObjectError, AddressError) as error:
@@ -110,7 +110,10 @@ class Submitting:
         """A user's message names only blobs that they have: brought by themselves, or of a message of theirs."""
         if await self._store.blobs.claim(blobs_of_user(account), part):
             return True
-        return await self._store.names_blob(account.account_id, part.hash)
+        if not await self._store.names_blob(account.account_id, part.hash):
+            return False
+        _, size = await self._store.blobs.read(part.hash, 0, 0)
+        return size == part.size
 
     async def _held(self, submission: Submission) -> Outcome | None:
         """The user writes to too many elsewhere."""

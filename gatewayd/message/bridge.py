@@ -102,6 +102,13 @@ def bridged_payload(
     return payload, bodies
 
 
+def taken_in_by(fields: Payload) -> str | None:
+    """The domain that took a mail in, as the object of it says."""
+    bridged = fields.ext.get("bridged")
+    said = bridged.get("by") if isinstance(bridged, dict) else None
+    return said if isinstance(said, str) else None
+
+
 def _first(root: mime.Entity, name: bytes) -> str:
     return _encodable(next(iter(root.values(name)), ""))[:MAX_SUBJECT]
 

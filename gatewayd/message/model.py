@@ -181,3 +181,9 @@ class Content(msgspec.Struct, frozen=True, dict=True):
                 raise ObjectError("a body does not match its part")
         if not sizes.keys() - self.blobs.keys() <= self.bodies.keys():
             raise ObjectError("a body is missing")
+
+    def check_sent(self) -> None:
+        """As `check_bodies`, and nothing else is at hand: blobs travel in chunks. Raises ObjectError."""
+        self.check_bodies()
+        if self.blobs.keys() & self.bodies.keys():
+            raise ObjectError("a blob came beside the object")

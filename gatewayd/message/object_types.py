@@ -6,6 +6,7 @@ from gatewayd.message import receipts
 from gatewayd.message.model import EDIT, MAX_PARENTS, MESSAGE, REACTION, RETRACT, Content, ObjectError, Payload
 
 MAX_REACTION = 64  # octets: an emoji, or a few (RFC 9078 §2)
+NONCE = 16  # octets
 REPLACEABLE = {  # what its author may replace, by what
     EDIT: {MESSAGE},
     RETRACT: {MESSAGE, EDIT, REACTION},
@@ -16,6 +17,8 @@ def check(content: Content) -> None:
     """Raises ObjectError: the object does not hold what its type asks for. A type that is not known may hold
     anything."""
     payload = content.fields
+    if len(payload.nonce) != NONCE:
+        raise ObjectError(f"a nonce has {NONCE} octets")
     if len(payload.parents) > MAX_PARENTS or any(len(parent) != 32 for parent in payload.parents):
         raise ObjectError(f"at most {MAX_PARENTS} parents, each an object id")
     if payload.type in REPLACEABLE and payload.replaces is None:
@@ -47,8 +50,11 @@ def emoji(content: Content) -> str | None:
 
 
 def reaction_text(body: bytes) -> str | None:
-    """None if it is not short, or not all to be seen."""
-    text = body.decode("utf-8", "replace").strip() if len(body) <= MAX_REACTION else ""
+    """None if it is not short, not UTF-8, or not all to be seen; white space around it (RFC 9078 §2) does not count."""
+    try:
+        text = body.decode("utf-8").strip() if len(body) <= MAX_REACTION else ""
+    except UnicodeDecodeError:
+        return None
     return text if text and all(c.isprintable() or c == "\u200d" or _is_tag(c) for c in text) else None
 
 
