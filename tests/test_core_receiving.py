@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred as Later
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.batch import Gathered
 from gatewayd.core.receiving import Arrival
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.queue import Envelope
@@ -91,3 +94,33 @@ def test_who_waits_for_others_goes_alone(house: House) -> None:
 def test_the_gateways_own_name_signs_for_recipients_elsewhere(house: House) -> None:
     """It has no key here: nothing is lost, the client keeps it."""
     assert receive(house, arrival(Address("x", Domain("elsewhere.test")))) == [["4.3.0"]]
+
+
+@pytest.mark.parametrize("where", ["posted", "stored"])
+def test_a_fault_after_posting_doubles_nothing(house: House, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Whoever hands over a batch does each of it again alone when that raises: as another mail it would come twice."""
+    monkeypatch.setattr(house.office._bridge, "_random", os.urandom)
+    told, faults = house.office._posting._note, [1, 2] if where == "posted" else [1]
+
+    def note(line: str) -> None:
+        if faults and faults.pop():
+            raise RuntimeError("a fault of ours")
+        told(line)
+
+    if where == "posted":
+        monkeypatch.setattr(house.office._posting, "_note", note)
+    else:
+        fate = house.office._posting.one_fate
+
+        async def one_fate(letter: Any, answers: Any) -> Any:
+            note("")
+            return await fate(letter, answers)
+
+        monkeypatch.setattr(house.office._posting, "one_fate", one_fate)
+    receive_all = Gathered(house.office.receive, house.clock)
+    answers = [receive_all.ask(arrival(ALICE, mail=MAIL + b"%d\r\n" % number)) for number in range(3)]
+    begun = [Later.fromCoroutine(each) for each in answers]
+    house.clock.advance(0)
+    said = house.loop.wait(begun)
+    assert sorted(mail.partition(MAIL)[2] for mail in house.inbox()) == [b"0\r\n", b"1\r\n", b"2\r\n"]
+    assert sum(each[ALICE].ok for each in said) >= 2

@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -113,12 +113,32 @@ class Receiving:
         letters = {number: self._letter(mail) for number, mail in kept.items()}
         held = {number for number, letter in letters.items() if letter.envelope.not_before > self._now()}
         for number in held:
-            answers[number] = await self._posting.hold(letters[number])
+            answers[number] = (await self._safely([letters[number]], self._hold))[0]
         posted = {number: letter for number, letter in letters.items() if number not in held}
         takers = [_for_takers(letter, kept[number].judged.refused) for number, letter in posted.items()]
-        for number, said in zip(posted, await self._posting.post_all(takers), strict=True):
-            answers[number] = await self._answers(kept[number], posted[number], said)
+        for number, said in zip(posted, await self._safely(takers, self._posting.post_all), strict=True):
+            try:
+                answers[number] = await self._answers(kept[number], posted[number], said)
+            except Exception:  # what is there is there
+                self.log.failure("{id} is posted, but not all is told of it", id=posted[number].content.trace_id)
+                answers[number] = said
         return [answers[number] for number in range(len(arrivals))]
+
+    async def _safely(
+        self, letters: Sequence[Letter], post: Callable[[Sequence[Letter]], Awaitable[list[Answers]]]
+    ) -> list[Answers]:
+        """They have their names: one that is posted again is no second copy, while mail that is received again would
+        be. So a fault of ours in the midst of posting goes no further than here."""
+        try:
+            return await post(letters)
+        except Exception:
+            if len(letters) > 1:
+                return [(await self._safely([one], post))[0] for one in letters]
+            self.log.failure("{id} could not be posted", id=letters[0].content.trace_id)
+            return [dict.fromkeys(letters[0].envelope.recipients, STORE_FAILED)]
+
+    async def _hold(self, letters: Sequence[Letter]) -> list[Answers]:
+        return [await self._posting.hold(letter) for letter in letters]
 
     def takes_long(self, arrival: Arrival) -> bool:
         """It waits for a disk, for whom the DNS names, or for a filter."""
