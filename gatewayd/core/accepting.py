@@ -14,7 +14,7 @@ from gatewayd.core.admission import Admission
 from gatewayd.core.bridging import Signer
 from gatewayd.core.consent import Consent, Provenance
 from gatewayd.core.dmarc import aligned
-from gatewayd.core.posting import MAX_HEAD, Answers, Letter, Posting
+from gatewayd.core.posting import Answers, Letter, Posting
 from gatewayd.core.pulling import Puller, Source
 from gatewayd.core.recipients import Found, Recipients
 from gatewayd.core.story import Story
@@ -31,6 +31,7 @@ from gatewayd.outcome import ALIAS_LOOP, RELAY_DENIED, TOO_BIG, Deferred, Outcom
 
 NO_FILES = Refused("5.7.1", "Until the recipient consents, only text is taken")
 FOREIGN_PATH = Refused("5.7.1", "The reverse-path is not of your domain")
+MAX_HEAD = 64 * 1024  # octets within which a mail names its author
 FOREIGN_AUTHOR = Refused("5.7.1", "The author is not of your domain")
 FOREIGN_MAIL = Refused("5.7.1", "A mail that was not taken in by your domain")
 FOREIGN_SIGNER = Refused("5.7.7", "Signed by another domain than yours")

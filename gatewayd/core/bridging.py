@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -54,6 +55,16 @@ class Bridging:
     async def bridged(self, mail: Mail, by: Domain, reverse_path: Address | None) -> Content:
         """Raises KeyError: the domain has no key."""
         unsigned = self.unsigned(mail, by, reverse_path)
+        return unsigned.sealed(*await self._signer.sign(by, unsigned.payload))
+
+    async def sent_on(self, content: Content, mail: Mail, by: Domain, reverse_path: Address | None) -> Content:
+        """The mail that another domain's object has become here, as ours: of a domain that hands something over, peers
+        believe what it has signed itself. The same one each time. Raises KeyError: the domain has no key."""
+        nonce = hashlib.sha256(content.id + mail.octets).digest()[:16]
+        payload = bridge.bridged_payload(
+            mail, by=by, nonce=nonce, received_ms=content.fields.date, reverse_path=reverse_path
+        )
+        unsigned = Content.unsigned(*payload)
         return unsigned.sealed(*await self._signer.sign(by, unsigned.payload))
 
     def unsigned(

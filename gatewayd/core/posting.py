@@ -23,6 +23,7 @@ from gatewayd.core.reports import Fate, Reporter
 from gatewayd.core.srs import SRS
 from gatewayd.core.story import Story
 from gatewayd.core.verdict import UNEXAMINED, Findings
+from gatewayd.crypto import cose
 from gatewayd.errors import QuotaExceeded, StoreError, StoreFull
 from gatewayd.interfaces.queue import Envelope, IQueue, MailObject
 from gatewayd.interfaces.records import Account, ContactState, Delivery, Placed
@@ -46,7 +47,6 @@ from gatewayd.outcome import (
 )  # fmt: skip
 
 DELIVERED = Delivered("2.0.0", "Delivered")
-MAX_HEAD = 64 * 1024  # octets within which a loop is looked for
 
 
 class Letter(msgspec.Struct, frozen=True, dict=True):
@@ -283,18 +283,21 @@ class Posting:
 
     async def _post_alias(self, letter: Letter, alias: Address, found: Found) -> Outcome:
         """To all whom the alias names; who of them does not get it is no reason to send it to the others again."""
-        mark = b"Delivered-To: %s\r\n" % str(alias).encode("utf-8")
-        try:
-            if found.elsewhere and mark.lower() in (await self._mail(letter.content))[:MAX_HEAD].lower():
-                return ALIAS_LOOP  # it was sent on from here before (RFC 5321 §6.3)
-        except StoreError as error:
-            return self.failed(error)
         asked = letter.envelope.asked.get(alias)  # holds for all targets (RFC 3461 §5.2.7.1)
         envelope = replace(letter.envelope, asked=dict.fromkeys(found.elsewhere, asked) if asked else {})
         sender = envelope.reverse_path
         if self._srs is not None and sender is not None and not await self._recipients.is_ours(sender):
             envelope = replace(envelope, reverse_path=self._srs.forward(sender, alias.domain))  # SPF holds for us
-        sent_on = replace(letter, trace=mark + letter.trace, envelope=envelope)
+        here, there = replace(letter, envelope=envelope), None
+        if found.elsewhere:
+            try:
+                there = await self._sent_on(here, alias)
+            except LookupError as error:
+                return self.failed(StoreError(f"no key of {error}"))
+            except StoreError as error:
+                return self.failed(error)
+            if there is None:
+                return Refused("5.4.6", f"It goes round in a loop: {alias} has sent it on before")
         answers: dict[Address, Outcome] = {}
         states = await self._consent.states({(account.account_id, letter.sender) for account in found.accounts})
         copies = [
@@ -303,9 +306,23 @@ class Posting:
         ]
         filed = await self._file(copies)
         answers.update(zip((account.address for account in found.accounts), filed, strict=True))
-        if found.elsewhere:
-            answers.update((await self._queued([sent_on.queued_for(found.elsewhere)]))[0])
-        return next(iter((await self.one_fate(sent_on, answers)).values()))
+        if there is not None:
+            answers.update((await self._queued([there.queued_for(found.elsewhere)]))[0])
+        return next(iter((await self.one_fate(here, answers)).values()))
+
+    async def _sent_on(self, letter: Letter, alias: Address) -> Letter | None:
+        """With the mark by which it is known should it come back; None: it has (RFC 5321 §6.3). By Parley the mark
+        travels within the mail, which is ours then. Raises StoreError, LookupError."""
+        name, back_to = str(alias).encode("utf-8"), letter.envelope.reverse_path
+        mail, mark = Mail(await self._mail(letter.content)), b"Delivered-To: %s\r\n" % name
+        if name.lower() in (value.strip().lower() for value in mail.root.all(b"delivered-to")):
+            return None
+        signer = cose.signer(letter.content.protected)[0]
+        if signer == (back_to.domain if back_to is not None else alias.domain):
+            return replace(letter, trace=mark + letter.trace)
+        content = await self._bridge.sent_on(letter.content, Mail(mark + mail.octets), alias.domain, back_to)
+        self._story.sent_on(letter.content, alias, content)
+        return replace(letter, content=await self._store.blobs.keep(content) if content.blobs else content)
 
     async def _copy(self, letter: Letter, address: Address, account: Account, state: ContactState) -> Copy:
         """One account's, whose owner has said that of the sender. Postmaster and the like are open to all (RFC

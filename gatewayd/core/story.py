@@ -65,6 +65,11 @@ class Story:
             done = "waits in the queue"
         self._say(content, recipient, done)
 
+    def sent_on(self, content: Content, alias: Address, as_ours: Content) -> None:
+        """Another domain's object, from here on by another name."""
+        self._say(content, alias, f"sent on as {as_ours.trace_id}")
+        self._say(as_ours, alias, f"made of {content.trace_id} to be sent on")
+
     def attempted(
         self,
         content: Content,
