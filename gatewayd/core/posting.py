@@ -6,7 +6,6 @@ Everything is durable before it is answered, and idempotent, so that a crash in 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 from msgspec.structs import replace
@@ -86,15 +85,14 @@ class Letter(msgspec.Struct, frozen=True, dict=True):
         return MailObject(self.content, self.trace, envelope)
 
 
-@dataclass(slots=True)
-class _Work:
+class _Work(msgspec.Struct):
     """A letter whose recipients are sorted by what has to be done for them."""
 
     letter: Letter
-    answers: Answers = field(default_factory=dict)
-    remote: list[Address] = field(default_factory=list)
-    local: dict[Address, Account] = field(default_factory=dict)
-    aliases: dict[Address, Found] = field(default_factory=dict)
+    answers: Answers = {}
+    remote: list[Address] = []
+    local: dict[Address, Account] = {}
+    aliases: dict[Address, Found] = {}
     sent: Outcome | None = None  # what became of its author's copy
 
 
