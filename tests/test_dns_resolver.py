@@ -109,6 +109,29 @@ def test_silence_is_a_failure(reactor: Any, ask: Ask) -> None:
         blockingCallFromThread(reactor, resolver.stop)
 
 
+def test_who_is_dead_is_not_waited_for_by_everybody(
+    reactor: Any, server: DNSServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatewayd.dns.resolver.HASTE", 0.2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        resolver = Resolver(reactor, [f"127.0.0.1:{deaf.getsockname()[1]}"], timeout=0.5)
+        blockingCallFromThread(reactor, resolver.start)
+        assert not resolver.silent
+        with pytest.raises(ResolutionFailed):
+            ask(resolver.mx(Domain("alpha.test")))
+        assert resolver.silent
+        resolver._resolver.lifetime = 3600.0  # the patience of one who knows nothing
+        for _ in range(3):
+            with pytest.raises(ResolutionFailed):
+                ask(resolver.mx(Domain("alpha.test")))
+        for one in (resolver._resolver, resolver._hasty):
+            one.nameservers = [nameserver(f"127.0.0.1:{server.port}")]
+        assert ask(resolver.mx(Domain("alpha.test"))).exists
+        assert not resolver.silent
+        blockingCallFromThread(reactor, resolver.stop)
+
+
 def test_answers_and_absences_are_cached(resolver: Resolver, server: DNSServer, ask: Ask) -> None:
     before = ask(resolver.mx(Domain("alpha.test"))), ask(resolver.txt("none.alpha.test"))
     server.replace({})

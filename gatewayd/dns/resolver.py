@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Sequence
+from copy import copy
 from random import Random, SystemRandom
 from typing import Any
 
@@ -29,6 +30,7 @@ from gatewayd.interfaces.dns import Answer, Endpoint, IResolver, ResolutionFaile
 
 THREADS = 16  # lookups under way at once
 CACHE = 10_000  # answers kept
+HASTE = 2.0  # seconds that a look-up takes at most while the DNS gives no sign of life
 PAYLOAD = 1232  # octets of a UDP answer that never fragment (DNS flag day 2020)
 
 
@@ -62,11 +64,14 @@ class Resolver:
         self._resolver = dns.resolver.Resolver(configure=nameservers is None)
         if nameservers is not None:
             self._resolver.nameservers = [nameserver(text) for text in nameservers]
-        self._resolver.cache = _Cache(CACHE)
-        self._resolver.lifetime = timeout
-        self._resolver.timeout = timeout / 3  # leaves time for a second server, or a second try
+        self._heard = _Cache(CACHE)
+        self._resolver.cache = self._heard
         self._resolver.use_edns(0, dns.flags.DO, PAYLOAD)
         self._resolver.flags = dns.flags.RD | dns.flags.AD
+        self._hasty = copy(self._resolver)
+        for one, lifetime in ((self._resolver, timeout), (self._hasty, min(timeout, HASTE))):
+            one.lifetime, one.timeout = lifetime, lifetime / 3  # leaves time for a second server, or a second try
+        self._gave_up = 0.0  # when a look-up did, while no other had an answer: seconds of the steady clock
 
     def start(self) -> None:
         if not self._pool.started:
@@ -76,6 +81,11 @@ class Resolver:
         """Waits for the lookups under way."""
         if self._pool.started:
             self._pool.stop()
+
+    @property
+    def silent(self) -> bool:
+        """Nobody has had an answer since a look-up was in vain: until somebody has, none is waited for as long."""
+        return self._gave_up > self._heard.latest
 
     async def srv(self, name: str) -> Answer:
         found = await self._ask(name, "SRV")
@@ -144,11 +154,18 @@ class Resolver:
 
     def _lookup(self, name: dns.name.Name, kind: str) -> Answer:
         """In the pool's thread."""
+        began = time.monotonic()
         try:
-            found = self._resolver.resolve(name, kind, raise_on_no_answer=False, search=False)
+            resolver = self._hasty if self.silent else self._resolver
+            found = resolver.resolve(name, kind, raise_on_no_answer=False, search=False)
         except dns.resolver.NXDOMAIN as absent:
             return Answer(secure=all(self._secure(response) for response in absent.responses().values()))  # type: ignore[no-untyped-call]
+        except dns.exception.Timeout as error:
+            if self._heard.latest < began:
+                self._gave_up = time.monotonic()
+            raise ResolutionFailed(f"{name} {kind}: {error}") from None
         except (dns.exception.DNSException, OSError) as error:
+            self._heard.latest = time.monotonic()
             raise ResolutionFailed(f"{name} {kind}: {error}") from None
         if found.rrset is None:
             return Answer(secure=self._secure(found.response))
@@ -160,7 +177,14 @@ class Resolver:
 
 
 class _Cache(dns.resolver.LRUCache):
-    """Without what would be kept for longer than its TTL since the clock was set back."""
+    """Without what would be kept for longer than its TTL since the clock was set back. Knows when the `latest` answer
+    came, by the steady clock."""
+
+    latest = 0.0
+
+    def put(self, key: Any, value: dns.resolver.Answer) -> None:
+        super().put(key, value)
+        self.latest = time.monotonic()
 
     def get(self, key: Any) -> dns.resolver.Answer | None:
         found = super().get(key)
