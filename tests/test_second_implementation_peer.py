@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
 import time
 from collections.abc import Iterator
@@ -11,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from demo.world import PASSWORD, ctl
 from tests.second_implementation import strict_cbor
 from tests.second_implementation.frames import Connection
 from tests.second_implementation.house import House
 from tests.second_implementation.objects import BATCH, DomainKey, KeySet, Signed, compose, sha256
-from tests.second_implementation.peer import Peer
+from tests.second_implementation.transport import NotTheDomain
 from tests.test_second_implementation import ALICE, BLOB, BOB, CAROL, NOBODY, error, part
 
-DORA, EGON = "dora@second.test", "egon@second.test"
+DORA, EGON, ZOE = "dora@second.test", "egon@second.test", "zoe@gamma.test"
 
 
 @pytest.fixture(scope="module")
@@ -83,65 +83,6 @@ def test_who_may_sign_in(house: House) -> None:
     house.run(run())
 
 
-def test_key_sets(house: House) -> None:
-    now = int(time.time())
-
-    async def answer(domain: str, wrong: Any = None, **certificate: Any) -> str:
-        peer = await house.open(domain, **certificate)
-        key = {"kid": peer.signing.kid, "key": peer.signing.public, "not_before": now - 60, "not_after": now + 600}
-        whole = {"domain": domain, "expires": now + 60, "keys": [key], "news": 1}
-        shown = strict_cbor.encode(whole if wrong is None else wrong(whole, key))
-        peer.shown = lambda now: shown
-        try:
-            return await error(peer.dial("alpha.test"))
-        finally:
-            peer.close()
-
-    async def run() -> None:
-        assert await answer("good.test") == ""
-        assert await answer("expired.test", lambda whole, key: whole | {"expires": now - 1}) == ""
-        assert await answer("none.test", lambda whole, key: whole | {"keys": []}) == "keys-unavailable"
-        assert await answer("many.test", lambda whole, key: whole | {"keys": [key] * 17}) == "keys-unavailable"
-        assert await answer("other.test", lambda whole, key: whole | {"domain": "good.test"}) == "keys-unavailable"
-        assert await answer("set.test", lambda whole, key: [whole]) == "keys-unavailable"
-        for domain, times in (("new.test", {"not_before": now + 99}), ("over.test", {"not_after": now - 9})):
-            over = await answer(domain, lambda whole, key, times=times: whole | {"keys": [key | times]})
-            assert over == "auth-failed"
-        # section 4.1: whose certificate it is
-        assert await answer("service.test", names=[], services=["_parley.service.test"]) == ""
-        assert await answer("xmpp.test", names=["xmpp.test"], services=["_xmpp.another.test"]) == ""
-        assert await answer("not.test", names=["not.test"], services=["_parley.another.test"]) == "keys-unavailable"
-        assert await answer("a.wild.test", names=["*.wild.test"]) == "keys-unavailable"
-        assert await answer("target.test", names=["mx.target.test"]) == "keys-unavailable"
-
-    house.run(run())
-
-
-def test_keys_in_the_zone(house: House) -> None:
-    now = int(time.time())
-
-    async def answer(domain: str, text: str, of: DomainKey | None = None) -> str:
-        peer = Peer(domain, *house.authority.issue(domain, [domain]), house.trust, house.nameserver)
-        public = base64.b64encode((of or peer.signing).public).decode()
-        house.zone.records.append(f"_keys._parley.{domain}. 60 IN TXT {text.replace('KEY', public)}")
-        house.zone.secure = True
-        try:
-            return await error(peer.dial("alpha.test"))
-        finally:
-            house.zone.secure = False
-
-    async def run() -> None:
-        good = f"v=parley1; k=KEY; from={now - 9}; until={now + 99}"
-        assert await answer("z1.test", f'"{good}"') == ""
-        assert await answer("z2.test", f'"{good[:20]}" "{good[20:]}"') == ""
-        assert await answer("z3.test", f'"until={now + 99};news=1 ;k=KEY;v=parley1; from=1;"') == ""
-        assert await answer("z4.test", f'"{good}"', DomainKey("z4.test")) == "keys-unavailable"  # not that one yet
-        assert await answer("z5.test", '"v=parley1; k=KEY; from=1; until=2"') == "auth-failed"
-        assert await answer("z6.test", '"v=parley2; k=KEY; from=1"') == "keys-unavailable"  # who then has no server
-
-    house.run(run())
-
-
 def test_objects_that_are_refused(house: House) -> None:
     key = house.second.signing
     other, beta, alpha = (DomainKey(domain) for domain in ("second.test", "beta.test", "alpha.test"))
@@ -202,6 +143,23 @@ def test_objects_that_are_refused(house: House) -> None:
             assert list((await house.second.send(connection, to, key.sign(payload))).values()) == codes
         bob = await house.user("bob")
         assert await bob.find(payload)  # once
+
+    house.run(run())
+
+
+def test_one_listener_for_several_domains(house: House) -> None:
+    done = [
+        ctl("--config", house.gateway.config, "domain", "add", "gamma.test"),
+        ctl("--config", house.gateway.config, "account", "add", ZOE, "--password-stdin", stdin=f"{PASSWORD}\n"),
+    ]
+    assert [each.returncode for each in done] == [0, 0]
+
+    async def run() -> None:
+        peer = house.second
+        connection = await peer.dial("alpha.test")
+        assert await peer.send(connection, [ZOE, BOB], peer.signing.sign(given())) == {ZOE: "2.0.0", BOB: "2.0.0"}
+        with pytest.raises(NotTheDomain):  # its certificate does not name that one
+            await house.user("zoe", "gamma.test")
 
     house.run(run())
 
@@ -347,6 +305,39 @@ def test_what_the_gateway_delivers(house: House) -> None:
         assert await peer.send(connection, [BOB], peer.signing.sign(forged), b"Hi") == {BOB: "5.7.1"}
         (receipt,) = [change for change in await bob.log() if change["mailbox"] == "Receipts"]
         Signed.read(receipt["signed"]).verify(KeySet.read(peer.shown(int(time.time())), "second.test"))
+
+    house.run(run())
+
+
+def test_what_cannot_be_delivered(house: House) -> None:
+    async def run() -> None:
+        peer, bob = await house.open("third.test"), await house.user("bob")
+        peer.users.add("zoe@third.test")
+        peer.takes, peer.remember = 1024, 3600
+        large, small = compose(BOB, [], b"x" * 2000), compose(BOB, [], subject="small")
+        await bob.log(live=True)
+        await bob.send(["zoe@third.test"], large, b"x" * 2000)
+        fields: dict[str, Any] = {}
+        while "bridged" not in fields.get("ext", {}):  # a report
+            _, page = await bob.connection.push()
+            for change in page["changes"]:
+                fields = Signed.read(change["signed"]).fields
+        assert (fields["parents"], fields["ext"]["receipt"]["status"]) == ([sha256(large)], "failed")
+        house.zone.records.append("third.test. 1 IN MX 0 mx.third.test.")
+        log = house.gateway.root / "gatewayd.log"
+        for record in [r for r in house.zone.records if r.startswith("_parley._tcp.third.test.")]:
+            house.zone.records.remove(record)
+            await asyncio.sleep(1.1)  # what was known of it is over
+            await bob.send(["zoe@third.test"], small)
+            for _ in range(600):
+                if "4.4.3" in log.read_text():  # neither sent by mail nor refused
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                pytest.fail("it did not wait")
+            house.zone.records.append(record)
+        assert (await peer.arrival("zoe@third.test")).signed.payload == small
+        peer.close()
 
     house.run(run())
 

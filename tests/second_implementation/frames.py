@@ -41,7 +41,9 @@ class Connection:
     _tasks: ClassVar[set[asyncio.Task[None]]] = set()  # the loop itself does not keep them
     check: Callable[[bytes], object] = staticmethod(lambda octets: None)
 
-    def __init__(self, tls: Tls, answer: Answer | None = None, takes: int = 1 << 20, hello: bool = True) -> None:
+    def __init__(
+        self, tls: Tls, answer: Answer | None = None, takes: int = 1 << 20, hello: bool = True, remember: int = 0
+    ) -> None:  # fmt: skip
         self.tls, self._answer, self._takes = tls, answer, takes
         self.peer: Body = {}
         self.identity = ""
@@ -50,7 +52,7 @@ class Connection:
         self._stream = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if hello:
-            self.send(HELLO, 0, "", {"version": 1, "name": "second", "frame": takes, "recipients": 1000, "remember": 0})
+            self.send(HELLO, 0, "", {"version": 1, "name": "second", "frame": takes, "remember": remember})
         self._reading = self._begin(self._read())
 
     def send(self, kind: int, stream: int, method: str, body: Body) -> None:

@@ -89,9 +89,12 @@ class House:
             f"mx.{domain}. 1 IN A {address}",
         ]
 
-    async def open(self, domain: str, names: Iterable[str] | None = None, services: Iterable[str] = ()) -> Peer:
+    async def open(
+        self, domain: str, names: Iterable[str] | None = None, services: Iterable[str] = (), *,
+        by: Authority | None = None,
+    ) -> Peer:  # fmt: skip
         """A server of another domain, whose certificate has these names."""
-        certificate, key = self.authority.issue(domain, [domain] if names is None else names, services)
+        certificate, key = (by or self.authority).issue(domain, [domain] if names is None else names, services)
         peer = Peer(domain, certificate, key, self.trust, self.nameserver)
         self.name(domain, self.there, await peer.listen(self.there))
         return peer
@@ -100,8 +103,8 @@ class House:
         tls = await transport.dial(self.here, PORT, "alpha.test", self.trust)
         return frames.Connection(tls, hello=hello, takes=takes)
 
-    async def user(self, name: str) -> User:
-        return await User.sign_in(self.here, PORT, self.trust, f"{name}@alpha.test", PASSWORD)
+    async def user(self, name: str, domain: str = "alpha.test") -> User:
+        return await User.sign_in(self.here, PORT, self.trust, f"{name}@{domain}", PASSWORD)
 
     def stop(self) -> None:
         self.second.close()

@@ -46,6 +46,8 @@ class Peer:
     nameserver: tuple[str, int]
     users: set[str] = field(default_factory=set)
     granted: set[tuple[str, str]] = field(default_factory=set)
+    takes: int = 1 << 20
+    remember: int = 0
 
     def __post_init__(self) -> None:
         self.signing = DomainKey(self.domain)
@@ -69,7 +71,8 @@ class Peer:
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                Connection(await transport.accept(reader, writer, context), self._answer)
+                tls = await transport.accept(reader, writer, context)
+                Connection(tls, self._answer, takes=self.takes, remember=self.remember)
             except (EOFError, ConnectionError):
                 writer.close()
 

@@ -38,6 +38,8 @@ class Zone(asyncio.DatagramProtocol):
         ]
         if not any(owner == name or owner.endswith("." + name) for owner, *_ in rows):
             reply.set_rcode(dns.rcode.NXDOMAIN)
+        if not reply.answer:  # RFC 2308 section 3
+            reply.authority = [dns.rrset.from_text(".", 1, "IN", "SOA", ". . 1 1 1 1 1")]
         self.transport.sendto(reply.to_wire(), peer)
 
 
