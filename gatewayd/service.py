@@ -26,7 +26,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
-from twisted.python.threadpool import ThreadPool
 
 from gatewayd.address import Address, Domain
 from gatewayd.config import DAY, Config, ConfigError, load
@@ -64,6 +63,8 @@ from gatewayd.net.filters import Asking, Place, ask_rspamd, place
 from gatewayd.net.limits import Guesses, Limits
 from gatewayd.net.listen import listen
 from gatewayd.net.milter import MilterVisit
+from gatewayd.net.threads import Threads
+from gatewayd.net.threads import stop as stop_threads
 from gatewayd.net.tls import Trust, server_context
 from gatewayd.outbound import Outbound
 from gatewayd.outcome import Outcome
@@ -152,10 +153,10 @@ class Gateway(Service):
             guesses,
             limits.unfinished,
         )
-        self._passwords = ThreadPool(0, 4, name="passwords")
-        self._signatures = ThreadPool(1, 1, name="signatures")
-        self._examiners = ThreadPool(0, 16, name="examiners")
-        self._filters: list[ThreadPool] = []  # a pool for each
+        self._passwords = Threads(0, 4, name="passwords")
+        self._signatures = Threads(1, 1, name="signatures")
+        self._examiners = Threads(0, 16, name="examiners")
+        self._filters: list[Threads] = []  # a pool for each
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self._witness = state / "epoch"
         self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), clock)
@@ -275,7 +276,7 @@ class Gateway(Service):
         )
 
     def _asking(self, at: Place) -> Asking:
-        pool = ThreadPool(0, 16, name=f"filter {at}")
+        pool = Threads(0, 16, name=f"filter {at}")
         self._filters.append(pool)
         in_thread = partial(threads.deferToThreadPool, self._reactor, pool)
         return Asking(in_thread, at, time.monotonic)
@@ -402,11 +403,9 @@ class Gateway(Service):
         except StoreError as error:
             log.error("what was counted for reports is lost: {error}", error=error)
         self.resolver.stop()
-        self._passwords.stop()
-        self._signatures.stop()
-        self._examiners.stop()
-        for pool in self._filters:
-            pool.stop()
+        pools = [self._passwords, self._signatures, self._examiners, *self._filters]
+        for name in await threads.deferToThread(stop_threads, pools):
+            log.warn("not waited for any longer: {name}", name=name)
         await self.trace.flush()
         self.journal.flush()
         await self._each_of(self._testify)

@@ -452,6 +452,17 @@ def test_a_filter_that_is_down_defers(gateway: Gateway) -> None:
         assert talk.do("RCPT TO:<bob@alpha.test>").startswith("503")
 
 
+def test_a_stop_does_not_wait_for_one_that_is_stuck(gateway: Gateway) -> None:
+    with socket.create_server((ADDRESS, 8891)) as mute, Talk(gateway) as talk:
+        talk.do("EHLO client.test")
+        talk.say("MAIL FROM:<x@elsewhere.test>")
+        asked, _ = mute.accept()
+        assert asked.recv(1)  # and it hears nothing for a minute
+        gateway.stop()  # raises when that takes half of one
+        asked.close()
+    gateway.start()
+
+
 # -- a real one -----------------------------------------------------------------------------------------------------
 
 OPENDKIM = shutil.which("opendkim") or ("/usr/sbin/opendkim" if Path("/usr/sbin/opendkim").exists() else None)
