@@ -161,7 +161,7 @@ def test_one_signature_for_many(house: House) -> None:
     async def run() -> None:
         alice = await house.user("alice")
         payloads = [compose(ALICE, [BOB], subject=str(number)) for number in range(9)]
-        replies = [alice.connection.begin("send", {"to": [BOB], "payload": payload}) for payload in payloads]
+        replies = alice.connection.begin("send", [{"to": [BOB], "payload": payload} for payload in payloads])
         assert {(await reply)["results"][0]["code"] for reply in replies} == {"2.0.0"}
         keys = await alice.keys("alpha.test")
         logged = [Signed.read(change["signed"]) for change in await alice.log() if change["mailbox"] == "Sent"]

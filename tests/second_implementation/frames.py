@@ -56,23 +56,30 @@ class Connection:
         self._reading = self._begin(self._read())
 
     def send(self, kind: int, stream: int, method: str, body: Body) -> None:
-        octets = frame(kind, stream, method, body)
-        if len(octets) - 4 > self.peer.get("frame", FIRST_FRAME):
+        self._send([frame(kind, stream, method, body)])
+
+    def _send(self, frames: list[bytes]) -> None:
+        if max(map(len, frames)) - 4 > self.peer.get("frame", FIRST_FRAME):
             self.end("too-big")
             raise Ended("too-big")
-        self.tls.write(octets)
+        self.tls.write(b"".join(frames))
 
     async def request(self, method: str, **body: Any) -> Body:
         """The reply. Raises Failed where it is an error, Ended where none can come any more."""
-        return await self.begin(method, body)
+        (reply,) = self.begin(method, [body])
+        return await reply
 
-    def begin(self, method: str, body: Body) -> "asyncio.Future[Body]":
+    def begin(self, method: str, bodies: list[Body]) -> "list[asyncio.Future[Body]]":
+        """Requests of one kind, in one go."""
         if self.ended.done():
             raise Ended(self.ended.result())
-        self._stream += 1
-        reply = self._open[self._stream] = asyncio.get_running_loop().create_future()
-        self.send(REQ, self._stream, method, body)
-        return reply
+        streams = range(self._stream + 1, self._stream + 1 + len(bodies))
+        self._stream += len(bodies)
+        replies = [asyncio.get_running_loop().create_future() for _ in bodies]
+        self._open |= dict(zip(streams, replies, strict=True))
+        if bodies:
+            self._send([frame(REQ, stream, method, body) for stream, body in zip(streams, bodies, strict=True)])
+        return replies
 
     async def push(self) -> tuple[str, Body]:
         return await asyncio.wait_for(self.pushes.get(), 60)

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from demo.world import PASSWORD, Gateway
+from demo.world import PASSWORD, Gateway, ctl
 
 from . import frames, transport
 from .peer import Peer
@@ -59,7 +59,8 @@ class Authority:
 class House:
     """``run`` lets a test's coroutine, the DNS and second.test have their turns."""
 
-    def __init__(self, root: Path, here: str, there: str) -> None:
+    def __init__(self, root: Path, here: str, there: str, more: str = "") -> None:
+        """``more`` is an account of the gateway in another domain, which its certificate does not name."""
         self.loop = asyncio.new_event_loop()
         self.here, self.there, self._root = here, there, root
         self.authority = Authority(root)
@@ -75,6 +76,10 @@ class House:
             trust.write(self.authority.path.read_text())
         config = self.gateway.config.read_text()
         self.gateway.config.write_text(config.replace("[dns]\n", "[dns]\ntrust_ad = true\n"))
+        if more:
+            of_gateway = "--config", self.gateway.config
+            ctl(*of_gateway, "domain", "add", more.partition("@")[2])
+            ctl(*of_gateway, "account", "add", more, "--password-stdin", stdin=f"{PASSWORD}\n")
         self.trust = self.gateway.root / "ca.pem"
         self.second = self.run(self.open("second.test"))
         self.gateway.start()

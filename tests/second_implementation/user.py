@@ -61,11 +61,8 @@ class User:
         about = {"hash": sha256(octets), "size": len(octets)}
         there: int = (await self.ask("put", **about, offset=0, data=b""))["offset"]
         end = len(octets) if until is None else until
-        flight = [
-            self.connection.begin("put", about | {"offset": at, "data": octets[at : min(at + CHUNK, end)]})
-            for at in range(there, end, CHUNK)
-        ]
-        for reply in flight:
+        chunks = [about | {"offset": at, "data": octets[at : min(at + CHUNK, end)]} for at in range(there, end, CHUNK)]
+        for reply in self.connection.begin("put", chunks):
             there = (await reply)["offset"]
         return there
 
