@@ -149,8 +149,9 @@ class IQueue(Interface):
     async def warned(queue_id: int) -> None:
         """The sender knows."""
 
-    async def wake(domain: Domain) -> int:
-        """Makes the domain's waiting rows due now; returns how many."""
+    async def wake(domain: Domain) -> bool:
+        """Makes the domain's waiting rows due now, very many in pieces. Whether there were any, or any that waited
+        for the domain to be reached."""
 
     async def blobs() -> set[bytes]:
         """The hashes of those that messages have which still wait."""

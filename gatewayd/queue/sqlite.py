@@ -75,6 +75,7 @@ class SQLiteQueue:
         self._poll = LoopingCall(self._look_for_foreign_commits)
         self._fresh: OrderedDict[int, tuple[Content, bytes]] = OrderedDict()  # by key: most are sent on at once
         self._fresh_octets = 0
+        self._waking: set[Domain] = set()  # of which more rows are made due
         database.migrate("queue", STEPS)
 
     async def enqueue(self, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
@@ -146,33 +147,37 @@ class SQLiteQueue:
         update = "UPDATE queue_recipient SET warned=1 WHERE queue_id=?"
         await self._database.write(lambda db: db.execute(update, (queue_id,)))
 
-    async def wake(self, domain: Domain) -> int:
-        """Asked at every contact of a peer, so looked up before anything is written. What its sender holds back
-        (RFC 4865) was never tried, and goes in its time."""
+    async def wake(self, domain: Domain) -> bool:
+        """Asked at every contact of a peer, so looked up before anything is written."""
         now = self._clock.seconds()
+        rows, blocked = await self._database.read(lambda db: picking.asleep(db, domain.name, now))
+        if not rows and not blocked:
+            return False
+        await self._database.write(lambda db: picking.wake(db, domain.name, rows, now))
+        self._call()
+        if len(rows) == picking.PIECE and domain not in self._waking:  # the peer does not wait for it
+            self._waking.add(domain)
+            defer.Deferred.fromCoroutine(self._wake_all(domain, now))
+        return True
 
-        def waiting(db: sqlite3.Connection) -> int:
-            query = "SELECT count(*) FROM queue_recipient WHERE domain=? AND state=? AND next_attempt"
-            key = (domain.name, WAITING, now)
-            (count,) = db.execute(f"{query}>? AND attempts>0", key).fetchone()
-            failing = "SELECT 1 FROM queue_destination WHERE domain=? AND standing=?"
-            if db.execute(failing, (domain.name, destinations.FAILING)).fetchone():
-                count += db.execute(f"{query}<=?", key).fetchone()[0]
-            return int(count)
+    async def _wake_all(self, domain: Domain, now: float) -> None:
+        """The rest, some at a time."""
+        try:
+            rows: Sequence[int] = [0]
+            while rows:
+                await self._pause()
+                rows, _ = await self._database.read(lambda db: picking.asleep(db, domain.name, now))
+                await self._database.write(lambda db, rows=rows: picking.wake(db, domain.name, rows, now))  # type: ignore[misc]
+                self._call()
+        except StoreError as error:
+            self.log.error("not all that waits for {domain} is due now: {e}", domain=domain.name, e=error)
+        finally:
+            self._waking.discard(domain)
 
-        def wake(db: sqlite3.Connection) -> None:
-            update = (
-                "UPDATE queue_recipient SET next_attempt=? WHERE domain=? AND state=? AND next_attempt>? AND attempts>0"
-            )
-            db.execute(update, (now, domain.name, WAITING, now))
-            destinations.living(db, domain.name, now)
-            destinations.reckon(db, domain.name)
-
-        count = await self._database.read(waiting)
-        if count:
-            await self._database.write(wake)
-            self._call()
-        return count
+    async def _pause(self) -> None:
+        pause: defer.Deferred[None] = defer.Deferred()
+        self._clock.callLater(PAUSE, pause.callback, None)
+        await pause
 
     async def blobs(self) -> set[bytes]:
         query = (
@@ -231,9 +236,7 @@ class SQLiteQueue:
             count += await self._database.write(partial(work, queue_ids=found))
             last = found[-1]
             if len(found) == picking.PIECE:
-                pause: defer.Deferred[None] = defer.Deferred()
-                self._clock.callLater(PAUSE, pause.callback, None)
-                await pause
+                await self._pause()
         return count
 
     def watch(self, callback: Callable[[], None]) -> None:
