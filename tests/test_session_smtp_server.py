@@ -97,6 +97,18 @@ def test_a_million_recipients_end_the_session(alpha: Gateway) -> None:
         assert talk.ended()
 
 
+def test_who_brings_mail_may_err_again(alpha: Gateway, bob: Mailbox) -> None:
+    """A large sender, on one connection for long, knows many who are gone."""
+    with Talk(alpha) as talk:
+        talk.do("EHLO client.test")
+        for _ in range(3):
+            talk.do("MAIL FROM:<x@elsewhere.test>")
+            assert {talk.do(f"RCPT TO:<gone{n}@alpha.test>")[:9] for n in range(15)} == {"550 5.1.1"}
+            talk.all("RCPT TO:<bob@alpha.test>", "DATA")
+            assert talk.do(b"Subject: x\r\n\r\nx\r\n.\r\n").startswith("250")
+    bob.wait(3)
+
+
 def test_no_more_transactions_than_announced(alpha: Gateway, bob: Mailbox) -> None:
     with Talk(alpha) as talk:
         talk.do("EHLO client.test")

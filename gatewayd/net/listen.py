@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -72,6 +73,14 @@ class _Server(tcp.Server):
 
 class _Port(tcp.Port):
     transport = _Server
+
+    def createInternetSocket(self) -> socket.socket:
+        """[::] is IPv6 alone: beside 0.0.0.0 there would be no room for it, and IPv4 clients by another name would be
+        strangers to every list of networks."""
+        made: socket.socket = super().createInternetSocket()  # type: ignore[no-untyped-call]
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return made
 
 
 def listen(

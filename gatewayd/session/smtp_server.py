@@ -83,7 +83,7 @@ class SMTPServerSession:
         self._recipients: dict[Address, Asked] = {}
         self._accepted: list[Address] = []  # one for each RCPT that was answered with 250
         self._asked = 0  # RCPT commands of this transaction
-        self._errors = 0
+        self._errors = 0  # since the last mail that was taken
         self._idle = 0  # commands that bring no mail nearer, since the last message
         self._count = 0  # MAIL commands
         self._visit: Visits | None = None  # of this client at the filters, from its first MAIL on
@@ -268,6 +268,8 @@ class SMTPServerSession:
         accepted = self._accepted
         self._reset()
         answers = await self._receive(Arrival(envelope, mail, stamp, account, origin, each, self._visit))
+        if any(answer.ok for answer in answers.values()):
+            self._errors = 0
         if each:  # RFC 2033 §4.2
             self._answer_each([as_reply(_named(answers[address], trace_id)) for address in accepted])
             return
