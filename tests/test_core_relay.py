@@ -241,6 +241,19 @@ def test_only_people_who_wait_are_told_of_a_delay(house: House) -> None:
     assert house.waiting() == 4
 
 
+def test_one_report_for_all_recipients_of_a_message_with_one_fate(house: House) -> None:
+    house.mail.default = Refused("5.1.1", "no such user")
+    there = [Address.parse(f"{number}@beta.test") for number in range(5)]
+    house.send(*there)
+    (report,) = house.inbox()
+    assert report.count(b"Final-Recipient: ") == 5
+    house.mail.default = Deferred("4.4.1", "no answer")
+    house.send(*there)
+    for _ in range(14):
+        house.work(100)
+    assert sorted(reports(house)) == ["delayed", "failed", "failed"]
+
+
 def test_the_sender_says_what_to_tell(house: House) -> None:
     house.mail.default = Refused("5.1.1", "no such user")
     house.send(BOB, notify="NEVER")

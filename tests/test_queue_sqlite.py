@@ -351,7 +351,7 @@ def test_old_rows_of_a_domain(queues: Queues) -> None:
     queues.enqueue(Address.parse("new@beta.test"))
     (row,) = queues.one(queue.unwarned(BOB.domain, now - 50, 10))
     assert (row.recipient, row.warned) == (BOB, False)
-    queues.one(queue.warned(row.queue_id))
+    queues.one(queue.warned([row.queue_id]))
     assert queues.one(queue.unwarned(BOB.domain, now - 50, 10)) == []
     (row,) = queues.one(queue.overdue(BOB.domain, now - 50, 60.0, 10))
     assert (row.recipient, row.warned) == (BOB, True)

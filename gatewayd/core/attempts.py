@@ -5,9 +5,11 @@ RFC 5321 §4.5.4.1 (how often, and how long), §6.1 (bounce); RFC 3461 §6 (repo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from twisted.internet import defer
 from twisted.logger import Logger
 
@@ -59,12 +61,13 @@ class Outcomes:
         """When the first of them is due again. Reports are durable before the end is: a crash between the two may tell
         them twice."""
         settlements = [self._settlement(attempt) for attempt in attempts]
-        telling = [
-            defer.Deferred.fromCoroutine(self._report(attempt, settlement.outcome, action))
-            for attempt, settlement in zip(attempts, settlements, strict=True)
-            if (action := self._action(attempt, settlement.outcome)) is not None
-        ]
-        untold = {queue_id for queue_id in await defer.gatherResults(telling) if queue_id is not None}
+        untold = await self._tell_all(
+            [
+                (action, attempt, settlement.outcome)
+                for attempt, settlement in zip(attempts, settlements, strict=True)
+                if (action := self._action(attempt, settlement.outcome)) is not None
+            ]
+        )
         settled = [one for one in settlements if one.queue_id not in untold]
         try:
             if settled:
@@ -73,10 +76,9 @@ class Outcomes:
             self.log.error("{count} attempts not recorded; leases will run out: {e}", count=len(settled), e=error)
         return min((one.next_attempt for one in settled if one.next_attempt is not None), default=None)
 
-    async def warn(self, attempt: Attempt) -> None:
-        """Its sender is told of the delay. Raises StoreError."""
-        await self._tell("delayed", attempt, attempt.outcome, attempt.row.accepted + self._patience.give_up)
-        await self._queue.warned(attempt.row.queue_id)
+    async def warn(self, attempts: Sequence[Attempt]) -> None:
+        """Their senders are told of the delay."""
+        await self._tell_all([("delayed", attempt, attempt.outcome) for attempt in attempts])
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -117,19 +119,29 @@ class Outcomes:
                 return "delayed" if old and not attempt.row.warned else None
         return None if outcome.reports or isinstance(attempt.route, Local) else "relayed"
 
-    async def _report(self, attempt: Attempt, outcome: Outcome, action: Action) -> int | None:
-        """The id of a row that has to stay, since its sender could not be told of its end."""
-        try:
-            if action == "delayed":
-                await self.warn(attempt)
-            else:
-                await self._tell(action, attempt, outcome)
-        except StoreError as error:
-            self.log.error("queue {id}: its sender cannot be told: {error}", id=attempt.row.queue_id, error=error)
-            return None if action == "delayed" else attempt.row.queue_id
-        return None
+    async def _tell_all(self, due: Sequence[tuple[Action, Attempt, Outcome]]) -> set[int]:
+        """One report for all recipients of a message that have the same fate. The ids of rows that have to stay, since
+        the sender could not be told of their end."""
+        fates: dict[tuple[Action, int, object], list[tuple[Attempt, Outcome]]] = defaultdict(list)
+        for action, attempt, outcome in due:
+            fates[action, attempt.row.message_key, attempt.row.envelope.terms].append((attempt, outcome))
+        telling = [defer.Deferred.fromCoroutine(self._tell(action, each)) for (action, _, _), each in fates.items()]
+        return {queue_id for untold in await defer.gatherResults(telling) for queue_id in untold}
 
-    async def _tell(self, action: Action, attempt: Attempt, outcome: Outcome, until: float | None = None) -> None:
-        row, one = attempt.row, attempt.one
-        fate = Fate(action, one.content, one.trace, row.envelope, {row.recipient: outcome}, row.accepted, until)
-        await self._post_office.report(fate)
+    async def _tell(self, action: Action, attempts: Sequence[tuple[Attempt, Outcome]]) -> Sequence[int]:
+        rows, one = [attempt.row for attempt, _ in attempts], attempts[0][0].one
+        first, ids = rows[0], [row.queue_id for row in rows]
+        asked = {address: told for row in rows for address, told in row.envelope.asked.items()}
+        envelope = replace(first.envelope, recipients=tuple(row.recipient for row in rows), asked=asked)
+        results = {attempt.row.recipient: outcome for attempt, outcome in attempts}
+        until = first.accepted + self._patience.give_up if action == "delayed" else None
+        try:
+            await self._post_office.report(
+                Fate(action, one.content, one.trace, envelope, results, first.accepted, until)
+            )
+            if action == "delayed":
+                await self._queue.warned(ids)
+        except StoreError as error:
+            self.log.error("queue {ids}: the sender cannot be told: {e}", ids=", ".join(map(str, ids)), e=error)
+            return () if action == "delayed" else ids
+        return ()

@@ -301,8 +301,8 @@ class Relay:
         now = self._clock.seconds()
         while rows := await self._queue.overdue(domain, now - self._patience.give_up, LEASE, BATCH):
             await self._record([Attempt(*row, None, why, True) for row in await self._alone(rows)])
-        for row, one in await self._alone(await self._queue.unwarned(domain, now - self._patience.notice, BATCH)):
-            await self._outcomes.warn(Attempt(row, one, None, why, True))
+        rows = await self._queue.unwarned(domain, now - self._patience.notice, BATCH)
+        await self._outcomes.warn([Attempt(*row, None, why, True) for row in await self._alone(rows)])
 
     async def _record(self, attempts: Sequence[Attempt]) -> None:
         again = await self._outcomes.record(attempts)

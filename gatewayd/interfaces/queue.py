@@ -146,8 +146,8 @@ class IQueue(Interface):
     async def unwarned(domain: Domain, accepted_before: float, limit: int) -> list[Leased]:
         """Rows of that age whose senders know of no delay. They are not leased."""
 
-    async def warned(queue_id: int) -> None:
-        """The sender knows."""
+    async def warned(queue_ids: Sequence[int]) -> None:
+        """Their sender knows."""
 
     async def wake(domain: Domain) -> bool:
         """Makes the domain's waiting rows due now, very many in pieces. Whether there were any, or any that waited

@@ -143,9 +143,9 @@ class SQLiteQueue:
         key = (domain.name, WAITING, accepted_before, limit)
         return [_leased(row) for row in await self._database.read(lambda db: db.execute(query, key).fetchall())]
 
-    async def warned(self, queue_id: int) -> None:
+    async def warned(self, queue_ids: Sequence[int]) -> None:
         update = "UPDATE queue_recipient SET warned=1 WHERE queue_id=?"
-        await self._database.write(lambda db: db.execute(update, (queue_id,)))
+        await self._database.write(lambda db: db.executemany(update, [(queue_id,) for queue_id in queue_ids]))
 
     async def wake(self, domain: Domain) -> bool:
         """Asked at every contact of a peer, so looked up before anything is written."""
