@@ -11,11 +11,12 @@ from twisted.internet import tcp
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
 from gatewayd.net.limits import Limits
 from gatewayd.net.protocol import LinkProtocol, Turn, server_options
 from gatewayd.net.proxy_protocol import Network, ProxyFactory
+from gatewayd.net.quiet import Quiet
 from gatewayd.session.link import Engine, Session
 
 BACKLOG = 1024  # Twisted's 50 loses connections in a burst
@@ -36,6 +37,7 @@ class LinkFactory(Factory):
         self._limits = limits
         self._implicit_tls = implicit_tls
         self._turn = Turn(reactor)
+        self._quiet = Quiet(reactor)
         self._starttls = None if starttls is None else server_options(starttls)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -53,7 +55,15 @@ class LinkFactory(Factory):
             starttls=self._starttls,
             place=self._limits.place(address),
             turn=self._turn,
+            quiet=self._quiet,
         )
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    """A link writes once a turn: what Twisted gathers until the next turn would only wait."""
+
+    noisy = False
+    protocol = TLSMemoryBIOProtocol
 
 
 class _Server(tcp.Server):
@@ -91,8 +101,7 @@ def listen(
     Raises CannotListenError."""
     factory: Any = LinkFactory(reactor, make, limits, implicit_tls=tls is not None, starttls=starttls)
     if tls is not None:
-        factory = TLSMemoryBIOFactory(server_options(tls), False, factory, reactor)
-        factory.noisy = False
+        factory = _TLSFactory(server_options(tls), False, factory, reactor)
     if proxies:
         factory = ProxyFactory(reactor, factory, proxies)
     made = _Port(port, factory, BACKLOG, host, reactor)

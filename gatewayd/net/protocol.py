@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from gatewayd.errors import StoreError
 from gatewayd.net.limits import Place
+from gatewayd.net.quiet import Quiet, renew_buffers
 from gatewayd.session.link import Engine, Session, TLSInfo
 
 EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
@@ -80,7 +81,7 @@ class LinkProtocol(Protocol):
 
     __slots__ = (  # a connection that idles is mostly memory
         "_clock", "_closing", "_deadline", "_ended", "_events", "_flushes", "_gone", "_handling", "_heard",
-        "_implicit_tls", "_opened", "_out", "_paused", "_place", "_readers", "_ready", "_reason", "_starttls",
+        "_implicit_tls", "_opened", "_out", "_paused", "_place", "_quiet", "_readers", "_ready", "_reason", "_starttls",
         "_tasks", "_timeout", "_timer", "_trickled", "_turn", "_unfinished", "_unsent", "_upgrading", "_when_gone",
         "_working", "engine", "full", "peer_address", "session", "tls",
     )  # fmt: skip
@@ -101,6 +102,7 @@ class LinkProtocol(Protocol):
         ready: defer.Deferred[None] | None = None,
         place: Place | None = None,
         turn: Turn | None = None,
+        quiet: Quiet | None = None,
     ) -> None:
         self.engine = engine
         self.session = session
@@ -108,6 +110,7 @@ class LinkProtocol(Protocol):
         self.tls: TLSInfo | None = None
         self._clock = clock
         self._turn = turn or Turn(clock)
+        self._quiet = quiet  # of those that idle; None for one that we dialled
         self._implicit_tls = implicit_tls
         self._starttls = starttls  # the TLS options for start_tls()
         self._ready = ready
@@ -178,6 +181,8 @@ class LinkProtocol(Protocol):
             self._timer.cancel()
             self._timer = None
         self.set_deadline(None)
+        if self._quiet is not None:
+            self._quiet.left(self)
         self._reason = reason.value if isinstance(reason.value, Exception) else None
         if self._ready is not None:
             ready, self._ready = self._ready, None
@@ -219,6 +224,10 @@ class LinkProtocol(Protocol):
         if self._place is not None:
             self._place.leave()
         self.session, self.engine = _OVER  # the three hold each other, and what has come: not until the next collection
+
+    def trim(self) -> None:
+        if self.tls is not None and not self._gone:
+            renew_buffers(cast(Any, self.transport).getHandle())
 
     # -- the session's side: Link -----------------------------------------------------------------------------------
 
@@ -378,6 +387,8 @@ class LinkProtocol(Protocol):
             self._out = [] if len(data) <= PIECE else [memoryview(data)[PIECE:]]
             self._unsent = max(0, len(data) - PIECE)
             self.transport.write(bytes(data[:PIECE]))
+            if self._quiet is not None:
+                self._quiet.spoke(self)
 
     def _lives(self) -> None:
         """The timer runs on, and sees when it ends: setting it back for each message costs more than that."""
