@@ -223,6 +223,9 @@ def sign_in(spec: Spec, user: str, domain: str, address: tuple[str, int]) -> Cli
     return XMPPLoad(address, user, domain, spec.password, spec.authorities)
 
 
+IDLE = 8.0  # seconds: then they are quiet
+
+
 def idle(spec: Spec) -> Result:
     """The servers' memory with so many clients on their live tail, over what it was with ten of them."""
     few = [sign_in(spec, f"r{n}", spec.to_domain, spec.to_address) for n in range(10)]
@@ -230,7 +233,7 @@ def idle(spec: Spec) -> Result:
     with ThreadPoolExecutor(SIGNING_IN) as threads:
         names = [f"r{n}" for n in range(10, spec.idle)]
         many = list(threads.map(lambda name: sign_in(spec, name, spec.to_domain, spec.to_address), names))
-    time.sleep(2)
+    time.sleep(IDLE)
     return Result(memory=(_memory(spec.pids) - before) / len(many), rate=float(len(few) + len(many)))
 
 

@@ -32,6 +32,9 @@ from gatewayd.message import bridge
 from gatewayd.message.mime import Mail
 from gatewayd.message.model import Content, Payload
 from gatewayd.session import parley_server, parley_sync
+from gatewayd.session.parley_server import ParleyServerSession
+from gatewayd.wire.parley.connection import Request
+from gatewayd.wire.parley.schema import Body
 from tests.backup import Backup
 from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
 
@@ -486,7 +489,15 @@ def test_a_request_is_asked_again_on_a_new_connection(alpha: House, monkeypatch:
     """The server did it and was gone before the answer: it arrives once."""
     alice, bob = sign_in(alpha, ALICE), sign_in(alpha, BOB)
     (session,) = (s for s in alpha.sessions if s._log is not None and s._log.account.address == ALICE)
-    monkeypatch.setattr(session, "_reply", lambda request, reply: session._link.abort())
+    reply = ParleyServerSession._reply
+
+    def gone(self: ParleyServerSession, request: Request, body: Body) -> None:
+        if self is session:
+            self._link.abort()
+        else:
+            reply(self, request, body)
+
+    monkeypatch.setattr(ParleyServerSession, "_reply", gone)
     assert alpha.wait(alice.send([str(BOB)], "once"))[0].code == "2.0.0"
     assert [message.text for message in inbox(alpha, bob)] == ["once"]
     assert len(alpha.sessions) == 3

@@ -60,6 +60,8 @@ class Place:
 
     end: Callable[[str], None]
 
+    __slots__ = ("_address", "_limits", "end", "unfinished")
+
     def __init__(self, limits: Limits, address: str) -> None:
         self._limits = limits
         self._address = address

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from sys import intern
 from typing import Any, cast
 
 from OpenSSL import SSL, crypto
@@ -38,10 +39,10 @@ def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) ->
     if version == "TLSv1.3":  # below it the exporter needs the extended master secret: not offered (RFC 9266 §3)
         exporter = connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, b"")
     certificate = connection.get_peer_certificate()
-    return TLSInfo(
-        version=version,
-        cipher=connection.get_cipher_name() or "",
-        alpn=connection.get_alpn_proto_negotiated().decode("ascii", "replace"),
+    return TLSInfo(  # the same few words for all connections
+        version=intern(version),
+        cipher=intern(connection.get_cipher_name() or ""),
+        alpn=intern(connection.get_alpn_proto_negotiated().decode("ascii", "replace")),
         exporter=exporter,
         peer_certificate=crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) if certificate else None,
         shown=tuple(connection.get_peer_cert_chain(as_cryptography=True) or ()) if faults is not None else (),
@@ -139,7 +140,7 @@ class LinkProtocol(Protocol):
         self._timeout: float | None = None
         self._timer: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
-        self._tasks: set[defer.Deferred[None]] = set()
+        self._tasks = 0  # that are spawned and not over
 
     # -- Twisted's side ---------------------------------------------------------------------------------------------
 
@@ -290,10 +291,10 @@ class LinkProtocol(Protocol):
         if task.called:
             task.addErrback(self._unexpected)
             return
-        self._tasks.add(task)
+        self._tasks += 1
 
         def done(result: Any) -> Any:
-            self._tasks.discard(task)
+            self._tasks -= 1
             return result
 
         task.addBoth(done)

@@ -23,6 +23,8 @@ class Directory(Protocol):
 class Dialler:
     """One connection's other side: nobody yet, then one user or one domain, for good."""
 
+    __slots__ = ("_authenticator", "_directory", "_keys", "_nonce", "_now", "_scram", "_store", "account", "domain")
+
     def __init__(
         self, authenticator: IAuthenticator, store: IStore, keys: KeyStore, directory: Directory,
         now: Callable[[], float], nonce: Callable[[], str],

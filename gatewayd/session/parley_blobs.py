@@ -24,6 +24,8 @@ REMEMBERED = 64  # blobs that the user was found to have: not looked up for each
 class UserBlobs:
     """What one signed-in user puts and gets."""
 
+    __slots__ = ("_account", "_has", "_quota", "_store")
+
     def __init__(self, account: Account, store: IStore, quota: int) -> None:
         self._account = account
         self._store = store

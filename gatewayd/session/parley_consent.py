@@ -11,6 +11,8 @@ from gatewayd.wire.parley.schema import Consent, ConsentReply, Lookup, LookupRep
 
 
 class Consenting:
+    __slots__ = ("_contacts",)
+
     def __init__(self, contacts: Contacts) -> None:
         self._contacts = contacts
 

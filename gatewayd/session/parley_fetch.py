@@ -17,6 +17,8 @@ from gatewayd.wire.parley.schema import Fetch, FetchReply, Object
 class Objects:
     """What one signed-in user has. `given` is told what was handed out; `room`: octets of a reply."""
 
+    __slots__ = ("_account", "_given", "_link", "_reading", "_room", "_store")
+
     def __init__(
         self, account: Account, store: IStore, link: Link, room: int, given: Callable[[Sequence[Content]], None]
     ) -> None:

@@ -13,6 +13,8 @@ from gatewayd.wire.parley.schema import Mailbox, Mailboxes, MailboxesReply
 class Folders:
     """What one signed-in user does to mailboxes."""
 
+    __slots__ = ("_id", "_store")
+
     def __init__(self, account: Account, store: IStore) -> None:
         self._id = account.account_id
         self._store = store

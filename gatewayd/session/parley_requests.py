@@ -34,6 +34,8 @@ class Requests:
     """`patience`: seconds without any word from the other side while an answer is owed, after which the session is
     told that it timed out; `otherwise` when none is."""
 
+    __slots__ = ("_engine", "_otherwise", "_patience", "_waiting", "gone")
+
     def __init__(self, engine: ParleyConnection, patience: float, otherwise: float | None) -> None:
         self._engine = engine
         self._patience = patience

@@ -36,7 +36,10 @@ class ParleyAcceptor(Protocol):
 class Sending:
     """`done` is told when it is durable. All raise Failed."""
 
-    def __init__(self, submit: Submit, accept: Accept) -> None:
+    __slots__ = ("_accept", "_submit")
+
+    def __init__(self, submit: Submit, accept: Accept | None) -> None:
+        """`accept` of a domain only."""
         self._submit = submit
         self._accept = accept
 
@@ -46,6 +49,7 @@ class Sending:
         self._submit(Submission(account, content, recipients), _answered(body, addresses, done))
 
     def from_peer(self, peer: Domain, body: Send, source: Source, done: Done) -> None:
+        assert self._accept is not None
         addresses, recipients, bodies = _read(body)
         answered = _answered(body, addresses, done)
         try:

@@ -44,6 +44,7 @@ from gatewayd.wire.parley.schema import (
     Send,
     SendReply,
     Signal,
+    Signalled,
     Sync,
     read,
 )
@@ -60,6 +61,12 @@ MAX_AUTH_FAILURES = 3
 
 
 class ParleyServerSession:
+    __slots__ = (  # a connection that idles is mostly memory: what not every one needs is made when it is asked for
+        "_acceptor", "_auth_failures", "_blobs", "_consenting", "_dialler", "_ended", "_engine", "_folders",
+        "_hostname", "_lane", "_link", "_log", "_objects", "_over", "_peer_blobs", "_presence", "_quota", "_requests",
+        "_sending", "_signals", "_store", "_submit", "_working",
+    )  # fmt: skip
+
     def __init__(
         self, hostname: Domain, engine: ParleyConnection, submit: Submit, lane: Callable[[], Accept],
         acceptor: ParleyAcceptor, authenticator: IAuthenticator, store: IStore, keys: KeyStore, directory: Directory,
@@ -72,7 +79,9 @@ class ParleyServerSession:
         self._store = store
         self._quota = quota
         self._dialler = Dialler(authenticator, store, keys, directory, now, nonce)
-        self._sending = Sending(submit, lane())
+        self._submit, self._lane = submit, lane
+        self._objects: Objects | None = None
+        self._blobs: UserBlobs | None = None
         self._consenting = Consenting(contacts)
         self._requests = Requests(engine, ANSWER, IDLE)
         self._log: Log | None = None
@@ -87,13 +96,16 @@ class ParleyServerSession:
         self._link = link
         link.set_timeout(BEFORE_SIGN_IN)
         link.set_deadline(SIGN_IN)
-        self._signals = Signals(self._presence, link, lambda signal: self._send(Push("signal", signal)))
+        self._signals = Signals(self._presence, link, self._signal)
         if link.tls is None or link.tls.version != "TLSv1.3" or link.tls.alpn != ALPN:
             # OpenSSL does not abort when the client offers no ALPN: checked here (docs/parley.rst §Transport)
             self._bye("transport", "TLS 1.3 with ALPN parley/1 is needed")
             return
-        link.when_gone(lambda reason: self._requests.lost(ConnectionGone(str(reason) or "connection lost")))
+        link.when_gone(self._gone)
         link.send(Hello(1, self._hostname.name, MAX_FRAME, MAX_RECIPIENTS, REMEMBER))
+
+    def _gone(self, reason: Exception | None) -> None:
+        self._requests.lost(ConnectionGone(str(reason) or "connection lost"))
 
     def tls_started(self) -> None:
         pass
@@ -213,11 +225,11 @@ class ParleyServerSession:
         self._link.set_deadline(None)
         if self._dialler.account is not None:
             account, pages = self._dialler.account, room(self._engine.peer_frame)
+            self._sending = Sending(self._submit, None)
             self._log = Log(account, self._store, self._link, pages, self._push, self._acceptor.acknowledge)
             self._folders = Folders(account, self._store)
-            self._objects = Objects(account, self._store, self._link, pages, self._log.given)
-            self._blobs = UserBlobs(self._dialler.account, self._store, self._quota)
         elif self._dialler.domain is not None:
+            self._sending = Sending(self._submit, self._lane())
             self._peer_blobs = PeerBlobs(self._requests, self._link)
             self._acceptor.peer_contact(self._dialler.domain)
 
@@ -231,7 +243,11 @@ class ParleyServerSession:
             case "signal":
                 return await self._signals.from_user(log.account, read(Signal, request.body))
             case "fetch":
-                return await self._objects.fetch(read(Fetch, request.body))
+                fetch = read(Fetch, request.body)
+                if self._objects is None:
+                    pages = room(self._engine.peer_frame)
+                    self._objects = Objects(log.account, self._store, self._link, pages, log.given)
+                return await self._objects.fetch(fetch)
             case "mailboxes":
                 return await self._folders.do(read(Mailboxes, request.body))
             case "mark":
@@ -241,10 +257,15 @@ class ParleyServerSession:
             case "lookup":
                 return await self._consenting.lookup_of_user(log.account, read(Lookup, request.body))
             case "put":
-                return await self._blobs.put(read(Put, request.body))
+                return await self._user_blobs(log).put(read(Put, request.body))
             case "get":
-                return await self._blobs.get(read(Get, request.body))
+                return await self._user_blobs(log).get(read(Get, request.body))
         raise _unknown(request)
+
+    def _user_blobs(self, log: Log) -> UserBlobs:
+        if self._blobs is None:
+            self._blobs = UserBlobs(log.account, self._store, self._quota)
+        return self._blobs
 
     async def _for_peer(self, request: Request, peer: Domain) -> Body:
         match request.method:
@@ -260,6 +281,9 @@ class ParleyServerSession:
 
     def _reply(self, request: Request, body: Body) -> None:
         self._send(Response(request.stream, request.method, body))
+
+    def _signal(self, signal: Signalled) -> None:
+        self._send(Push("signal", signal))
 
     def _push(self, changes: Changes) -> None:
         self._send(Push("changes", changes))

@@ -21,6 +21,8 @@ MAX_RECIPIENTS = 20  # of one signal
 class Signals:
     """Of one connection."""
 
+    __slots__ = ("_end", "_link", "_presence", "_push_signal")
+
     def __init__(self, presence: Presence, link: Link, push: Callable[[Signalled], None]) -> None:
         self._presence = presence
         self._link = link

@@ -32,6 +32,11 @@ class Log:
     """One signed-in user's view of the account's log. `room`: octets of a page; `push` sends what the live tail has;
     `acknowledge` is told what became of messages."""
 
+    __slots__ = (
+        "_acknowledge", "_extent", "_link", "_live", "_push_again", "_push_changes", "_pushing", "_reading", "_room",
+        "_stop_watching", "_store", "account",
+    )  # fmt: skip
+
     def __init__(
         self, account: Account, store: IStore, link: Link, room: int, push: Callable[[Changes], None],
         acknowledge: Acknowledge,

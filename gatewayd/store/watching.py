@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
@@ -23,7 +25,7 @@ class Watching:
     def __init__(self, database: Database, clock: IReactorTime) -> None:
         self._database = database
         self._clock = clock
-        self._watchers: dict[int, set[Watcher]] = defaultdict(set)
+        self._watchers: dict[int, list[Watcher]] = defaultdict(list)
         self._foreign: int | None = None
         self._poll = LoopingCall(self._look_for_foreign_commits)
 
@@ -32,20 +34,20 @@ class Watching:
 
     def watch(self, account_id: int, callback: Watcher) -> Callable[[], None]:
         """Returns what ends it."""
-        self._watchers[account_id].add(callback)
+        self._watchers[account_id].append(callback)
         if not self._poll.running:
             self._poll = LoopingCall(self._look_for_foreign_commits)  # a stopped one may still wait for its last look
             self._poll.clock = self._clock
             self._poll.start(FOREIGN_POLL, now=True)
+        return partial(self._stop, account_id, callback)
 
-        def stop() -> None:
-            self._watchers[account_id].discard(callback)
-            if not self._watchers[account_id]:
-                del self._watchers[account_id]
-            if not self._watchers and self._poll.running:
-                self._poll.stop()
-
-        return stop
+    def _stop(self, account_id: int, callback: Watcher) -> None:
+        with suppress(ValueError):  # it was stopped
+            self._watchers[account_id].remove(callback)
+        if not self._watchers[account_id]:
+            del self._watchers[account_id]
+        if not self._watchers and self._poll.running:
+            self._poll.stop()
 
     def notify(self, account_id: int, arrivals: Sequence[Arrival] = ()) -> None:
         """Of what was committed; `arrivals`, if it is all that there is."""

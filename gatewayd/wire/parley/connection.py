@@ -59,6 +59,8 @@ class ParleyConnection:
     """`receive` raises RemoteProtocolError; after it, or after a Bye, nothing more is read. `receive(b"")` raises what
     was wrong behind the last events."""
 
+    __slots__ = ("_asked", "_failed", "_next_stream", "_ours", "_owed", "_peer_frame", "_reader", "_theirs")
+
     def __init__(self) -> None:
         self._reader = FrameReader(FIRST_FRAME)
         self._theirs = State.HELLO

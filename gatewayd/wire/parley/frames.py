@@ -16,6 +16,8 @@ HEADER = 4
 class FrameReader:
     """Octets to decoded items; the announced length is judged before its octets are awaited."""
 
+    __slots__ = ("_buffer", "limit")
+
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._buffer = bytearray()
