@@ -158,7 +158,7 @@ def test_offline_and_back(alpha: House, tmp_path: Path) -> None:
 
     async def second(pilot: Pilot[None], app: ChatApp) -> None:
         await shows(pilot, app, "before")
-        await until(pilot, lambda: "offline" in status(app) or "opening" in status(app))
+        await until(pilot, lambda: "offline, trying again" in status(app), lambda: status(app))
         await write(pilot, app, "written offline")
         await until(pilot, lambda: "you  waits to be sent\nwritten offline" in said(app), lambda: said(app))
         await asyncio.to_thread(alpha.listen)

@@ -97,6 +97,7 @@ class ParleyClient:
         """Does not dial yet. Raises AddressError."""
         self.user = user
         self.connections = 0  # made so far
+        self._failed = False  # the first attempt
         self.on_state: Callable[[Exception | None], None] = lambda why: None  # None: signed in; else why not any more
         self.on_signal: Callable[[Signalled], None] = lambda signal: None
         self._domain = Address.parse(user).domain
@@ -136,7 +137,13 @@ class ParleyClient:
             if self._session is not None and not self._session.usable:
                 self._lose(self._session, ConnectionGone("connection lost"))  # it is not closed yet
             if self._session is None:
-                self._session = await self._sign_in()
+                try:
+                    self._session = await self._sign_in()
+                except OSError as error:
+                    if not (self._failed or self.connections or self.closed):  # else it was told when it was lost
+                        self._failed = True
+                        self.on_state(error)
+                    raise
                 self.connections += 1
                 self.on_state(None)
             return self._session
