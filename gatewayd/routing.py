@@ -7,6 +7,7 @@ There is no way down: a domain that publishes Parley, or is remembered to, is ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -20,6 +21,7 @@ from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred, Refused
 
 KNOWN_FOR = 1.0  # seconds that a route is good for the next messages: the DNS is in another thread
 MAX_KNOWN = 1000
+MOST = 10  # hosts of a domain that are looked up, and addresses that are tried: it may name thousands, and not its own
 
 NO_SUCH_DOMAIN = Refused("5.1.2", "Bad destination domain")
 NO_MAIL_HOST = Refused("5.4.4", "The domain's mail hosts have no address")
@@ -119,11 +121,13 @@ class Router:
 
 async def located(resolver: IResolver, endpoints: Iterable[Endpoint], *, secure: bool = False) -> tuple[Endpoint, ...]:
     """With addresses for names. One host that cannot be resolved is passed over while another can; if none can, raises
-    ResolutionFailed. `secure`: DNSSEC has proved that these are the domain's hosts, so their TLSA records count, if
-    those are proved too."""
+    ResolutionFailed. No more than MOST. `secure`: DNSSEC has proved that these are the domain's hosts, so their TLSA
+    records count, if those are proved too."""
     found: list[Endpoint] = []
     failed: ResolutionFailed | None = None
-    for endpoint in endpoints:
+    for endpoint in islice(endpoints, MOST):
+        if len(found) >= MOST:
+            break
         try:
             answer = await resolver.addresses(endpoint.host)
             # RFC 7672 §2.2.2: where the addresses are insecure no TLSA record can be secure, and none is asked for
@@ -134,7 +138,7 @@ async def located(resolver: IResolver, endpoints: Iterable[Endpoint], *, secure:
         found += [Endpoint(str(address), endpoint.port, endpoint.host, tlsa) for address in answer.records]
     if failed is not None and not found:
         raise failed
-    return tuple(found)
+    return tuple(found[:MOST])
 
 
 async def _tlsa(resolver: IResolver, endpoint: Endpoint) -> tuple[TLSA, ...]:

@@ -16,7 +16,7 @@ from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
 from gatewayd.interfaces.records import Peer
 from gatewayd.interfaces.routes import Bridged, Local, Mail, Parley, Route
 from gatewayd.outcome import NO_MAIL_SERVICE, STORE_FAILED, Deferred
-from gatewayd.routing import DNS_FAILED, KNOWN_FOR, LOOPS_BACK, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
+from gatewayd.routing import DNS_FAILED, KNOWN_FOR, LOOPS_BACK, MOST, NO_MAIL_HOST, NO_SUCH_DOMAIN, Router
 
 THERE = Domain("there.test")
 SRV = "SRV _parley._tcp.there.test"
@@ -133,6 +133,24 @@ def test_no_circles_where_we_are_an_exchange() -> None:
     assert route({"MX there.test": Answer(((20, "mx.here.test"),), exists=True)}) == LOOPS_BACK
     first = Answer(((0, "mx.here.test"), (0, "mx.there.test"), (10, "p.there.test")), exists=True)
     assert route({"MX there.test": first}) == LOOPS_BACK  # as good as we are is none better
+
+
+def test_a_domain_that_names_thousands_of_hosts_costs_no_more_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be looked up, and then waited for, and they may be anybody's."""
+    asked: list[str] = []
+
+    async def addresses(self: Names, host: str) -> Answer:
+        asked.append(host)
+        return Answer(("192.0.2.1", "192.0.2.2", "192.0.2.3"), exists=True) if host != "mx0.there.test" else Answer()
+
+    monkeypatch.setattr(Names, "addresses", addresses)
+    many = Answer(tuple((n, f"mx{n}.there.test") for n in range(1000)), exists=True)
+    found = route({"MX there.test": many})
+    assert isinstance(found, Mail)
+    assert (len(found.endpoints), len(asked)) == (MOST, 5)
+    monkeypatch.setattr(Names, "addresses", lambda self, host: self._ask(asked.append(host) or host))
+    asked.clear()
+    assert route({"MX there.test": many}) == NO_MAIL_HOST and len(asked) == MOST
 
 
 def secure(answer: Answer) -> Answer:

@@ -259,6 +259,17 @@ def test_the_next_host_is_tried(sender: Sender, serve: Serve) -> None:
     assert "refused" in outcome.text
 
 
+def test_hosts_that_take_no_mail_at_all(sender: Sender, serve: Serve) -> None:
+    """RFC 7504 §3: once all say so it is over at once; another 5xx of a greeting may be a matter of today."""
+    never, busy = serve(BANNER=b"521 mx.beta.test takes no mail\r\n"), serve(BANNER=b"554 5.7.1 not you\r\n")
+    (outcome,) = sender.send(never, never)
+    assert isinstance(outcome, Refused) and outcome.code == "5.3.2" and "takes no mail" in outcome.text
+    for hosts in ((never, busy), (busy, never)):
+        (outcome,) = sender.send(*hosts)
+        assert isinstance(outcome, Deferred) and "not you" in outcome.text
+    assert sender.send(never, serve())[0].ok
+
+
 def test_dns_that_fails_is_a_delay(sender: Sender) -> None:
     sender.resolver.failing = True
     assert sender.send(9)[0].code == "4.4.3"

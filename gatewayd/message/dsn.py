@@ -36,6 +36,7 @@ _WHY: tuple[tuple[str, str], ...] = (  # RFC 3463 codes in plain words, the firs
     ("5.1.2", "There is no such domain. Is the address spelled correctly?"),
     ("5.1.3", "That is no address."),
     ("5.2.2", "The mailbox is full."),
+    ("5.3.2", "The mail server of the domain takes no mail at all."),
     ("5.3.4", "The message is too large for the server there."),
     ("5.4.7", "It was tried again and again, in vain. You may send it once more."),
     ("5.4", "There is no way to the mail server of the domain."),

@@ -24,6 +24,7 @@ MAX_RECIPIENTS = 100  # of a transaction, unless the server says otherwise: so m
 MAX_TRANSACTIONS = 100  # on one connection: then others at the server have their turn
 TOO_MANY = "4.5.3"  # recipients: RFC 5321 §4.5.3.1.10 has 452 for it, which not every server explains
 MAX_TEXT = 1000  # characters that are kept of a reply
+NO_MAIL_HERE = 521  # RFC 7504 §3: the host takes no mail at all
 NO_BINARY = Refused("5.6.1", "The next server takes no binary mail")  # RFC 3030 §3; the courier converts where it can
 NO_REQUIRETLS = Refused("5.7.30", "The sender demands TLS all the way, and the next server does not promise it")
 
@@ -338,5 +339,5 @@ def _outcome(said: ServerReply, reports: bool = False) -> Outcome:
     text = said.text[:MAX_TEXT]
     if said.code // 100 not in (2, 4, 5):
         return Deferred("4.5.0", f"Unexpected reply {said.code} {text}")
-    found = outcome(said.enhanced, text or str(said.code))
+    found = outcome("5.3.2" if said.code == NO_MAIL_HERE else said.enhanced, text or str(said.code))
     return Delivered(found.code, found.text, reports) if isinstance(found, Delivered) else found

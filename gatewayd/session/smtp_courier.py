@@ -20,7 +20,7 @@ from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
 from gatewayd.interfaces.queue import TLS_OPTIONAL, Envelope, MailObject
 from gatewayd.interfaces.routes import Bridged, ICourier, Mail, Parley
 from gatewayd.message.model import Content
-from gatewayd.outcome import STORE_FAILED, Deferred, Outcome
+from gatewayd.outcome import STORE_FAILED, Deferred, Outcome, Refused
 from gatewayd.session.link import Engine, Session
 from gatewayd.session.smtp_client import (
     NO_BINARY,
@@ -98,7 +98,8 @@ class SMTPCourier:
             endpoint = places.popleft()
             session, failed = await self._session(domain, endpoint, demand, lmtp)
             if session is None:
-                why = failed or why
+                if failed is not None and (why is NO_ANSWER or isinstance(failed, Deferred)):
+                    why = failed  # for good only where each of them says so
                 continue
             if "REQUIRETLS" in envelope.options and not (session.proof.dane or demand.sts):
                 why = NO_REQUIRETLS  # nobody vouches for the name of the host (RFC 8689 §4.2.1)
@@ -221,9 +222,10 @@ class SMTPCourier:
                 await self._policies.learn(domain, demand.level, session.proof.level)
             return session, None
         session.quit()
-        return None, Deferred(
-            refused.code if credentials else "4.4.1", f"{name} [{address}]:{endpoint.port}: {refused.text}"
-        )
+        said = f"{name} [{address}]:{endpoint.port}: {refused.text}"
+        if refused.code == "5.3.2":
+            return None, Refused(refused.code, said)
+        return None, Deferred(refused.code if credentials else "4.4.1", said)
 
     def _note(self, domain: Domain | None, demand: Demand, endpoint: Endpoint, failure: str) -> None:
         if domain is not None and self._reports is not None:

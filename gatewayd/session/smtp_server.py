@@ -55,7 +55,7 @@ def as_reply(outcome: Outcome, state: State | None = None) -> Reply:
             basic = outcome.reply or (452 if outcome.code in {"4.3.1", "4.2.2"} else 451)
             return reply(basic, outcome.code, *outcome.text.split("\n"))
         case Refused():
-            codes = {"5.3.4": 552, "5.2.2": 552, "5.1.3": 553, "5.1.6": 551, "5.4.6": 554}
+            codes = {"5.3.4": 552, "5.2.2": 552, "5.1.3": 553, "5.1.6": 551, "5.1.10": 556, "5.4.6": 554}
             return reply(outcome.reply or codes.get(outcome.code, 550), outcome.code, *outcome.text.split("\n"))
 
 
