@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ async def _populate(gateway: Gateway, users: Sequence[str], reactor: Any) -> Non
     """All have one password and one salt: the load computes its PBKDF2 once. No sender is a stranger."""
     config = load(gateway.config)
     database = Database(config.database, reactor.callFromThread)
-    store = SQLiteStore(database, BlobStore(config.blobs), reactor)
+    store = SQLiteStore(database, BlobStore(config.blobs), reactor, time.time)
     password, domain = credentials(PASSWORD), Domain.parse(gateway.domain)
 
     async def add(user: str) -> None:

@@ -9,13 +9,11 @@ import contextlib
 import ipaddress
 import os
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import astuple
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gatewayd.address import Address, Domain
@@ -54,11 +52,11 @@ class Outbound:
     """`notify` sends mail of the gateway's own, `contact` says in whose name. Raises ConfigError."""
 
     def __init__(
-        self, config: Config, reactor: Any, clock: IReactorTime, database: Database, store: SQLiteStore,
+        self, config: Config, reactor: Any, now: Callable[[], float], database: Database, store: SQLiteStore,
         resolver: IResolver, in_thread: InThread, notify: Callable[[bytes, Address], Awaitable[Outcome]],
         contact: Callable[[], Awaitable[Address]],
     ) -> None:  # fmt: skip
-        hostname, relay, trust, now = config.hostname, config.relay, Trust(config.tls.trust), clock.seconds
+        hostname, relay, trust, steady = config.hostname, config.relay, Trust(config.tls.trust), reactor.seconds
         behind = {domain: _behind(bridge) for domain, bridge in config.bridge.items()}
         smart = relay.smart_host
 
@@ -70,18 +68,18 @@ class Outbound:
 
         memory = SQLiteTLSMemory(database)
         https = HTTPS(reactor, resolver, trust)
-        directory = PolicyDirectory(memory, resolver, https.fetch, now)
+        directory = PolicyDirectory(memory, resolver, https.fetch, steady, now)
         self.reporter = TLSReporter(memory, resolver, hostname, notify, https.post, contact, now)
         self.router = Router(
-            store, resolver, clock, relay.smtp_port, {domain: one.route for domain, one in behind.items()}, hostname,
-            Endpoint(smart.host, smart.port) if smart else None,
+            store, resolver, steady, now, relay.smtp_port, {domain: one.route for domain, one in behind.items()},
+            hostname, Endpoint(smart.host, smart.port) if smart else None,
         )  # fmt: skip
         self.courier = SMTPCourier(
             connect, resolver, relay.helo or hostname, _renderer(config, in_thread, store.blobs), reactor,
-            policies=TLSPolicies(memory, directory, now), reports=self.reporter,
+            policies=TLSPolicies(memory, directory, steady, now), reports=self.reporter,
             credentials={smart.host: _credentials(smart)} if smart and smart.user else None,
         )  # fmt: skip
-        self.bridges = Bridges(behind, self.courier.probe, time.monotonic)
+        self.bridges = Bridges(behind, self.courier.probe, steady)
         self.srs = SRS(_secret(config.state_dir / "srs.secret"), now)
 
 

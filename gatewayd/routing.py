@@ -6,10 +6,8 @@ There is no way down: a domain that publishes Parley, or is remembered to, is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-
-from twisted.internet.interfaces import IReactorTime
 
 from gatewayd.address import Domain
 from gatewayd.crypto.dane import TLSA
@@ -40,7 +38,8 @@ class Router:
         self,
         store: IStore,
         resolver: IResolver,
-        clock: IReactorTime,
+        steady: Callable[[], float],
+        now: Callable[[], float],
         smtp_port: int = 25,
         bridges: Mapping[Domain, Bridged] | None = None,
         hostname: Domain | None = None,
@@ -48,26 +47,27 @@ class Router:
     ) -> None:
         self._store = store
         self._resolver = resolver
-        self._clock = clock
+        self._steady = steady
+        self._now = now
         self._smtp_port = smtp_port
         self._bridges = bridges or {}
         self._hostname = hostname
         self._smart_host = smart_host
-        self._known: dict[Domain, tuple[float, Route]] = {}  # until when
+        self._known: dict[Domain, tuple[float, Route]] = {}  # until when, by `steady`
 
     async def route(self, domain: Domain) -> Route:
         """Never raises for what the DNS or the store did; an Outcome says that there is no route, and why."""
-        now = self._clock.seconds()
+        seconds = self._steady()
         until, known = self._known.get(domain, (0.0, None))
-        if known is not None and 0 < until - now <= KNOWN_FOR:  # else the clock was set back
+        if known is not None and seconds < until:
             return known
-        if known is not None and 0 < until + KNOWN_FOR - now <= KNOWN_FOR:
-            self._known[domain] = now + KNOWN_FOR, known  # for the others, while this one asks anew
+        if known is not None and seconds < until + KNOWN_FOR:
+            self._known[domain] = seconds + KNOWN_FOR, known  # for the others, while this one asks anew
         route = await self._find(domain)
         if isinstance(route, Local | Parley | Mail | Bridged):
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[domain] = now + KNOWN_FOR, route
+            self._known[domain] = seconds + KNOWN_FOR, route
         else:
             self._known.pop(domain, None)
         return route
@@ -91,7 +91,7 @@ class Router:
             endpoints = await located(self._resolver, services, secure=service.secure)
             return Parley(domain, endpoints) if endpoints else NO_PARLEY_HOST
         peer = await self._store.peer(domain)
-        if peer is not None and peer.parley_until > self._clock.seconds():
+        if peer is not None and peer.parley_until > self._now():
             return PARLEY_HIDDEN  # a forged absence must not lead to mail
         return None
 

@@ -56,8 +56,7 @@ from gatewayd.errors import StoreError
 from gatewayd.interfaces.dns import Endpoint
 from gatewayd.interfaces.routes import Bridged, Mail, Origin, Parley
 from gatewayd.metrics import Metrics
-from gatewayd.net import status
-from gatewayd.net.clock import WallClock, steady
+from gatewayd.net import clock, status
 from gatewayd.net.dial import dial_parley
 from gatewayd.net.filters import Asking, Place, ask_rspamd, place
 from gatewayd.net.limits import Guesses, Limits
@@ -110,7 +109,7 @@ def makeService(options: Options) -> Gateway:
     line."""
     from twisted.internet import reactor
 
-    steady(reactor)
+    clock.make_steady(reactor)
     try:
         return Gateway(load(Path(options["config"])), reactor)
     except (ConfigError, StoreError, OSError) as error:
@@ -125,7 +124,7 @@ class Gateway(Service):
     def __init__(self, config: Config, reactor: Any) -> None:
         self.config = config
         self._reactor = reactor
-        self._clock = WallClock(reactor)
+        self._now = time.time
         self._ports: list[Any] = []
         try:
             tls = config.tls
@@ -138,14 +137,14 @@ class Gateway(Service):
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        config, reactor, clock = self.config, self._reactor, self._clock
+        config, reactor, now, steady = self.config, self._reactor, self._now, self._reactor.seconds
         state, hostname = config.state_dir, config.hostname
-        now, bind = clock.seconds, config.relay.bind_address
+        bind = config.relay.bind_address
 
         self.metrics = Metrics()
         limits = config.limits
         trusted = [ipaddress.ip_network(text) for text in config.incoming.trusted]
-        guesses = Guesses(limits.sign_in_failures, time.monotonic, trusted)
+        guesses = Guesses(limits.sign_in_failures, steady, trusted)
         self._limits = Limits(
             limits.connections,
             limits.connections_per_address,
@@ -159,9 +158,9 @@ class Gateway(Service):
         self._filters: list[Threads] = []  # a pool for each
         self.database = Database(state / "gatewayd.sqlite", reactor.callFromThread)
         self._witness = state / "epoch"
-        self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), clock)
-        self.queue = SQLiteQueue(self.database, clock)
-        self.trace = TraceLog(self.database, clock)
+        self.store = SQLiteStore(self.database, BlobStore(state / "blobs"), reactor, now)
+        self.queue = SQLiteQueue(self.database, reactor, now)
+        self.trace = TraceLog(self.database, reactor)
         story = Story(now, self.trace.record if config.trace_days else lambda event: None)
         self.resolver = Resolver(
             reactor, config.dns.nameservers, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
@@ -181,25 +180,25 @@ class Gateway(Service):
 
         self.authenticator = Authenticator(self.store, derive, in_thread, self._secret)
         out = Outbound(
-            config, reactor, clock, self.database, self.store, self.resolver, in_thread, self._notify, self._contact
+            config, reactor, now, self.database, self.store, self.resolver, in_thread, self._notify, self._contact
         )
         router, smtp, self.tls_reporter = out.router, out.courier, out.reporter
-        parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, clock)
-        self.presence = Presence(self.store, router.route, parley, time.monotonic)
+        parley = ParleyCourier(connect_parley, router.route, self.keys, self.store, hostname, reactor, now)
+        self.presence = Presence(self.store, router.route, parley, steady)
         zones = self.resolver if config.dns.trust_ad else None
-        self.directory = KeyDirectory(self.store, parley.fetch_keys, clock, zones)
+        self.directory = KeyDirectory(self.store, parley.fetch_keys, steady, now, zones)
         limits = config.limits
         self.admission = Admission(
-            self.resolver, time.monotonic, trusted=config.incoming.trusted, refused=config.incoming.refused,
+            self.resolver, steady, trusted=config.incoming.trusted, refused=config.incoming.refused,
             blocklists=config.incoming.blocklists, senders_exist=config.incoming.senders_exist,
             rates=Rates(
                 limits.messages_per_address, limits.messages_per_network, limits.messages_per_domain,
                 limits.recipients_per_account,
             ),
         )  # fmt: skip
-        self.journal = Journal(clock)
+        self.journal = Journal(reactor)
         sign_in_thread = partial(threads.deferToThreadPool, reactor, self._signatures)
-        signer = DomainSigner(self.keys, self.directory, self.store, clock, sign_in_thread)
+        signer = DomainSigner(self.keys, self.directory, self.store, reactor, now, sign_in_thread)
         consent = Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent)))
         self.post_office = PostOffice(
             self.store,
@@ -219,11 +218,12 @@ class Gateway(Service):
             quota=config.limits.brought,
             bridges=out.bridges,
             srs=out.srs,
+            steady=steady,
         )
         self._receive = Gathered(self.post_office.receive, reactor, self.post_office.takes_long).ask
         self._submit = Gathered(self.post_office.submit, reactor, self.post_office.takes_long)
         recipients = Recipients(self.store, hostname, config.postmaster, out.bridges, out.srs)
-        self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), now)
+        self.contacts = Contacts(self.store, consent, recipients, router, ParleyPeers(parley), steady)
         self.signer = signer
 
         self.dmarc_reporter = DMARCReporter(
@@ -234,7 +234,8 @@ class Gateway(Service):
             router,
             {Parley: parley, Mail: smtp, Bridged: smtp},
             self.post_office,
-            clock,
+            reactor,
+            now,
             patience=Patience(config.relay.retry, config.relay.give_up, config.relay.delay_notice or float("inf")),
             concurrency=config.relay.concurrency,
             observed=self.metrics.relayed,
@@ -244,7 +245,7 @@ class Gateway(Service):
         self._locks: set[int] = set()
 
     def _reception(self) -> Reception:
-        incoming, filters, now = self.config.incoming, self.config.filters, self._clock.seconds
+        incoming, filters, now = self.config.incoming, self.config.filters, self._now
         sealers = frozenset(name.lower() for name in incoming.arc_sealers)
         self.attempts = SQLiteAttempts(self.database, now)
 
@@ -279,7 +280,7 @@ class Gateway(Service):
         pool = Threads(0, 16, name=f"filter {at}")
         self._filters.append(pool)
         in_thread = partial(threads.deferToThreadPool, self._reactor, pool)
-        return Asking(in_thread, at, time.monotonic)
+        return Asking(in_thread, at, self._reactor.seconds)
 
     async def _notify(self, mail: bytes, to: Address) -> Outcome:
         return await self.post_office.notify(mail, to)
@@ -299,7 +300,7 @@ class Gateway(Service):
             max_transactions=limits.transactions, max_hold=limits.hold,
         )  # fmt: skip
         return SMTPServer(limits.message_size, lmtp=role is Role.LMTP), SMTPServerSession(
-            self.config.hostname, self.post_office, self._receive, self.authenticator, self._clock.seconds, terms
+            self.config.hostname, self.post_office, self._receive, self.authenticator, self._now, terms
         )
 
     def _imap(self) -> tuple[Engine, Session]:
@@ -320,7 +321,7 @@ class Gateway(Service):
         engine = ParleyConnection()
         return engine, ParleyServerSession(
             self.config.hostname, engine, self._submit, self._lane, self.post_office, self.authenticator, self.store,
-            self.keys, self.directory, self._clock.seconds, secrets.token_hex, self.presence, self.contacts,
+            self.keys, self.directory, self._now, secrets.token_hex, self.presence, self.contacts,
             quota=self.config.limits.brought,
         )  # fmt: skip
 
@@ -336,7 +337,7 @@ class Gateway(Service):
             self.database.close()
             raise SystemExit(f"gatewayd: {self.config.state_dir} is not ours alone: {failed}") from None
         try:
-            if epochs.begin(self.database.path, self._witness, self._clock.seconds()):
+            if epochs.begin(self.database.path, self._witness, self._now()):
                 log.warn("this store is an older one than was here: clients read their mailboxes anew")
         except StoreError as failed:
             self.database.close()
@@ -355,10 +356,10 @@ class Gateway(Service):
         self.queue.follow()
         self.relay.start()
         self._sweeper = LoopingCall(self._sweep)
-        self._sweeper.clock = self._clock
+        self._sweeper.clock = self._reactor
         self._sweeper.start(SWEEP, now=False)
         self._testifying = LoopingCall(self._each_of, self._testify)
-        self._testifying.clock = self._clock
+        self._testifying.clock = self._reactor
         self._testifying.start(TESTIFY, now=False)
         self._each_of(self.post_office.resume_receipts, self._renew_keys)
 
@@ -381,7 +382,7 @@ class Gateway(Service):
             for at in endpoints:
                 self._ports.append(listen(self._reactor, at.host, at.port, make, self._limits, proxies=proxies, **tls))
                 log.info("{name} listens on {host}:{port}", name=name, host=at.host, port=at.port)
-        site = status.site(self.metrics.registry, self._health, self._clock)
+        site = status.site(self.metrics.registry, self._health, self._reactor)
         for at in where.http:
             self._ports.append(self._reactor.listenTCP(at.port, site, interface=at.host))
             log.info("health and metrics on http://{host}:{port}/", host=at.host, port=at.port)
@@ -448,7 +449,7 @@ class Gateway(Service):
         await threads.deferToThread(epochs.testify, self.database.path, self._witness)
 
     async def _sweep_trace(self) -> None:
-        await self.trace.sweep(self._clock.seconds() - self.config.trace_days * DAY)
+        await self.trace.sweep(self._now() - self.config.trace_days * DAY)
 
     async def _renew_keys(self) -> None:
         """A year is long: nobody has to think of it, but who says the keys in a zone too."""

@@ -368,7 +368,7 @@ def test_a_key_server_that_is_briefly_down_delays_the_mail_and_no_more(alpha: Ho
 
     def start() -> Relay:
         relay = Relay(
-            alpha.queue, Ways(), {Parley: alpha.courier}, alpha.office, alpha.reactor,
+            alpha.queue, Ways(), {Parley: alpha.courier}, alpha.office, alpha.reactor, time.time,
             patience=Patience((0.1,), 60.0), concurrency=4,
         )  # fmt: skip
         relay.start()

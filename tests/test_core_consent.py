@@ -158,7 +158,7 @@ class Office:
         self.store, clock = self.stores.store, self.stores.clock
         self.bob: Account = self.one(self.store.add_account(BOB, CREDENTIALS))
         self.alice = Account(self.stores.alice, ALICE)
-        self.queue = SQLiteQueue(self.stores.open[0], clock)
+        self.queue = SQLiteQueue(self.stores.open[0], clock, clock.seconds)
         self.consent = Consent(self.store, clock.seconds, Policy(**policy))
         self.examined: Examined | None = None
 

@@ -53,7 +53,7 @@ class Keys(Stores):
         super().__init__(root)
         self.shown: dict[Domain, Any] = {}
         self.asked: list[Domain] = []
-        self.directory = KeyDirectory(self.store, self.fetch, self.clock)
+        self.directory = KeyDirectory(self.store, self.fetch, self.clock.seconds, self.clock.seconds)
 
     async def fetch(self, domain: Domain) -> bytes:
         self.asked.append(domain)
@@ -117,7 +117,7 @@ def records(keys: Keys, *named: SigningKey) -> tuple[bytes, ...]:
 def test_a_secure_zone_says_the_keys_and_nobody_else_does(keys: Keys) -> None:
     zones, said, shown = Zones(), SigningKey.generate(BETA), SigningKey.generate(BETA)
     keys.show(BETA, shown)
-    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock, zones)  # type: ignore[arg-type]
+    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock.seconds, keys.clock.seconds, zones)  # type: ignore[arg-type]
     zones.said = Answer((b"v=spf1 -all", *records(keys, said)), secure=True, exists=True, ttl=300)
     assert [key.kid for key in keys.ask(BETA, said.kid).keys] == [said.kid]
     assert keys.asked == []
@@ -138,7 +138,7 @@ def test_a_secure_zone_says_the_keys_and_nobody_else_does(keys: Keys) -> None:
 def test_a_zone_that_says_nothing_leaves_it_to_the_domain(keys: Keys, secure: bool) -> None:
     zones, shown, forged = Zones(), SigningKey.generate(BETA), SigningKey.generate(BETA)
     keys.show(BETA, shown)
-    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock, zones)  # type: ignore[arg-type]
+    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock.seconds, keys.clock.seconds, zones)  # type: ignore[arg-type]
     texts = (b"v=parley9; k=x",) if secure else records(keys, forged)
     zones.said = Answer(texts, secure=secure, exists=True, ttl=300)
     assert [key.kid for key in keys.ask(BETA, shown.kid).keys] == [shown.kid]
@@ -147,7 +147,7 @@ def test_a_zone_that_says_nothing_leaves_it_to_the_domain(keys: Keys, secure: bo
 def test_a_zone_that_does_not_answer_is_temporary(keys: Keys) -> None:
     zones, shown = Zones(), SigningKey.generate(BETA)
     keys.show(BETA, shown)
-    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock, zones)  # type: ignore[arg-type]
+    keys.directory = KeyDirectory(keys.store, keys.fetch, keys.clock.seconds, keys.clock.seconds, zones)  # type: ignore[arg-type]
     many = tuple(record for _ in range(17) for record in records(keys, SigningKey.generate(BETA)))
     for said in (ResolutionFailed("SERVFAIL"), Answer(many, secure=True, exists=True, ttl=300)):
         zones.said = said
@@ -162,7 +162,7 @@ def test_keys_are_fetched_once_and_kept_until_they_expire(keys: Keys) -> None:
     for _ in range(3):
         assert keys.ask(BETA, key.kid).encode() == octets
     assert keys.asked == [BETA]
-    keys.directory = KeyDirectory(keys.again(), keys.fetch, keys.clock)  # another process
+    keys.directory = KeyDirectory(keys.again(), keys.fetch, keys.clock.seconds, keys.clock.seconds)  # another process
     keys.clock.advance(SHOWN_FOR - 1)
     assert keys.ask(BETA, key.kid).encode() == octets
     assert keys.asked == [BETA]
@@ -299,7 +299,7 @@ def test_who_signed(keys: Keys, tmp_path: Path) -> None:
     """Ours by the key files, others by the directory; without keys nothing is known."""
     ours, theirs = KeyStore(tmp_path / "keys", keys.clock.seconds), SigningKey.generate(BETA)
     alpha = Domain.parse("alpha.test")
-    signer = DomainSigner(ours, keys.directory, keys.store, Turn(keys.clock), at_once)
+    signer = DomainSigner(ours, keys.directory, keys.store, Turn(keys.clock), keys.clock.seconds, at_once)
     with pytest.raises(KeyError):
         keys.loop.one(signer.sign(alpha, b"payload"))
     ours.create(alpha)

@@ -66,7 +66,7 @@ class World:
         self.served: Any = TEXT
         self.fetched = 0
         self.time = 1_000_000.0
-        self.directory = PolicyDirectory(self.memory, self, self.fetch, lambda: self.time)  # type: ignore[arg-type]
+        self.directory = PolicyDirectory(self.memory, self, self.fetch, lambda: self.time, lambda: self.time)  # type: ignore[arg-type]
 
     async def txt(self, name: str) -> Answer:
         assert name == "_mta-sts.beta.test"
@@ -153,7 +153,7 @@ def test_many_ask_and_one_fetches(world: World) -> None:
 
 
 def test_the_strictest_is_demanded(world: World) -> None:
-    policies = TLSPolicies(world.memory, world.directory, lambda: world.time)
+    policies = TLSPolicies(world.memory, world.directory, lambda: world.time, lambda: world.time)
     assert world.loop.one(policies.demand(BETA)) == Demand(Level.VERIFIED, parse(TEXT))
     world.publish()
     world.time += 604801

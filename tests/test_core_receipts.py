@@ -69,7 +69,7 @@ def houses(reactor: Any, tmp_path: Path) -> Iterator[tuple[House, House]]:
     beta = House(reactor, tmp_path / "beta", BETA, (CAROL,), routes, authority)
     relays = [
         Relay(
-            house.queue, Routes(routes), {Parley: house.courier}, house.office, reactor,
+            house.queue, Routes(routes), {Parley: house.courier}, house.office, reactor, time.time,
             patience=Patience((60.0,), 86400.0), concurrency=4,
         )
         for house in (alpha, beta)

@@ -31,7 +31,7 @@ class House:
     def __init__(self, root: Path) -> None:
         self.loop = Loop()
         self.database = Database(root / "test.sqlite", self.loop.post)
-        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), Clock(), maybeDeferred)
+        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), Clock(), time.time, maybeDeferred)
         self.one = self.loop.one
         self.one(self.store.add_domain(ALPHA))
         for name in ("alice", "bob", "admin", "a+b"):

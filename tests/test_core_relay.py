@@ -95,16 +95,17 @@ class House(Queues):
         super().__init__(root / "test.sqlite")
         self.events: list[Event] = []
         self.story = Story(self.clock.seconds, self.events.append)
-        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), self.clock, maybeDeferred)
+        blobs, now = BlobStore(root / "blobs"), self.clock.seconds
+        self.store = SQLiteStore(self.database, blobs, self.clock, now, maybeDeferred)
         self.one(self.store.add_domain(ALPHA))
         self.one(self.store.add_account(ALICE, ScramCredentials(b"", 1, b"", b"")))
         self.routes: dict[Domain, Route] = {}
         self.mail, self.parley = Courier(), Courier()
         self.office = PostOffice(
-            self.store, self.queue, Signer(), Domain.parse("mx.alpha.test"), self.clock.seconds, bytes, story=self.story
+            self.store, self.queue, Signer(), Domain.parse("mx.alpha.test"), now, bytes, story=self.story
         )
         self.relay = Relay(
-            self.queue, self, {Parley: self.parley, Mail: self.mail}, self.office, self.clock,
+            self.queue, self, {Parley: self.parley, Mail: self.mail}, self.office, self.clock, now,
             patience=Patience(RETRY, GIVE_UP, DELAY_NOTICE), concurrency=2,
             story=self.story,
         )  # fmt: skip

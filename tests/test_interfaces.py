@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ HERE = Domain.parse("here.test")
 ANYTHING: Any = None
 
 MAKE: dict[type, Callable[[Database, Path], Any]] = {
-    SQLiteStore: lambda database, path: SQLiteStore(database, BlobStore(path), Clock()),
-    SQLiteQueue: lambda database, path: SQLiteQueue(database, Clock()),
+    SQLiteStore: lambda database, path: SQLiteStore(database, BlobStore(path), Clock(), time.time),
+    SQLiteQueue: lambda database, path: SQLiteQueue(database, Clock(), time.time),
     Resolver: lambda database, path: Resolver(Clock(), ("127.0.0.1:53",)),
-    ParleyCourier: lambda database, path: ParleyCourier(ANYTHING, ANYTHING, ANYTHING, ANYTHING, HERE, Clock()),
+    ParleyCourier: lambda database, path: ParleyCourier(*[ANYTHING] * 4, HERE, Clock(), time.time),
     SMTPCourier: lambda database, path: SMTPCourier(ANYTHING, ANYTHING, HERE, ANYTHING, Clock()),
     Authenticator: lambda database, path: Authenticator(ANYTHING, ANYTHING, ANYTHING, b"secret"),
 }

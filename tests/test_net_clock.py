@@ -13,7 +13,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from demo.dns_server import DNSServer
 from demo.world import Gateway, Reactor, zone
-from gatewayd.net.clock import WallClock, steady
+from gatewayd.net.clock import make_steady
 from tests.smtp_talk import Mailbox, NextHop, Talk
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -23,13 +23,9 @@ MAIL = b"From: %s\r\nSubject: what time is it\r\n\r\nx\r\n"
 
 def test_timers_heed_the_steady_clock_only() -> None:
     reactor = EPollReactor()
-    steady(reactor)
-    clock = WallClock(reactor)
-    called: list[str] = []
-    assert abs(clock.seconds() - time.time()) < 60
-    call = clock.callLater(5.0, called.append, "now")
+    make_steady(reactor)
+    call = reactor.callLater(5.0, lambda: None)
     assert abs(call.getTime() - time.monotonic() - 5.0) < 60
-    assert list(clock.getDelayedCalls()) == [call]
     call.cancel()
 
 

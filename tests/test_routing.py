@@ -68,7 +68,8 @@ def route(said: dict[str, Any], domain: Domain = THERE, peer: Peer | None = None
     router: Any = Router(
         Store(peer),  # type: ignore[arg-type]
         Names({**HOSTS, **said}),  # type: ignore[arg-type]
-        clock,
+        clock.seconds,
+        clock.seconds,
         2525,
         {Domain("behind.test"): Bridged(Endpoint("127.0.0.1", 24))},
         Domain("mx.here.test"),
@@ -196,7 +197,7 @@ def test_a_parley_route_is_asked_for_once_a_second() -> None:
 
     said: dict[str, Answer | Exception] = {SRV: PARLEY, **HOSTS}
     names, clock = Counting(said), Clock()
-    router = Router(Store(), names, clock)  # type: ignore[arg-type]
+    router = Router(Store(), names, clock.seconds, clock.seconds)  # type: ignore[arg-type]
 
     def route() -> Route:
         (answer,) = _answers(router)

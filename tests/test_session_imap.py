@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,8 +81,8 @@ class House:
             return function(*arguments)
 
         self.database = Database(root / "test.sqlite", reactor.callFromThread)
-        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), reactor)
-        queue = SQLiteQueue(self.database, reactor)
+        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), reactor, time.time)
+        queue = SQLiteQueue(self.database, reactor, time.time)
         self.office = PostOffice(self.store, queue, Signer(), ALPHA, reactor.seconds, secrets.token_bytes)
         self.authenticator = Authenticator(self.store, derive, at_once, b"secret")
         self.locks: set[int] = set()

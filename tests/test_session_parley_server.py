@@ -152,12 +152,12 @@ class House:
 
         self.hostname = Domain.parse(f"mx.{self.domain}")
         self.database = Database(root / "test.sqlite", reactor.callFromThread)
-        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), reactor)
-        self.queue = SQLiteQueue(self.database, reactor)
+        self.store = SQLiteStore(self.database, BlobStore(root / "blobs"), reactor, now)
+        self.queue = SQLiteQueue(self.database, reactor, now)
         self.keys = KeyStore(root / "keys", now)
-        self.courier = ParleyCourier(connect, route, self.keys, self.store, self.hostname, reactor)
-        self.directory = KeyDirectory(self.store, self.courier.fetch_keys, reactor)
-        self.signer = DomainSigner(self.keys, self.directory, self.store, reactor, threads.deferToThread)
+        self.courier = ParleyCourier(connect, route, self.keys, self.store, self.hostname, reactor, now)
+        self.directory = KeyDirectory(self.store, self.courier.fetch_keys, now, now)
+        self.signer = DomainSigner(self.keys, self.directory, self.store, reactor, now, threads.deferToThread)
         consent = Consent(self.store, now)
         self.office = PostOffice(
             self.store, self.queue, self.signer, self.hostname, now, secrets.token_bytes, consent=consent

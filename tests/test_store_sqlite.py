@@ -78,7 +78,7 @@ class Stores:
 
     def again(self) -> SQLiteStore:
         self.open.append(Database(self.root / "test.sqlite", self.loop.post))
-        return SQLiteStore(self.open[-1], BlobStore(self.root / "blobs"), self.clock, maybeDeferred)
+        return SQLiteStore(self.open[-1], BlobStore(self.root / "blobs"), self.clock, self.clock.seconds, maybeDeferred)
 
     def close(self) -> None:
         for database in self.open:

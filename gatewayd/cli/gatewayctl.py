@@ -6,6 +6,7 @@ import argparse
 import getpass
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,13 +47,13 @@ class Gateway:
     def __init__(self, config: Config, reactor: Any) -> None:
         self.config = config
         self.clock: IReactorTime = reactor
-        self.now = self.clock.seconds
+        self.now = time.time
         self.database = Database(config.database, reactor.callFromThread)
-        self.store = SQLiteStore(self.database, BlobStore(config.blobs), reactor)
-        self.queue = SQLiteQueue(self.database, reactor)
+        self.store = SQLiteStore(self.database, BlobStore(config.blobs), reactor, self.now)
+        self.queue = SQLiteQueue(self.database, reactor, self.now)
         self.trace = TraceLog(self.database, reactor)
         self.tls = SQLiteTLSMemory(self.database)
-        self.keys = KeyStore(config.keys, reactor.seconds)
+        self.keys = KeyStore(config.keys, self.now)
 
     async def add_domain(self, domain: Domain) -> None:
         """With a key, unless it has one. Doing it again changes nothing."""

@@ -27,7 +27,7 @@ class NoPeers:
 
 
 def post_office(gateway: Any) -> PostOffice:
-    signer = DomainSigner(gateway.keys, NoPeers(), gateway.store, gateway.clock, threads.deferToThread)
+    signer = DomainSigner(gateway.keys, NoPeers(), gateway.store, gateway.clock, gateway.now, threads.deferToThread)
     return PostOffice(gateway.store, gateway.queue, signer, gateway.config.hostname, gateway.now, os.urandom)
 
 

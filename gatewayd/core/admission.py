@@ -39,8 +39,9 @@ class Admission:
     log = Logger()
 
     def __init__(
-        self, resolver: IResolver, now: Callable[[], float], *, rates: Rates = Rates(), blocklists: Sequence[str] = (),
-        trusted: Sequence[str] = (), refused: Sequence[str] = (), senders_exist: bool = False,
+        self, resolver: IResolver, steady: Callable[[], float], *, rates: Rates = Rates(),
+        blocklists: Sequence[str] = (), trusted: Sequence[str] = (), refused: Sequence[str] = (),
+        senders_exist: bool = False,
     ) -> None:  # fmt: skip
         """`trusted` are networks, `refused` networks and domains. `senders_exist`: else nothing is taken of them."""
         self._resolver = resolver
@@ -50,10 +51,10 @@ class Admission:
         self._refused_networks = [found for text in refused if (found := network(text)) is not None]
         self._refused_domains = {Domain.parse(text).name for text in refused if network(text) is None}
         self.trusts = lru_cache(MAX_REMEMBERED)(self._trusts)  # asked several times for each message of a client
-        self._addresses = Buckets(rates.per_address, now)
-        self._networks = Buckets(rates.per_network, now)
-        self._domains = Buckets(rates.per_domain, now)
-        self._accounts = Buckets(rates.per_account, now)
+        self._addresses = Buckets(rates.per_address, steady)
+        self._networks = Buckets(rates.per_network, steady)
+        self._domains = Buckets(rates.per_domain, steady)
+        self._accounts = Buckets(rates.per_account, steady)
 
     async def client(self, address: str, domain: Domain | None) -> Deferred | Refused | None:
         """A client that has not signed in begins a message; None: it may."""

@@ -58,8 +58,8 @@ class Outcomes:
         self._note = note
 
     async def record(self, attempts: Sequence[Attempt]) -> float | None:
-        """When the first of them is due again. Reports are durable before the end is: a crash between the two may tell
-        them twice."""
+        """Seconds until the first of them is due again. Reports are durable before the end is: a crash between the two
+        may tell them twice."""
         settlements = [self._settlement(attempt) for attempt in attempts]
         untold = await self._tell_all(
             [
@@ -74,7 +74,8 @@ class Outcomes:
                 await self._queue.settle(settled)
         except StoreError as error:  # tried again then: twice is better than never
             self.log.error("{count} attempts not recorded; leases will run out: {e}", count=len(settled), e=error)
-        return min((one.next_attempt for one in settled if one.next_attempt is not None), default=None)
+        due = min((one.next_attempt for one in settled if one.next_attempt is not None), default=None)
+        return None if due is None else due - self._now()
 
     async def warn(self, attempts: Sequence[Attempt]) -> None:
         """Their senders are told of the delay."""

@@ -34,10 +34,10 @@ class Behind:
 class Bridges:
     """`probe` asks a server whether it takes mail for an address."""
 
-    def __init__(self, servers: Mapping[Domain, Behind], probe: Probe, now: Callable[[], float]) -> None:
+    def __init__(self, servers: Mapping[Domain, Behind], probe: Probe, steady: Callable[[], float]) -> None:
         self._servers = servers
         self._probe = probe
-        self._now = now
+        self._steady = steady
         self._answers: dict[Address, tuple[Outcome, float]] = {}
 
     def __contains__(self, domain: object) -> bool:
@@ -53,20 +53,20 @@ class Bridges:
 
     async def verify(self, address: Address) -> Outcome:
         """Whether the server takes mail for it: Delivered, Refused, or Deferred when that cannot be known now."""
-        now = self._now()
+        seconds = self._steady()
         known, when = self._answers.get(address, (None, 0.0))
-        if known is not None and now - when < (KNOWN_FOR if known.ok else UNKNOWN_FOR):
+        if known is not None and seconds - when < (KNOWN_FOR if known.ok else UNKNOWN_FOR):
             return known
         answer = await self._probe(self._servers[address.domain].route, address)
         if isinstance(answer, Deferred):
-            if known is not None and known.ok and now - when < REMEMBERED_FOR:
+            if known is not None and known.ok and seconds - when < REMEMBERED_FOR:
                 return known
             return Deferred("4.4.1", f"The server of {address.domain} cannot say now whether it takes this address")
         if isinstance(answer, Delivered):
             answer = RECIPIENT_OK
         if len(self._answers) >= MAX_REMEMBERED:
             self._answers.clear()
-        self._answers[address] = answer, now
+        self._answers[address] = answer, seconds
         return answer
 
 

@@ -65,19 +65,19 @@ class Peers(Protocol):
 
 
 class Contacts:
-    """`now` gives seconds since the epoch. Every coroutine may raise StoreError."""
+    """Every coroutine may raise StoreError."""
 
     def __init__(
         self, store: IStore, consent: Consent, recipients: Recipients, router: Router, peers: Peers,
-        now: Callable[[], float],
+        steady: Callable[[], float],
     ) -> None:  # fmt: skip
         self._store = store
         self._consent = consent
         self._recipients = recipients
         self._router = router
         self._peers = peers
-        self._asked = Buckets(ASKED, now)
-        self._answered = Buckets(ANSWERED, now)
+        self._asked = Buckets(ASKED, steady)
+        self._answered = Buckets(ANSWERED, steady)
 
     # -- for a user -------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ others queued. No protocol's reply codes are known here; outcomes are those of o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from gatewayd.core.consent import Consent
 from gatewayd.core.filtering import Visits
 from gatewayd.core.posting import Answers, Letter, Posting
 from gatewayd.core.pulling import QUOTA, Puller
+from gatewayd.core.rate import Buckets
 from gatewayd.core.receipts import Receipts
 from gatewayd.core.receiving import Arrival, Receiving
 from gatewayd.core.reception import Reception
@@ -50,7 +52,6 @@ from gatewayd.outcome import (
 )
 
 CONTACT = 5.0  # seconds: a domain that calls all the time wakes its queue no more often
-MAX_CONTACTED = 10_000
 LARGEST = 4 * 1024**3  # octets of the blobs of one object
 LARGEST_MAIL = 64 * 1024**2  # octets of one that was born as mail
 
@@ -85,9 +86,10 @@ class PostOffice:
         note: Callable[[str], None] | None = None,
         bridges: Bridges | None = None,
         srs: SRS | None = None,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._bridges = bridges or Bridges({}, _no_probe, now)
+        self._bridges = bridges or Bridges({}, _no_probe, steady)
         self._signer = signer
         self._hostname = hostname
         self._now = now
@@ -117,7 +119,7 @@ class PostOffice:
             store, signer, hostname, self._recipients, self._consent, admission, self._posting,
             Puller(store.blobs, quota), self._story, now, largest, largest_mail,
         )  # fmt: skip
-        self._contacted: dict[Domain, float] = {}
+        self._contacts = Buckets(60 / CONTACT, steady, burst=1)
         self._wake_peer = wake_peer or queue.wake
 
     # -- questions before the data ----------------------------------------------------------------------------------
@@ -252,13 +254,8 @@ class PostOffice:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _contact(self, domain: Domain) -> None:
-        now = self._now()
-        if 0 <= now - self._contacted.get(domain, 0.0) < CONTACT:
-            return
-        if len(self._contacted) >= MAX_CONTACTED:
-            self._contacted.clear()
-        self._contacted[domain] = now
-        await self._wake_peer(domain)
+        if not self._contacts.take(domain):
+            await self._wake_peer(domain)
 
     async def _post_receipt(self, content: Content, author: Address) -> Outcome:
         """With a null reverse-path: nobody is told when it does not arrive."""

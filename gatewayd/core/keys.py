@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from gatewayd.address import Domain
@@ -31,29 +30,29 @@ class KeyDirectory:
     log = Logger()
 
     def __init__(
-        self, store: IStore, fetch: Callable[[Domain], Awaitable[bytes]], clock: IReactorTime,
-        resolver: IResolver | None = None,
+        self, store: IStore, fetch: Callable[[Domain], Awaitable[bytes]], steady: Callable[[], float],
+        now: Callable[[], float], resolver: IResolver | None = None,
     ) -> None:  # fmt: skip
         self._store = store
         self._resolver = resolver
         self._fetch = fetch
-        self._clock = clock
+        self._steady = steady
+        self._now = now
         self._fetching: dict[Domain, list[defer.Deferred[KeySet | str]]] = {}
-        self._fetched_at: dict[Domain, float] = {}
+        self._fetched_at: dict[Domain, float] = {}  # by `steady`
 
     async def key_set(self, domain: Domain, kid: bytes) -> KeySet:
         """A set with that key; an unknown `kid` has the set fetched anew (rotation). Raises KeysUnavailable, also where
         the domain does not show such a key: perhaps it is new, and not everywhere yet (docs/parley.rst §5)."""
-        now = self._clock.seconds()
         peer = await self._store.peer(domain)
-        if peer is not None and peer.keys is not None and now < peer.keys_until:
+        if peer is not None and peer.keys is not None and self._now() < peer.keys_until:
             known = _decoded(peer.keys, domain)
             if known is not None and known.knows(kid):
                 return known
-            if known is not None and 0 <= now - self._fetched_at.get(domain, 0.0) < REFETCH:
+            if known is not None and self._steady() < self._fetched_at.get(domain, -REFETCH) + REFETCH:
                 raise KeysUnavailable(f"the keys of {domain} were fetched just now, and this one was not among them")
             if known is not None:
-                self._fetched_at[domain] = now  # whatever comes of it
+                self._fetched_at[domain] = self._steady()  # whatever comes of it
         fetched = await self._fetch_once(domain)
         if not fetched.knows(kid):
             raise KeysUnavailable(f"{domain} does not show this key")
@@ -85,12 +84,12 @@ class KeyDirectory:
             waiter.callback(answer)
 
     async def _fetch_now(self, domain: Domain) -> KeySet:
-        now = self._clock.seconds()
+        now = self._now()
         try:
             key_set = await self._published(domain, now) or KeySet.decode(await self._fetch(domain), domain)
         except (OSError, KeySetError, ResolutionFailed, StoreError) as error:
             raise KeysUnavailable(f"the keys of {domain} cannot be had: {error}") from None
-        self._fetched_at[domain] = now
+        self._fetched_at[domain] = self._steady()
         peer = await self._store.peer(domain) or Peer(domain, 0.0, None, 0.0)
         until = float(min(key_set.expires, now + MAX_KEPT))
         await self._store.remember_peer(replace(peer, keys=key_set.encode(), keys_until=until))

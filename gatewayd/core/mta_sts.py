@@ -85,14 +85,16 @@ class PolicyDirectory:
     log = Logger()
 
     def __init__(
-        self, memory: Memory, resolver: IResolver, fetch: Callable[[Domain], Awaitable[bytes]], now: Callable[[], float]
-    ) -> None:
+        self, memory: Memory, resolver: IResolver, fetch: Callable[[Domain], Awaitable[bytes]],
+        steady: Callable[[], float], now: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._memory = memory
         self._resolver = resolver
         self._fetch = fetch
+        self._steady = steady
         self._now = now
         self._locks: dict[Domain, defer.DeferredLock] = {}
-        self._failed: dict[Domain, tuple[float, str]] = {}
+        self._failed: dict[Domain, tuple[float, str]] = {}  # when, by `steady`
 
     async def policy(self, domain: Domain) -> tuple[Policy | None, str]:
         """The policy that holds now, and what went wrong with it in the words of RFC 8460 §4.3 ("": nothing). One
@@ -113,7 +115,7 @@ class PolicyDirectory:
         old = not 0 <= self._now() - fetched <= REFRESH  # or the clock was set back
         if policy_id is not None and (policy is None or policy_id != kept_id or old):
             failed_at, trouble = self._failed.get(domain, (0.0, ""))
-            if not trouble or not 0 <= self._now() - failed_at < AGAIN:
+            if not trouble or self._steady() >= failed_at + AGAIN:
                 trouble = await self._renew(domain, policy_id)
                 _, policy, _ = await self._kept(domain)
         return policy if policy is not None and policy.mode != "none" else None, trouble
@@ -150,6 +152,6 @@ class PolicyDirectory:
             trouble, why = "sts-policy-invalid", str(error)
         self._failed.pop(domain, None)
         if trouble:
-            self._failed[domain] = self._now(), trouble
+            self._failed[domain] = self._steady(), trouble
             self.log.info("the MTA-STS policy of {domain} cannot be had: {why}", domain=domain, why=why)
         return trouble

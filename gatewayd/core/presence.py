@@ -51,22 +51,20 @@ class Carrier(Protocol):
 
 
 class Presence:
-    """`now` gives seconds."""
-
     log = Logger()
 
     def __init__(
-        self, store: IStore, route: Callable[[Domain], Awaitable[Route]], carrier: Carrier, now: Callable[[], float]
+        self, store: IStore, route: Callable[[Domain], Awaitable[Route]], carrier: Carrier, steady: Callable[[], float]
     ) -> None:
         self._store = store
         self._route = route
         self._carrier = carrier
-        self._now = now
+        self._steady = steady
         self._connected: dict[int, list[Push]] = defaultdict(list)  # a set takes four times as much for one
         self._under_way: Counter[Domain] = Counter()
         self._unreachable: dict[Domain, float] = {}
-        self._users = Buckets(USER_RATE, now, USER_BURST)
-        self._peers = Buckets(PEER_RATE, now, PEER_BURST)
+        self._users = Buckets(USER_RATE, steady, USER_BURST)
+        self._peers = Buckets(PEER_RATE, steady, PEER_BURST)
 
     def connect(self, account_id: int, push: Push) -> Callable[[], None]:
         """A client of this account listens. Returns what ends it."""
@@ -91,7 +89,7 @@ class Presence:
             if address.domain not in ours:
                 remote[address.domain].append(address)
         for domain, addresses in remote.items():
-            if self._under_way[domain] < UNDER_WAY and self._unreachable.get(domain, 0.0) <= self._now():
+            if self._under_way[domain] < UNDER_WAY and self._unreachable.get(domain, 0.0) <= self._steady():
                 self._under_way[domain] += 1
                 defer.Deferred.fromCoroutine(self._carry(domain, signal, addresses))
         return [address for address in to if address not in known]
@@ -122,7 +120,7 @@ class Presence:
             self.log.debug("signals for {domain} are dropped: {error}", domain=domain, error=error)
             if len(self._unreachable) >= MAX_KNOWN:
                 self._unreachable.clear()
-            self._unreachable[domain] = self._now() + UNREACHABLE
+            self._unreachable[domain] = self._steady() + UNREACHABLE
         except Exception:
             self.log.failure("a signal failed")
         finally:

@@ -44,9 +44,9 @@ class Buckets:
     """Token buckets (RFC 2697's idea): `rate` tokens a minute, at most `burst` kept (None: those of a minute). Rate 0:
     any number. The key that was asked for longest ago is forgotten when there are too many."""
 
-    def __init__(self, rate: float, now: Callable[[], float], burst: float | None = None) -> None:
+    def __init__(self, rate: float, steady: Callable[[], float], burst: float | None = None) -> None:
         self._rate = rate
-        self._now = now
+        self._steady = steady
         self._burst = float(rate if burst is None else burst)
         self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # key -> (tokens, when)
 
@@ -58,9 +58,9 @@ class Buckets:
         """Seconds to wait until it may be asked again; 0.0: taken."""
         if not self._rate:
             return 0.0
-        now = self._now()
+        now = self._steady()
         tokens, when = self._levels.pop(key, (self._burst, now))
-        tokens = min(self._burst, tokens + max(0.0, now - when) * self._rate / 60)
+        tokens = min(self._burst, tokens + (now - when) * self._rate / 60)
         wait = max(0.0, (min(count, self._burst) - tokens) * 60 / self._rate)
         self._levels[key] = (tokens if wait else tokens - count, now)  # more than fit at all: a debt
         if len(self._levels) > MAX_KEYS:

@@ -43,6 +43,7 @@ class Relay:
     Leased groups stand in a line for each domain, which a few workers go through. While a line is not empty nothing
     more is leased for its domain.
     A domain that was not reached lately is tried for one message; what comes of it goes for all that wait.
+    When a row is due the queue knows, by the wall's time (`now`); the relay waits so many seconds, by `clock`.
     """
 
     log = Logger()
@@ -54,6 +55,7 @@ class Relay:
         couriers: Mapping[type, ICourier],
         post_office: PostOffice,
         clock: IReactorTime,
+        now: Callable[[], float],
         *,
         patience: Patience,
         concurrency: int,
@@ -79,10 +81,8 @@ class Relay:
         self._held: set[int] = set()  # rows in a line or tried now: a lease that runs out is no second attempt
         self._observed = observed
         note = note or (lambda line: self.log.info("{line}", line=line))
-        story = story or Story(clock.seconds)
-        self._outcomes = Outcomes(queue, post_office, clock.seconds, patience, story, note)
+        self._outcomes = Outcomes(queue, post_office, now, patience, story or Story(now), note)
         self._call: IDelayedCall | None = None
-        self._called = 0.0  # when that is
         self._busy = False
         self._again = False
         self._running: set[defer.Deferred[None]] = set()
@@ -153,7 +153,7 @@ class Relay:
                 await self._line_up([row for row in leased if row.queue_id not in self._held])
                 if leased:
                     continue
-                due = await self._queue.next_due()
+                due = await self._queue.due_in()
                 if not self._again:
                     break
         except StoreError as error:
@@ -162,17 +162,15 @@ class Relay:
             self.log.failure("the relay failed")
         finally:
             self._busy = False
-        now = self._clock.seconds()
-        if due is not None and due <= now:
-            due = now + BREATH  # in a domain with a line, or a probe too many; the end of either pokes
-        self._look_at(now + POLL if due is None else min(now + POLL, due))
+        if due is not None and due <= 0:
+            due = BREATH  # in a domain with a line, or a probe too many; the end of either pokes
+        self._look_in(POLL if due is None else min(POLL, due))
 
     def _strangers(self) -> int:
         """How many may be tried now."""
         if not self._living:
             return self._free_strangers
-        paced = 0 < self._next_stranger - self._clock.seconds() <= PACE  # not if the clock was set back
-        return 0 if paced else min(1, self._free_strangers)
+        return 0 if self._clock.seconds() < self._next_stranger else min(1, self._free_strangers)
 
     async def _line_up(self, rows: list[Leased]) -> None:
         """Waits while all attempts that are allowed are under way."""
@@ -226,17 +224,15 @@ class Relay:
         else:
             self._living += change
 
-    def _look_at(self, when: float) -> None:
+    def _look_in(self, seconds: float) -> None:
         """Something is due then; an earlier look that is planned already stays."""
         if self._stopped:
             return
-        now = self._clock.seconds()
         if self._call is not None and self._call.active():
-            if now <= self._called <= when:  # what should have been called already shows that the clock was set forward
+            if self._call.getTime() <= self._clock.seconds() + seconds:
                 return
             self._call.cancel()
-        self._called = when
-        self._call = self._clock.callLater(max(0.05, when - now), self.poke)
+        self._call = self._clock.callLater(max(0.05, seconds), self.poke)
 
     async def _attempt(self, domain: Domain, groups: Sequence[list[Leased]]) -> None:
         """Raises StoreError when nothing was tried."""
@@ -298,16 +294,15 @@ class Relay:
         if waiting:
             await self._queue.give_back(waiting)
             self._held.difference_update(waiting)
-        now = self._clock.seconds()
-        while rows := await self._queue.overdue(domain, now - self._patience.give_up, LEASE, BATCH):
+        while rows := await self._queue.overdue(domain, self._patience.give_up, LEASE, BATCH):
             await self._record([Attempt(*row, None, why, True) for row in await self._alone(rows)])
-        rows = await self._queue.unwarned(domain, now - self._patience.notice, BATCH)
+        rows = await self._queue.unwarned(domain, self._patience.notice, BATCH)
         await self._outcomes.warn([Attempt(*row, None, why, True) for row in await self._alone(rows)])
 
     async def _record(self, attempts: Sequence[Attempt]) -> None:
-        again = await self._outcomes.record(attempts)
-        if again is not None:
-            self._look_at(again)
+        wait = await self._outcomes.record(attempts)
+        if wait is not None:
+            self._look_in(wait)
 
     async def _alone(self, rows: Sequence[Leased]) -> list[tuple[Leased, MailObject]]:
         return [(row, one) for (row,), one in await self._read([[row] for row in rows])]

@@ -6,7 +6,7 @@ For all that comes in one turn of the reactor, in a thread where it is much: one
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
@@ -40,12 +40,13 @@ FEW = 64  # as many are signed in half a millisecond, most of it Python's: a thr
 
 class DomainSigner:
     def __init__(
-        self, keys: KeyStore, directory: Directory, store: IStore, clock: IReactorTime, in_thread: InThread
-    ) -> None:
+        self, keys: KeyStore, directory: Directory, store: IStore, clock: IReactorTime, now: Callable[[], float],
+        in_thread: InThread,
+    ) -> None:  # fmt: skip
         self._keys = keys
         self._directory = directory
         self._store = store
-        self._clock = clock
+        self._now = now
         self._sign = Batched(_sign, cose.MAX_BATCH, clock, in_thread, few=FEW)
         self._verify = Batched(_verify, cose.MAX_BATCH, clock, in_thread)
 
@@ -83,7 +84,7 @@ class DomainSigner:
             if signer not in key_sets:
                 key_sets[signer] = await self._key_set(*signer)
             keys = key_sets[signer]
-            claims.append(keys if isinstance(keys, Exception) else _Claim(content, keys, self._clock.seconds()))
+            claims.append(keys if isinstance(keys, Exception) else _Claim(content, keys, self._now()))
         asked = [claim for claim in claims if isinstance(claim, _Claim)]
         found = iter(await self._verify(asked) if asked else [])
         return [claim if isinstance(claim, Exception) else next(found) for claim in claims]

@@ -49,20 +49,23 @@ class Memory(Policies, Protocol):
 class TLSPolicies:
     """What is known is good for KNOWN_FOR seconds: many messages go the same way."""
 
-    def __init__(self, memory: Memory, directory: PolicyDirectory, now: Callable[[], float]) -> None:
+    def __init__(
+        self, memory: Memory, directory: PolicyDirectory, steady: Callable[[], float], now: Callable[[], float]
+    ) -> None:
         self._memory = memory
         self._directory = directory
+        self._steady = steady
         self._now = now
         self._known: dict[Domain, tuple[Demand, float]] = {}
 
     async def demand(self, domain: Domain) -> Demand:
         """Raises StoreError."""
         demand, until = self._known.get(domain, (None, 0.0))
-        if demand is None or not 0 < until - self._now() <= KNOWN_FOR:
+        if demand is None or until <= self._steady():
             demand = await self._demand(domain)
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            self._known[domain] = demand, self._now() + KNOWN_FOR
+            self._known[domain] = demand, self._steady() + KNOWN_FOR
         return demand
 
     async def _demand(self, domain: Domain) -> Demand:

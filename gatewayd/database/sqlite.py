@@ -100,18 +100,18 @@ def typed(error: sqlite3.Error, where: str = "") -> StoreError:
 
 class Database:
     """One file. `write` and `read` take work that runs on another thread with a connection in hand. What the file does
-    not let them do is logged once, not for each who asks. `clock`: seconds since whenever.
+    not let them do is logged once, not for each who asks.
 
     Raises StoreError when the file cannot be opened.
     """
 
     log = Logger()
 
-    def __init__(self, path: Path, post: Post, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, post: Post, steady: Callable[[], float] = time.monotonic) -> None:
         self.path = path
         self.commits = 0  # for tests and metrics: how well the group commit groups
         self._post = post
-        self._clock = clock
+        self._steady = steady
         self._failures: dict[str, float] = {}  # what went wrong of late, and when it last did
         self._writer_connection = connect(path)
         self._writer_connection.execute("PRAGMA wal_autocheckpoint=0")  # a thread does it, and nobody waits for it
@@ -320,7 +320,7 @@ class Database:
         failed = {str(error) for error in errors if error is not None and _is_the_files(error.__cause__)}
         if not failed and not self._failures:
             return
-        now = self._clock()
+        now = self._steady()
         for text in failed - self._failures.keys():
             self.log.error("{path}: {error}", path=str(self.path), error=text)
         self._failures.update(dict.fromkeys(failed, now))

@@ -140,10 +140,10 @@ class IQueue(Interface):
     async def give_back(queue_ids: Sequence[int]) -> None:
         """Leased, and not tried."""
 
-    async def overdue(domain: Domain, accepted_before: float, seconds: float, limit: int) -> list[Leased]:
-        """Leases waiting rows of that age, due or not."""
+    async def overdue(domain: Domain, age: float, seconds: float, limit: int) -> list[Leased]:
+        """Leases waiting rows that were accepted more than `age` seconds ago, due or not."""
 
-    async def unwarned(domain: Domain, accepted_before: float, limit: int) -> list[Leased]:
+    async def unwarned(domain: Domain, age: float, limit: int) -> list[Leased]:
         """Rows of that age whose senders know of no delay. They are not leased."""
 
     async def warned(queue_ids: Sequence[int]) -> None:
@@ -159,7 +159,9 @@ class IQueue(Interface):
     async def recover() -> int:
         """At the start of the one process that owns the queue: leases of a killed one end now. Returns how many."""
 
-    async def next_due() -> float | None: ...
+    async def due_in() -> float | None:
+        """Seconds until something is due, not above 0 if it is already. None: nothing waits."""
+
     async def listing(limit: int = 1000, picked: Picked = ...) -> list[Queued]:
         """What is in the queue, soonest first."""
 

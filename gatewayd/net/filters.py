@@ -51,14 +51,14 @@ class Place:
 
 class Asking:
     """The threads in which one filter is asked: no other waits for them. Of one that said nothing in time nobody waits
-    for the same: until it had its `REST`, it is down. `now`: seconds since whenever."""
+    for the same: until it had its `REST`, it is down."""
 
     log = Logger()
 
-    def __init__(self, in_thread: Callable[..., Awaitable[Any]], place: Place, now: Callable[[], float]) -> None:
+    def __init__(self, in_thread: Callable[..., Awaitable[Any]], place: Place, steady: Callable[[], float]) -> None:
         self._in_thread = in_thread
         self._place = place
-        self._now = now
+        self._steady = steady
         self._rests_until = float("-inf")
 
     async def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -67,15 +67,15 @@ class Asking:
         return answer
 
     def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
-        if self._now() < self._rests_until:
+        if self._steady() < self._rests_until:
             raise FilterDown(f"filter {self._place}: gave no answer of late")
         try:
             return function(*arguments)
         except FilterDown as error:
             if error.silent:
-                if self._now() >= self._rests_until:
+                if self._steady() >= self._rests_until:
                     self.log.error("not asked for {rest:.0f} s: {error}", rest=REST, error=error)
-                self._rests_until = self._now() + REST
+                self._rests_until = self._steady() + REST
             raise
 
 

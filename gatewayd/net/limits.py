@@ -22,17 +22,17 @@ OF_NETWORK = 4  # a network may do so many times what an address may
 
 
 class Guesses:
-    """Failed sign-ins of each address and network: a bucket that leaks. `now` gives seconds."""
+    """Failed sign-ins of each address and network: a bucket that leaks."""
 
-    def __init__(self, allowed: int, now: Callable[[], float], trusted: Collection[Network] = ()) -> None:
+    def __init__(self, allowed: int, steady: Callable[[], float], trusted: Collection[Network] = ()) -> None:
         self._allowed = allowed  # 0: any number
-        self._now = now
+        self._steady = steady
         self._trusted = trusted
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (how many, when)
 
     def note(self, address: str) -> None:
         for key in (address, network_of(address)):
-            self._levels[key] = (self._level(key) + 1, self._now())
+            self._levels[key] = (self._level(key) + 1, self._steady())
             self._levels.move_to_end(key)
             if len(self._levels) > MAX_GUESSERS:
                 self._levels.popitem(last=False)
@@ -45,7 +45,7 @@ class Guesses:
 
     def _level(self, key: str) -> float:
         count, when = self._levels.get(key, (0.0, 0.0))
-        return max(0.0, count - (self._now() - when) / FORGIVEN)
+        return max(0.0, count - (self._steady() - when) / FORGIVEN)
 
     def _is_trusted(self, address: str) -> bool:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -64,12 +63,11 @@ SETTLE = """
 class SQLiteQueue:
     log = Logger()
 
-    def __init__(self, database: Database, clock: IReactorTime, steady: Callable[[], float] = time.monotonic) -> None:
-        """`steady`: seconds since whenever, by a clock that nobody sets."""
+    def __init__(self, database: Database, clock: IReactorTime, now: Callable[[], float]) -> None:
         self._database = database
-        self._steady = steady
-        self._ahead = clock.seconds() - steady()  # of it
         self._clock = clock
+        self._now = now
+        self._ahead = now() - clock.seconds()
         self._callbacks: list[Callable[[], None]] = []
         self._foreign: int | None = None
         self._poll = LoopingCall(self._look_for_foreign_commits)
@@ -79,7 +77,7 @@ class SQLiteQueue:
         database.migrate("queue", STEPS)
 
     async def enqueue(self, objects: Sequence[MailObject]) -> list[dict[Address, Outcome]]:
-        now = self._clock.seconds()
+        now = self._now()
         put = await self._database.write(lambda db: _put(db, objects, now))
         self._have_come(objects, [key for key, _ in put])
         return [answers for _, answers in put]
@@ -88,10 +86,10 @@ class SQLiteQueue:
         self, limit: int, seconds: float, exclude: Collection[Domain] = (), strangers: int | None = None
     ) -> list[Leased]:
         """Fair: within what is due, each domain's oldest first, then each domain's second, and so on."""
-        now = self._clock.seconds()
-        due = await self.next_due()
-        if due is None or due > now:
+        due = await self.due_in()
+        if due is None or due > 0:
             return []
+        now = self._now()
         names = [domain.name for domain in exclude]
         most = limit if strangers is None else strangers
         taken = await self._database.write(lambda db: destinations.lease(db, now, now + seconds, limit, names, most))
@@ -106,12 +104,12 @@ class SQLiteQueue:
         return found
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        now = self._clock.seconds()
+        now = self._now()
         if await self._database.write(lambda db: _settle(db, settlements, now)):
             self._call()
 
     async def give_back(self, queue_ids: Sequence[int]) -> None:
-        now = self._clock.seconds()
+        now = self._now()
 
         def give_back(db: sqlite3.Connection) -> None:
             update = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=? AND state=? RETURNING domain"
@@ -120,9 +118,9 @@ class SQLiteQueue:
 
         await self._database.write(give_back)
 
-    async def overdue(self, domain: Domain, accepted_before: float, seconds: float, limit: int) -> list[Leased]:
-        until = self._clock.seconds() + seconds
-        found = await self._old(domain, accepted_before, limit, "")
+    async def overdue(self, domain: Domain, age: float, seconds: float, limit: int) -> list[Leased]:
+        until = self._now() + seconds
+        found = await self._old(domain, age, limit, "")
 
         def take(db: sqlite3.Connection) -> list[Leased]:
             update = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE queue_id=? AND state=?"
@@ -132,15 +130,15 @@ class SQLiteQueue:
 
         return await self._database.write(take) if found else []
 
-    async def unwarned(self, domain: Domain, accepted_before: float, limit: int) -> list[Leased]:
-        return await self._old(domain, accepted_before, limit, " AND warned=0")
+    async def unwarned(self, domain: Domain, age: float, limit: int) -> list[Leased]:
+        return await self._old(domain, age, limit, " AND warned=0")
 
-    async def _old(self, domain: Domain, accepted_before: float, limit: int, and_: str) -> list[Leased]:
+    async def _old(self, domain: Domain, age: float, limit: int, and_: str) -> list[Leased]:
         query = (
             f"SELECT {destinations.COLUMNS}, 0, 0 FROM queue_recipient"
             f" WHERE domain=? AND state=? AND accepted<?{and_} LIMIT ?"
         )
-        key = (domain.name, WAITING, accepted_before, limit)
+        key = (domain.name, WAITING, self._now() - age, limit)
         return [_leased(row) for row in await self._database.read(lambda db: db.execute(query, key).fetchall())]
 
     async def warned(self, queue_ids: Sequence[int]) -> None:
@@ -149,7 +147,7 @@ class SQLiteQueue:
 
     async def wake(self, domain: Domain) -> bool:
         """Asked at every contact of a peer, so looked up before anything is written."""
-        now = self._clock.seconds()
+        now = self._now()
         rows, blocked = await self._database.read(lambda db: picking.asleep(db, domain.name, now))
         if not rows and not blocked:
             return False
@@ -188,7 +186,7 @@ class SQLiteQueue:
         return {blobs[i : i + 32] for (blobs,) in found for i in range(0, len(blobs), 32)}
 
     async def recover(self) -> int:
-        now = self._clock.seconds()
+        now = self._now()
 
         def recover(db: sqlite3.Connection) -> int:
             query = "UPDATE queue_recipient SET state=?, next_attempt=? WHERE state=? RETURNING domain"
@@ -200,11 +198,12 @@ class SQLiteQueue:
 
         return await self._database.write(recover)
 
-    async def next_due(self) -> float | None:
+    async def due_in(self) -> float | None:
         query = "SELECT min(due) FROM queue_destination WHERE standing=?"
         standings = (destinations.GOOD, destinations.UNKNOWN, destinations.FAILING)
         found = await self._database.read(lambda db: [db.execute(query, (s,)).fetchone()[0] for s in standings])
-        return min((when for when in found if when is not None and when < destinations.NEVER), default=None)
+        due = min((when for when in found if when is not None), default=destinations.NEVER)
+        return due - self._now() if due < destinations.NEVER else None
 
     async def listing(self, limit: int = 1000, picked: Picked = EVERYTHING) -> list[Queued]:
         return await self._database.read(lambda db: picking.listing(db, limit, picked))
@@ -222,7 +221,7 @@ class SQLiteQueue:
         return await self._move(picked, (WAITING, HELD), DROPPED)
 
     async def _move(self, picked: Picked, states: Sequence[str], state: str) -> int:
-        now = self._clock.seconds()
+        now = self._now()
         count = await self._in_pieces(picked, states, partial(picking.move, states=states, state=state, now=now))
         if state == WAITING and count:
             self._call()
@@ -244,7 +243,7 @@ class SQLiteQueue:
 
     async def sweep(self) -> None:
         """Forget rows that ended long ago, and messages whose last row that was: some at a time, mail goes between."""
-        before = self._clock.seconds() - ENDED_FOR
+        before = self._now() - ENDED_FOR
 
         def sweep(db: sqlite3.Connection) -> bool:
             marks = ",".join("?" * len(ENDED))
@@ -259,7 +258,7 @@ class SQLiteQueue:
             return len(keys) == SWEPT
 
         def forget(db: sqlite3.Connection) -> None:
-            reached = (destinations.NEVER, self._clock.seconds() - REACHED_FOR)
+            reached = (destinations.NEVER, self._now() - REACHED_FOR)
             db.execute("DELETE FROM queue_destination WHERE due=? AND reached<?", reached)
 
         while await self._database.write(sweep):
@@ -290,8 +289,8 @@ class SQLiteQueue:
 
     async def _look_at_clock(self) -> None:
         """Set back, it would leave what waits for its next attempt waiting for as long. Raises StoreError."""
-        now = self._clock.seconds()
-        ahead = now - self._steady()
+        now = self._now()
+        ahead = now - self._clock.seconds()
         back = self._ahead - ahead
         if back > JUMP:
             self.log.warn("the clock was set back by {back:.0f} s", back=back)

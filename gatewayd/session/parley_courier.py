@@ -48,14 +48,16 @@ class ParleyCourier:
     """Also fetches other domains' keys: the same dialling, the same check of the listener."""
 
     def __init__(
-        self, connect: Connect, route: RouteOf, keys: KeyStore, store: IStore, hostname: Domain, clock: IReactorTime
-    ) -> None:
+        self, connect: Connect, route: RouteOf, keys: KeyStore, store: IStore, hostname: Domain, clock: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._connect = connect
         self._route = route
         self._keys = keys
         self._store = store
         self._hostname = hostname
         self._clock = clock
+        self._now = now
         self._open: dict[tuple[Domain, Domain], ParleyClientSession] = {}
         self._locks: dict[tuple[Domain, Domain], defer.DeferredLock] = {}
         self._timers: dict[ParleyClientSession, Any] = {}
@@ -185,7 +187,7 @@ class ParleyCourier:
                 continue
             if hello.remember:
                 peer = await self._store.peer(route.domain) or Peer(route.domain, 0.0, None, 0.0)
-                until = self._clock.seconds() + min(hello.remember, 366 * 86400)
+                until = self._now() + min(hello.remember, 366 * 86400)
                 if until > peer.parley_until + 3600:  # not written for every connection
                     await self._store.remember_peer(Peer(peer.domain, until, peer.keys, peer.keys_until))
             return session

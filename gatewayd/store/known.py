@@ -19,9 +19,9 @@ MAX_CONTACTS = 50_000
 
 
 class Known:
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+    def __init__(self, database: Database, steady: Callable[[], float]) -> None:
         self._database = database
-        self._now = now
+        self._steady = steady
         self.domains: frozenset[Domain] | None = None
         self.aliased: frozenset[Domain] | None = None
         self.accounts: dict[tuple[str, str], Account] = {}
@@ -35,8 +35,8 @@ class Known:
     def look(self) -> int:
         """Before it is read: what is old is forgotten. Returns its generation: what was asked of the database in an
         earlier one may be old, and is not remembered."""
-        now = self._now()
-        if not 0 < self._until - now <= KNOWN_FOR:  # or the clock was set back
+        now = self._steady()
+        if self._until <= now:
             self.forget()
             self._version = None
         elif self._until - now < KNOWN_FOR / 2 and not self._checking:
@@ -51,7 +51,7 @@ class Known:
         self.domains = self.aliased = None
         self.accounts.clear()
         self._contacts.clear()
-        self._until = self._now() + KNOWN_FOR
+        self._until = self._steady() + KNOWN_FOR
         self._generation += 1
 
     def contact(self, account_id: int, address: Address) -> tuple[Contact | None] | None:

@@ -61,17 +61,17 @@ STRAY_BLOB = 86400.0  # seconds: a blob without a row may still be on its way in
 
 @implementer(IStore)
 class SQLiteStore:
-    """`clock.seconds()` is the time; blobs are written and mail is parsed `in_thread`: the reactor's pool."""
+    """Blobs are written and mail is parsed `in_thread`: the reactor's pool."""
 
     log = Logger()
 
     def __init__(
-        self, database: Database, blobs: BlobStore, clock: IReactorTime,
+        self, database: Database, blobs: BlobStore, clock: IReactorTime, now: Callable[[], float],
         in_thread: Callable[..., defer.Deferred[Any]] = threads.deferToThread,
     ) -> None:  # fmt: skip
         self._database = database
         self.blobs = Blobs(blobs, Holdings(blobs.directory / "held", blobs), in_thread)
-        self._clock = clock
+        self._now = now
         self._messages = Messages(database, self.blobs, in_thread)
         self._known = Known(database, clock.seconds)
         self._watching = Watching(database, clock)
@@ -201,7 +201,7 @@ class SQLiteStore:
         return [failed[number] if number in failed else next(rest) for number in range(len(deliveries))]
 
     def _now_ms(self) -> int:
-        return int(self._clock.seconds() * 1000)
+        return int(self._now() * 1000)
 
     def _deliver(self, db: sqlite3.Connection, calls: Sequence[Sequence[Delivery]]) -> list[list[Placed | StoreError]]:
         """In the writer's thread, for all the calls that wait."""
@@ -389,7 +389,7 @@ class SQLiteStore:
 
     async def sweep(self, queued: Collection[bytes] = ()) -> None:
         """Forget old repeats, some at a time, and remove files that no row names, nor the queue."""
-        now = self._clock.seconds()
+        now = self._now()
         before = int(now * 1000) - SEEN_FOR
         while await self._database.write(lambda db: db.execute(FORGET, (before, FORGOTTEN)).rowcount):
             pass
