@@ -199,7 +199,7 @@ class Gateway(Service):
         self.journal = Journal(reactor)
         sign_in_thread = partial(threads.deferToThreadPool, reactor, self._signatures)
         signer = DomainSigner(self.keys, self.directory, self.store, reactor, now, sign_in_thread)
-        consent = Consent(self.store, now, Policy(**msgspec.structs.asdict(config.consent)))
+        consent = Consent(self.store, steady, Policy(**msgspec.structs.asdict(config.consent)))
         self.post_office = PostOffice(
             self.store,
             self.queue,

@@ -1,43 +1,13 @@
-"""Counts in a window: never more than so many, and a new window begins anew."""
+"""Token buckets: never more than the rate, nor than a bucket holds."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 
 from gatewayd.core import rate
-from gatewayd.core.rate import Buckets, Rate
-
-STEPS = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["take", "give back", "wait"])))
-
-
-@given(STEPS, st.integers(0, 3))
-def test_so_many_in_a_window(steps: list[tuple[str, str]], most: int) -> None:
-    clock = Clock()
-    clock.advance(1_000_000)
-    counted, taken = Rate(clock.seconds, 10.0), {"a": 0, "b": 0}
-    for key, step in steps:
-        match step:
-            case "take":
-                assert counted.take(key, most) is (taken[key] < most)
-                taken[key] = min(most, taken[key] + 1)
-            case "give back":
-                counted.give_back(key)
-                taken[key] = max(0, taken[key] - 1)
-            case "wait":
-                assert 0 < counted.left <= 10.0
-                clock.advance(counted.left)
-                taken = dict.fromkeys(taken, 0)
-
-
-def test_more_keys_than_are_remembered() -> None:
-    """Then all begin anew: an attacker with so many domains gains a window, and no memory of ours."""
-    counted = Rate(Clock().seconds, 10.0)
-    for number in range(rate.MAX_KEYS + 10):
-        assert counted.take(number, 1)
-    assert len(counted._taken) <= rate.MAX_KEYS
+from gatewayd.core.rate import Buckets
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), max_size=60), st.integers(1, 10))
@@ -67,3 +37,17 @@ def test_more_a_minute_than_at_once() -> None:
     assert buckets.take("x", 2) == 2.0
     time[0] = 2.0
     assert buckets.take("x", 2) == 0.0
+
+
+def test_what_is_given_back_can_be_spent_again_and_a_debt_is_paid_first() -> None:
+    time = [0.0]
+    buckets = Buckets(60, lambda: time[0], burst=2)
+    buckets.spend("x", -5)
+    assert buckets.take("x", 2) == 0.0
+    assert buckets.wait("x") == 1.0
+    buckets.spend("x", -1)
+    assert buckets.wait("x") == 0.0
+    buckets.spend("x", 3)
+    assert buckets.wait("x") == 3.0
+    time[0] = 3.0
+    assert buckets.take("x") == 0.0

@@ -9,18 +9,18 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from twisted.internet import defer
 from twisted.logger import Logger
 
 from gatewayd.address import Domain
+from gatewayd.core.networks import Network, around, within
 from gatewayd.core.rate import Buckets
 from gatewayd.interfaces.dns import IResolver, ResolutionFailed
 from gatewayd.outcome import NO_SUCH_SENDER, NULL_MX_SENDER, Deferred, Refused
 
 MAX_REMEMBERED = 1000  # clients of which it is known whether they are trusted
-NETWORK = {4: 24, 6: 64}  # the prefix that is taken for one sender
 LISTED = ipaddress.ip_network("127.0.0.0/8")  # an answer from here is a listing (RFC 5782 §2.1)
 ERRORS = ipaddress.ip_network("127.255.255.0/24")  # "you may not ask", say the large lists
 
@@ -47,10 +47,10 @@ class Admission:
         self._resolver = resolver
         self._blocklists = blocklists
         self._senders_exist = senders_exist
-        self._trusted = [ipaddress.ip_network(text) for text in trusted]
         self._refused_networks = [found for text in refused if (found := network(text)) is not None]
         self._refused_domains = {Domain.parse(text).name for text in refused if network(text) is None}
-        self.trusts = lru_cache(MAX_REMEMBERED)(self._trusts)  # asked several times for each message of a client
+        networks = [ipaddress.ip_network(text) for text in trusted]
+        self.trusts = lru_cache(MAX_REMEMBERED)(partial(within, networks=networks))  # asked several times for a message
         self._addresses = Buckets(rates.per_address, steady)
         self._networks = Buckets(rates.per_network, steady)
         self._domains = Buckets(rates.per_domain, steady)
@@ -60,13 +60,11 @@ class Admission:
         """A client that has not signed in begins a message; None: it may."""
         if self.trusts(address):
             return None
-        client = ipaddress.ip_address(address)
-        if any(client in each for each in self._refused_networks):
+        if within(address, self._refused_networks):
             return Refused("5.7.1", f"No mail is taken from {address} here")
         if domain is not None and (refused := self.refuses(domain)):
             return refused
-        around = ipaddress.ip_network((client, NETWORK[client.version]), strict=False)
-        kinds = [(self._addresses, address), (self._networks, str(around))]
+        kinds = [(self._addresses, address), (self._networks, around(address))]
         if domain is not None:
             kinds.append((self._domains, domain.name))
         for buckets, key in kinds:
@@ -76,7 +74,7 @@ class Admission:
                 return Deferred("4.7.1", f"Too many messages from {key}; try again in {wait:.0f} s", int(wait) + 1)
         if domain is not None and self._senders_exist and (refused := await self._nowhere(domain)):
             return refused
-        answers = [defer.Deferred.fromCoroutine(self._listed(client, zone)) for zone in self._blocklists]
+        answers = [defer.Deferred.fromCoroutine(self._listed(address, zone)) for zone in self._blocklists]
         for reason in await defer.gatherResults(answers):
             if reason is not None:
                 self.log.info("refused {client}: {reason}", client=address, reason=reason)
@@ -117,12 +115,9 @@ class Admission:
         self.log.warn("{name} writes to too many", name=name)
         return Deferred("4.7.1", f"You have written to too many recipients; try again in {wait:.0f} s", int(wait) + 1)
 
-    def _trusts(self, address: str) -> bool:
-        client = ipaddress.ip_address(address)
-        return any(client in network for network in self._trusted)
-
-    async def _listed(self, client: ipaddress.IPv4Address | ipaddress.IPv6Address, zone: str) -> str | None:
+    async def _listed(self, address: str, zone: str) -> str | None:
         """Why, if it is. A list that cannot be asked lists nobody."""
+        client = ipaddress.ip_address(address)
         name = client.reverse_pointer.rpartition(".in-addr.arpa")[0] or client.reverse_pointer.removesuffix(".ip6.arpa")
         try:
             found = await self._resolver.addresses(f"{name}.{zone}")
@@ -137,7 +132,7 @@ class Admission:
         return f"{client} is listed by {zone}" + (f": {said[:200]}" if said else "")
 
 
-def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+def network(text: str) -> Network | None:
     """None for what is a name."""
     try:
         return ipaddress.ip_network(text)

@@ -6,11 +6,11 @@ down, who was there lately is still taken, and the mail waits here; of others no
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gatewayd.address import Address, Domain
+from gatewayd.core.networks import Network, within
 from gatewayd.interfaces.routes import Bridged
 from gatewayd.outcome import RECIPIENT_OK, Deferred, Delivered, Outcome
 
@@ -19,7 +19,6 @@ UNKNOWN_FOR = 300.0  # and a no: the mailbox may be made any minute
 REMEMBERED_FOR = 7 * 86400.0  # that a yes helps while the server is down
 MAX_REMEMBERED = 50_000
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Probe = Callable[[Bridged, Address], Awaitable[Outcome]]
 
 
@@ -45,11 +44,7 @@ class Bridges:
 
     def sent_by(self, client: str) -> frozenset[Domain]:
         """The domains for which this IP address speaks."""
-        if not self._servers or not client:
-            return frozenset()
-        address = ipaddress.ip_address(client)
-        behind = self._servers.items()
-        return frozenset(domain for domain, one in behind if any(address in network for network in one.clients))
+        return frozenset(domain for domain, one in self._servers.items() if within(client, one.clients))
 
     async def verify(self, address: Address) -> Outcome:
         """Whether the server takes mail for it: Delivered, Refused, or Deferred when that cannot be known now."""

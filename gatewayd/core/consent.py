@@ -6,6 +6,7 @@ cannot be told to wait: a stranger's is only sorted, by whether the DNS vouches 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,7 +16,7 @@ from twisted.internet import defer
 
 from gatewayd.address import Address, Domain
 from gatewayd.core.dmarc import organisational
-from gatewayd.core.rate import Rate
+from gatewayd.core.rate import Buckets
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.records import (
     Account,
@@ -97,12 +98,14 @@ def fault(content: Content, limit: int) -> str | None:
 
 
 class Consent:
-    """`now` gives seconds since the epoch. Every coroutine may raise StoreError."""
+    """Every coroutine may raise StoreError."""
 
-    def __init__(self, store: IStore, now: Callable[[], float], policy: Policy | None = None) -> None:
+    def __init__(self, store: IStore, steady: Callable[[], float], policy: Policy | None = None) -> None:
         self._store = store
         self.policy = policy or Policy()
-        self._rate = Rate(now, DAY)
+        most, share = self.policy.per_domain, max(1, self.policy.per_account // SHARE)
+        self._domains = Buckets(most * 60 / DAY, steady, most)
+        self._shares = Buckets(share * 60 / DAY, steady, share)  # of a domain in an account's
 
     async def state(self, account_id: int, sender: Address) -> ContactState:
         return state_of(await self._store.contact(account_id, sender))
@@ -143,7 +146,7 @@ class Consent:
         if wrong is not None:
             return Refused("5.7.1", wrong)
         allowance = Allowance(self.policy.pending, self.policy.per_account)
-        if not self._take(sender.domain, delivery.account_id):
+        if self._take(sender.domain, delivery.account_id):
             allowance = NOTHING  # a repeat is still answered as the first time
         return replace(delivery, mailbox=where, introduction=Introduction(sender, allowance))
 
@@ -153,17 +156,20 @@ class Consent:
         if introduction is None or introduction.allowance is None:
             return None
         new = isinstance(placed, Placed) and not placed.duplicate
-        if not new and introduction.allowance != NOTHING:
-            self._give_back(introduction.sender.domain, delivery.account_id)
+        domain, counted = introduction.sender.domain, introduction.allowance != NOTHING
+        if not new and counted:
+            self._spend(domain, delivery.account_id, -1)
         if isinstance(placed, TooManyIntroductions):
-            return self.used_up if introduction.allowance == NOTHING else Deferred("4.7.1", str(placed), UNDECIDED)
+            if counted:
+                return Deferred("4.7.1", str(placed), UNDECIDED)
+            return _used_up(self._wait(domain, delivery.account_id))
         return RECEIVED if isinstance(placed, Placed) else None
 
     async def request(self, account_id: int, sender: Address, address: Address) -> Deferred | None:
         """A stranger asks for consent without a message; 0 is nobody's account. None: it is kept, or there is nothing
         to be kept."""
-        if not self._take(sender.domain, account_id or address.key):
-            return self.used_up
+        if wait := self._take(sender.domain, account_id or address.key):
+            return _used_up(wait)
         if account_id and await self.state(account_id, sender) == "none":
             allowance = Allowance(self.policy.pending, self.policy.per_account)
             try:
@@ -172,28 +178,29 @@ class Consent:
                 return Deferred("4.7.1", str(error), UNDECIDED)
         return None
 
-    def nobody(self, domain: Domain) -> bool:
-        """A peer named a user who is not here; that counts too, or it could try all names. False: it was one too
-        many."""
-        return self._take(domain, 0)
+    def nobody(self, domain: Domain) -> Deferred | None:
+        """A peer named a user who is not here; that counts too, or it could try all names. None: it may."""
+        wait = self._take(domain)
+        return _used_up(wait) if wait else None
 
-    @property
-    def used_up(self) -> Deferred:
-        return Deferred("4.7.28", "Too many first messages from your domain today", max(60.0, self._rate.left))
+    def _take(self, domain: Domain, whose: int | tuple[str, str] | None = None) -> float:
+        """One of the domain's whole quota, and of its share of the account's; or of the address's, if that might be
+        one. Seconds to wait; 0.0: taken."""
+        wait = self._wait(domain, whose)
+        if not wait:
+            self._spend(domain, whose, 1)
+        return wait
 
-    def _take(self, domain: Domain, whose: int | tuple[str, str]) -> bool:
-        """One for the domain's whole quota, and for its share of the account's; or of the address's, if that might be
-        one."""
+    def _wait(self, domain: Domain, whose: int | tuple[str, str] | None) -> float:
         name = organisational(domain.name)
-        share = max(1, self.policy.per_account // SHARE) if whose else self.policy.per_domain
-        if not self._rate.take(name, self.policy.per_domain):  # first: nobody has more names counted than that
-            return False
-        if self._rate.take((name, whose), share):
-            return True
-        self._rate.give_back(name)
-        return False
+        return max(self._domains.wait(name), self._shares.wait((name, whose)) if whose is not None else 0.0)
 
-    def _give_back(self, domain: Domain, account_id: int) -> None:
+    def _spend(self, domain: Domain, whose: int | tuple[str, str] | None, count: int) -> None:
         name = organisational(domain.name)
-        self._rate.give_back((name, account_id))
-        self._rate.give_back(name)
+        self._domains.spend(name, count)
+        if whose is not None:
+            self._shares.spend((name, whose), count)
+
+
+def _used_up(wait: float) -> Deferred:
+    return Deferred("4.7.28", "Too many first messages from your domain today", max(60.0, math.ceil(wait)))

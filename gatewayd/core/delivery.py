@@ -99,7 +99,7 @@ class PostOffice:
         self._recipients = Recipients(store, hostname, postmaster, self._bridges, srs)
         self._reception = reception or Reception(hostname, now, random)
         self._admission = admission
-        self._consent = consent or Consent(store, now)
+        self._consent = consent or Consent(store, steady)
         self._receipts = Receipts(store, self._recipients.owns, signer.sign, self._post_receipt, now, random)
         self._note = note or (lambda line: self.log.info("{line}", line=line))
         self._posting = Posting(

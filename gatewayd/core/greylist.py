@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gatewayd.address import Address
-from gatewayd.core.admission import NETWORK
+from gatewayd.core.networks import around
 from gatewayd.outcome import Deferred
 
 DELAY = 300.0  # seconds before which it is too early
@@ -29,9 +28,7 @@ class Greylist:
 
     async def ask(self, client: str, sender: Address | None, recipients: Sequence[Address]) -> Deferred | None:
         """None: let in. Raises StoreError."""
-        address = ipaddress.ip_address(client)
-        network = ipaddress.ip_network((address, NETWORK[address.version]), strict=False)
-        keys = [_key(str(network), str(sender or "").lower(), str(to).lower()) for to in recipients]
+        keys = [_key(around(client), str(sender or "").lower(), str(to).lower()) for to in recipients]
         first = await self._attempts.seen(keys, WINDOW)
         now = self._now()  # not before: the first time is now, too
         wait = first + self._delay - now if first <= now else 0.0  # the clock was set back: nobody waits for that

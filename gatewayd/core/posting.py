@@ -363,8 +363,8 @@ class Posting:
 
     def no_such_user(self, peer: Domain | None) -> Outcome:
         """`peer`: whose native object it is for."""
-        if peer is not None and not self._consent.nobody(peer):
-            return self._consent.used_up
+        if peer is not None and (too_many := self._consent.nobody(peer)):
+            return too_many
         return NO_SUCH_USER
 
     async def _mail(self, content: Content) -> bytes:

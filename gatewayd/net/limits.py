@@ -7,52 +7,35 @@ connections: where it grows too much, the connection that holds most of it is en
 
 from __future__ import annotations
 
-import ipaddress
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection
 
-from gatewayd.core.admission import NETWORK
-from gatewayd.net.proxy_protocol import Network
+from gatewayd.core.networks import Network, around, within
+from gatewayd.core.rate import Buckets
 
 FORGIVEN = 30.0  # seconds until one failed sign-in is forgotten
-MAX_GUESSERS = 100_000  # that are remembered; the one who was seen longest ago is forgotten
 UNFINISHED = 256 * 1024 * 1024  # octets; several times the largest message
 OF_NETWORK = 4  # a network may do so many times what an address may
 
 
 class Guesses:
-    """Failed sign-ins of each address and network: a bucket that leaks."""
+    """Failed sign-ins of each address and network, none of which counts for ever. `allowed` 0: any number."""
 
     def __init__(self, allowed: int, steady: Callable[[], float], trusted: Collection[Network] = ()) -> None:
-        self._allowed = allowed  # 0: any number
-        self._steady = steady
+        forgiven = 60 / FORGIVEN if allowed else 0  # in a minute
+        self._addresses = Buckets(forgiven, steady, allowed)
+        self._networks = Buckets(forgiven, steady, OF_NETWORK * allowed)
         self._trusted = trusted
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> (how many, when)
 
     def note(self, address: str) -> None:
-        for key in (address, network_of(address)):
-            self._levels[key] = (self._level(key) + 1, self._steady())
-            self._levels.move_to_end(key)
-            if len(self._levels) > MAX_GUESSERS:
-                self._levels.popitem(last=False)
+        self._addresses.spend(address)
+        self._networks.spend(around(address))
 
     def too_many(self, address: str) -> bool:
-        if not self._allowed or self._is_trusted(address):
-            return False
-        of_network = self._level(network_of(address))  # one more would be too many
-        return self._level(address) > self._allowed - 1 or of_network > OF_NETWORK * self._allowed - 1
-
-    def _level(self, key: str) -> float:
-        count, when = self._levels.get(key, (0.0, 0.0))
-        return max(0.0, count - (self._steady() - when) / FORGIVEN)
-
-    def _is_trusted(self, address: str) -> bool:
-        try:
-            client = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        return any(client in network for network in self._trusted)
+        """One more would be."""
+        many = self._addresses.wait(address) or self._networks.wait(around(address))
+        return bool(many) and not within(address, self._trusted)
 
 
 class Place:
@@ -106,7 +89,7 @@ class Limits:
 
     def admit(self, address: str) -> str:
         """ "": it is counted, until `release`; else why not."""
-        network = network_of(address)
+        network = around(address)
         if self._guesses.too_many(address):
             return "too many failed attempts to sign in"
         if self.open[address] >= self._per_address:
@@ -155,16 +138,7 @@ class Limits:
 
     def release(self, address: str) -> None:
         self.total -= 1
-        for key in (address, network_of(address)):
+        for key in (address, around(address)):
             self.open[key] -= 1
             if not self.open[key]:
                 del self.open[key]
-
-
-def network_of(address: str) -> str:
-    """The /24 or the IPv6 /64 that is taken for one client; what is no IP address is a network of its own."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return f"{address}/"
-    return str(ipaddress.ip_network((found, NETWORK[found.version]), strict=False))

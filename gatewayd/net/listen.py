@@ -13,9 +13,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
+from gatewayd.core.networks import Network
 from gatewayd.net.limits import Limits
 from gatewayd.net.protocol import LinkProtocol, Turn, server_options
-from gatewayd.net.proxy_protocol import Network, ProxyFactory
+from gatewayd.net.proxy_protocol import ProxyFactory
 from gatewayd.net.quiet import Quiet
 from gatewayd.session.link import Engine, Session
 

@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from gatewayd.core.networks import Network, within
 
 TIMEOUT = 10.0  # seconds until the header has to be there
 _V2 = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -93,8 +93,7 @@ class ProxyFactory(Factory):
         self._networks = networks
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        peer = ipaddress.ip_address(getattr(addr, "host", "").partition("%")[0])
-        if any(peer in network for network in self._networks):
+        if within(getattr(addr, "host", ""), self._networks):
             return _Awaiting(self._reactor, self._factory)
         return cast("Protocol | None", self._factory.buildProtocol(addr))
 
