@@ -14,7 +14,7 @@ FLOORS = {
     "dns": 2, "store": 2, "queue": 2, "core": 2, "routing": 2,
     "session": 3,
     "net": 4,
-    "config": 4.5, "metrics": 4.5, "client": 4.5, "outbound": 4.8, "service": 5, "cli": 5,
+    "config": 4.5, "metrics": 4.5, "client": 4.5, "storage": 4.8, "service": 5, "cli": 5,
 }  # fmt: skip
 WIRE_FORBIDDEN = {"twisted", "time", "random", "secrets", "socket", "os", "asyncio", "threading", "pathlib"}
 

@@ -63,7 +63,7 @@ class Signer:
 
 
 class House:
-    """Store, sign-in and listeners of a gateway, as service.py joins them."""
+    """Store, sign-in and listeners of a gateway, as service/ joins them."""
 
     def __init__(self, reactor: Any, root: Path) -> None:
         self.reactor = reactor

@@ -23,16 +23,10 @@ from gatewayd.address import Address, AddressError, Domain
 from gatewayd.cli import addresses, importing, init, keys, queue, tls, trace
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.crypto.dane import TLSA, Usage
-from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import derive
-from gatewayd.database.sqlite import Database
 from gatewayd.errors import StoreError
 from gatewayd.interfaces.records import Account, ScramCredentials
-from gatewayd.queue.sqlite import SQLiteQueue
-from gatewayd.store.blobs import BlobStore
-from gatewayd.store.sqlite import SQLiteStore
-from gatewayd.store.tls import SQLiteTLSMemory
-from gatewayd.store.trace import TraceLog
+from gatewayd.storage import Storage
 
 ITERATIONS = 4096  # RFC 7677 §4
 
@@ -41,19 +35,12 @@ class Failed(Exception):
     """Ends the command with one line that says why."""
 
 
-class Gateway:
-    """The parts of a gateway that commands work on, over its database."""
+class Gateway(Storage):
+    """What commands work on."""
 
     def __init__(self, config: Config, reactor: Any) -> None:
-        self.config = config
+        super().__init__(config, reactor, time.time)
         self.clock: IReactorTime = reactor
-        self.now = time.time
-        self.database = Database(config.database, reactor.callFromThread)
-        self.store = SQLiteStore(self.database, BlobStore(config.blobs), reactor, self.now)
-        self.queue = SQLiteQueue(self.database, reactor, self.now)
-        self.trace = TraceLog(self.database, reactor)
-        self.tls = SQLiteTLSMemory(self.database)
-        self.keys = KeyStore(config.keys, self.now)
 
     async def add_domain(self, domain: Domain) -> None:
         """With a key, unless it has one. Doing it again changes nothing."""

@@ -11,6 +11,10 @@ from typing import Generic, TypeVar
 from gatewayd.address import Address, Domain
 from gatewayd.errors import StoreError
 from gatewayd.message.dates import internet_date
+from gatewayd.outcome import Outcome
+
+Send = Callable[[bytes, Address], Awaitable[Outcome]]  # mail of the gateway's own
+Contact = Callable[[], Awaitable[Address]]  # in whose name
 
 DAY = 86400
 

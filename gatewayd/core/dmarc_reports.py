@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 from xml.etree import ElementTree
 
@@ -12,11 +12,10 @@ import msgspec
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.core.daily_reports import DAY, Tally, report_mail
+from gatewayd.core.daily_reports import DAY, Contact, Send, Tally, report_mail
 from gatewayd.core.dmarc import Record, aligned
 from gatewayd.core.examination import Examined, Signature
 from gatewayd.interfaces.dns import IResolver, ResolutionFailed
-from gatewayd.outcome import Outcome
 
 MAX_KINDS = 50_000  # kept in memory between two flushes; more are not counted
 MAX_DESTINATIONS = 2  # §6.2: at least two
@@ -55,8 +54,7 @@ class DMARCReporter:
 
     def __init__(
         self, sightings: Sightings, resolver: IResolver, hostname: Domain,
-        send: Callable[[bytes, Address], Awaitable[Outcome]], contact: Callable[[], Awaitable[Address]],
-        now: Callable[[], float],
+        send: Send, contact: Contact, now: Callable[[], float],
     ) -> None:  # fmt: skip
         self._sightings = sightings
         self._resolver = resolver

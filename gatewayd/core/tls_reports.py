@@ -12,11 +12,10 @@ import msgspec
 from twisted.logger import Logger
 
 from gatewayd.address import Address, AddressError, Domain
-from gatewayd.core.daily_reports import DAY, Tally, report_mail
+from gatewayd.core.daily_reports import DAY, Contact, Send, Tally, report_mail
 from gatewayd.core.mta_sts import FetchFailed
 from gatewayd.core.tls_policy import Demand
 from gatewayd.interfaces.dns import Endpoint, IResolver, ResolutionFailed
-from gatewayd.outcome import Outcome
 
 MEDIA_TYPE = "application/tlsrpt+gzip"  # §6.4
 GIVE_UP = 2  # days that a report is tried for, where no place took it
@@ -51,8 +50,7 @@ class TLSReporter:
 
     def __init__(
         self, sessions: Sessions, resolver: IResolver, hostname: Domain,
-        send: Callable[[bytes, Address], Awaitable[Outcome]], post: Callable[[str, bytes, str], Awaitable[None]],
-        contact: Callable[[], Awaitable[Address]], now: Callable[[], float],
+        send: Send, post: Callable[[str, bytes, str], Awaitable[None]], contact: Contact, now: Callable[[], float],
     ) -> None:  # fmt: skip
         """`send` takes mail, `post` an https URI, a document and its media type; that raises FetchFailed."""
         self._sessions = sessions

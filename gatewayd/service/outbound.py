@@ -1,7 +1,4 @@
-"""Mail on its way out, joined from the configuration: the router, the courier by SMTP, what it demands, who it asks.
-
-A part of service.py's work: concrete classes meet here too.
-"""
+"""Mail on its way out, joined from the configuration: the router, the courier by SMTP, what it demands, who it asks."""
 
 from __future__ import annotations
 
@@ -9,23 +6,22 @@ import contextlib
 import ipaddress
 import os
 import secrets
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import astuple
 from twisted.logger import Logger
 
-from gatewayd.address import Address, Domain
+from gatewayd.address import Domain
 from gatewayd.config import Bridge, Config, ConfigError, SmartHost, endpoint
 from gatewayd.core.bridges import Behind, Bridges
+from gatewayd.core.daily_reports import Contact, Send
 from gatewayd.core.mta_sts import PolicyDirectory
 from gatewayd.core.srs import SRS
 from gatewayd.core.tls_policy import TLSPolicies
 from gatewayd.core.tls_reports import TLSReporter
 from gatewayd.crypto import cose
 from gatewayd.crypto.dkim import DKIMSigners
-from gatewayd.database.sqlite import Database
 from gatewayd.interfaces.dns import Endpoint, IResolver
 from gatewayd.interfaces.routes import Bridged
 from gatewayd.message.bridge import as_mail, mail_bodies
@@ -34,29 +30,26 @@ from gatewayd.message.model import Content
 from gatewayd.net.dial import dial_smtp
 from gatewayd.net.https import HTTPS
 from gatewayd.net.tls import Trust
-from gatewayd.outcome import Outcome
 from gatewayd.routing import Router
+from gatewayd.service.threads import Threads
 from gatewayd.session.link import Engine, Session
-from gatewayd.session.smtp_courier import SMTPCourier
+from gatewayd.session.smtp_courier import Render, SMTPCourier
 from gatewayd.session.smtp_sign_in import Credentials
+from gatewayd.storage import Storage
 from gatewayd.store.bodies import Blobs
-from gatewayd.store.sqlite import SQLiteStore
-from gatewayd.store.tls import SQLiteTLSMemory
 
 log = Logger()
-
-InThread = Callable[..., Awaitable[Any]]
 
 
 class Outbound:
     """`notify` sends mail of the gateway's own, `contact` says in whose name. Raises ConfigError."""
 
     def __init__(
-        self, config: Config, reactor: Any, now: Callable[[], float], database: Database, store: SQLiteStore,
-        resolver: IResolver, in_thread: InThread, notify: Callable[[bytes, Address], Awaitable[Outcome]],
-        contact: Callable[[], Awaitable[Address]],
+        self, config: Config, reactor: Any, storage: Storage, resolver: IResolver, threads: Threads, notify: Send,
+        contact: Contact,
     ) -> None:  # fmt: skip
-        hostname, relay, trust, steady = config.hostname, config.relay, Trust(config.tls.trust), reactor.seconds
+        hostname, relay, trust = config.hostname, config.relay, Trust(config.tls.trust)
+        memory, now, steady = storage.tls, storage.now, reactor.seconds
         behind = {domain: _behind(bridge) for domain, bridge in config.bridge.items()}
         smart = relay.smart_host
 
@@ -66,16 +59,16 @@ class Outbound:
                 implicit_tls=smart is not None and smart.implicit_tls and (name, port) == (smart.host, smart.port),
             )  # fmt: skip
 
-        memory = SQLiteTLSMemory(database)
         https = HTTPS(reactor, resolver, trust)
         directory = PolicyDirectory(memory, resolver, https.fetch, steady, now)
         self.reporter = TLSReporter(memory, resolver, hostname, notify, https.post, contact, now)
         self.router = Router(
-            store, resolver, steady, now, relay.smtp_port, {domain: one.route for domain, one in behind.items()},
-            hostname, Endpoint(smart.host, smart.port) if smart else None,
+            storage.store, resolver, steady, now, relay.smtp_port,
+            {domain: one.route for domain, one in behind.items()}, hostname,
+            Endpoint(smart.host, smart.port) if smart else None,
         )  # fmt: skip
         self.courier = SMTPCourier(
-            connect, resolver, relay.helo or hostname, _renderer(config, in_thread, store.blobs), reactor,
+            connect, resolver, relay.helo or hostname, _renderer(config, threads, storage.store.blobs), reactor,
             policies=TLSPolicies(memory, directory, steady, now), reports=self.reporter,
             credentials={smart.host: _credentials(smart)} if smart and smart.user else None,
         )  # fmt: skip
@@ -83,7 +76,8 @@ class Outbound:
         self.srs = SRS(_secret(config.state_dir / "srs.secret"), now)
 
 
-def _renderer(config: Config, in_thread: InThread, blobs: Blobs) -> Callable[[Content, bytes, bool], Awaitable[bytes]]:
+def _renderer(config: Config, threads: Threads, blobs: Blobs) -> Render:
+    in_thread = threads.pool("DKIM", 4)
     try:
         signers = {domain: DKIMSigners.load(domain, map(astuple, keys)) for domain, keys in config.dkim.items()}
     except (OSError, ValueError) as error:
