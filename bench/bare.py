@@ -32,8 +32,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from bench.prosody import listens
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.message.model import Payload
-from gatewayd.net.protocol import server_options
-from gatewayd.net.tls import server_context
+from gatewayd.net.tls import ServerConnections, server_context
 from gatewayd.wire.parley.connection import PUSH, RES
 from gatewayd.wire.parley.schema import Send
 
@@ -160,7 +159,7 @@ def main() -> None:
     root = Path(sys.argv[1])
     factory = Factory.forProtocol(Connection)
     factory.post = Post(root)  # type: ignore[attr-defined]
-    options = server_options(server_context(root / "certificate.pem", root / "key.pem", parley=True))
+    options = ServerConnections(server_context(root / "certificate.pem", root / "key.pem", parley=True))
     host, port = ADDRESS
     reactor.listenTCP(port, TLSMemoryBIOFactory(options, False, factory), interface=host)
     reactor.run()

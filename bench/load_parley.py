@@ -13,8 +13,7 @@ import cbor2
 from bench.load import BODY, Connection
 from gatewayd.crypto import scram
 from gatewayd.message.model import Part, Payload
-from gatewayd.net.protocol import EXPORTER_LABEL, EXPORTER_LENGTH
-from gatewayd.net.tls import PARLEY_ALPN
+from gatewayd.net.tls import EXPORTER_LABEL, EXPORTER_LENGTH, PARLEY_ALPN
 from gatewayd.wire.parley.connection import PUSH, REQ, RES, Event, ParleyConnection, Request, Response
 from gatewayd.wire.parley.schema import Auth, Body, Hello, Sync
 

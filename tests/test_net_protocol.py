@@ -23,8 +23,9 @@ from twisted.logger import capturedLogs
 from gatewayd.errors import StoreFull
 from gatewayd.net.limits import Limits
 from gatewayd.net.listen import listen
-from gatewayd.net.protocol import LinkProtocol, Turn
+from gatewayd.net.protocol import LinkProtocol
 from gatewayd.net.tls import server_context
+from gatewayd.net.turn import Turn
 
 
 class LineEngine:

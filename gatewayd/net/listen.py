@@ -15,9 +15,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
 from gatewayd.core.networks import Network
 from gatewayd.net.limits import Limits
-from gatewayd.net.protocol import LinkProtocol, Turn, server_options
+from gatewayd.net.protocol import LinkProtocol
 from gatewayd.net.proxy_protocol import ProxyFactory
 from gatewayd.net.quiet import Quiet
+from gatewayd.net.tls import ServerConnections
+from gatewayd.net.turn import Turn
 from gatewayd.session.link import Engine, Session
 
 BACKLOG = 1024  # Twisted's 50 loses connections in a burst
@@ -39,7 +41,7 @@ class LinkFactory(Factory):
         self._implicit_tls = implicit_tls
         self._turn = Turn(reactor)
         self._quiet = Quiet(reactor)
-        self._starttls = None if starttls is None else server_options(starttls)
+        self._starttls = None if starttls is None else ServerConnections(starttls)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         address = getattr(addr, "host", "")
@@ -102,7 +104,7 @@ def listen(
     Raises CannotListenError."""
     factory: Any = LinkFactory(reactor, make, limits, implicit_tls=tls is not None, starttls=starttls)
     if tls is not None:
-        factory = _TLSFactory(server_options(tls), False, factory, reactor)
+        factory = _TLSFactory(ServerConnections(tls), False, factory, reactor)
     if proxies:
         factory = ProxyFactory(reactor, factory, proxies)
     made = _Port(port, factory, BACKLOG, host, reactor)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from sys import intern
 from typing import Any, cast
 
-from OpenSSL import SSL, crypto
-from twisted.internet import defer, interfaces, ssl
+from OpenSSL import SSL
+from twisted.internet import defer, interfaces
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -23,54 +22,13 @@ from zope.interface import implementer
 from gatewayd.errors import StoreError
 from gatewayd.net.limits import Place
 from gatewayd.net.quiet import Quiet, renew_buffers
+from gatewayd.net.tls import tls_info
+from gatewayd.net.turn import Turn
 from gatewayd.session.link import Engine, Session, TLSInfo
 
-EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
-EXPORTER_LENGTH = 32
 ENOUGH = 4096  # octets that count as a sign of life though they complete nothing
 AT_ONCE = 64 * 1024  # octets that one turn gathers before they are written
 PIECE = 1024 * 1024  # octets that the transport is given: who has read so many gives a sign of life
-
-
-def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) -> TLSInfo:
-    """What the handshake settled. With `faults`, what the other side has shown too."""
-    version = connection.get_protocol_version_name()
-    exporter = b""
-    if version == "TLSv1.3":  # below it the exporter needs the extended master secret: not offered (RFC 9266 §3)
-        exporter = connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, b"")
-    certificate = connection.get_peer_certificate()
-    return TLSInfo(  # the same few words for all connections
-        version=intern(version),
-        cipher=intern(connection.get_cipher_name() or ""),
-        alpn=intern(connection.get_alpn_proto_negotiated().decode("ascii", "replace")),
-        exporter=exporter,
-        peer_certificate=crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) if certificate else None,
-        shown=tuple(connection.get_peer_cert_chain(as_cryptography=True) or ()) if faults is not None else (),
-        faults=tuple(faults or ()),
-    )
-
-
-class Turn:
-    """What many connections have to do when the reactor's turn ends, for the price of one call."""
-
-    log = Logger()
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._calls: list[Callable[[], None]] = []
-
-    def at_end(self, call: Callable[[], None]) -> None:
-        if not self._calls:
-            self._clock.callLater(0, self._end)
-        self._calls.append(call)
-
-    def _end(self) -> None:
-        calls, self._calls = self._calls, []
-        for call in calls:
-            try:
-                call()
-            except Exception:  # no reason for the others to wait
-                self.log.failure("something was not done at the end of a turn")
 
 
 _OVER: Any = (None, None)
@@ -213,18 +171,6 @@ class LinkProtocol(Protocol):
 
     def stopProducing(self) -> None:
         """The connection is gone: connectionLost follows."""
-
-    def _end(self) -> None:
-        """Once the connection is gone, and what had begun is done to its end: nobody is left half told, and a place is
-        free when the work for it is over."""
-        if not self._gone or self._handling or self._tasks or self._ended:
-            return
-        self._ended = True
-        if self._opened:
-            self.guard(lambda: self.session.closed(self._reason))
-        if self._place is not None:
-            self._place.leave()
-        self.session, self.engine = _OVER  # the three hold each other, and what has come: not until the next collection
 
     def trim(self) -> None:
         if self.tls is not None and not self._gone:
@@ -391,6 +337,18 @@ class LinkProtocol(Protocol):
             if self._quiet is not None:
                 self._quiet.spoke(self)
 
+    def _end(self) -> None:
+        """Once the connection is gone, and what had begun is done to its end: nobody is left half told, and a place is
+        free when the work for it is over."""
+        if not self._gone or self._handling or self._tasks or self._ended:
+            return
+        self._ended = True
+        if self._opened:
+            self.guard(lambda: self.session.closed(self._reason))
+        if self._place is not None:
+            self._place.leave()
+        self.session, self.engine = _OVER  # the three hold each other, and what has come: not until the next collection
+
     def _lives(self) -> None:
         """The timer runs on, and sees when it ends: setting it back for each message costs more than that."""
         self._heard = self._clock.seconds()
@@ -443,16 +401,3 @@ class LinkProtocol(Protocol):
             call()
         except Exception:
             self._unexpected(Failure())
-
-
-def server_options(context: SSL.Context) -> ssl.CertificateOptions:
-    """A fixed pyOpenSSL context in the shape that Twisted's listeners and startTLS want."""
-    return cast(ssl.CertificateOptions, _FixedContext(context))
-
-
-class _FixedContext(ssl.ContextFactory):
-    def __init__(self, context: SSL.Context) -> None:
-        self._context = context
-
-    def getContext(self) -> SSL.Context:
-        return self._context

@@ -9,19 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import cast
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from service_identity.cryptography import extract_patterns
 from service_identity.exceptions import CertificateError
 from service_identity.hazmat import DNS_ID, SRV_ID, DNSPattern, SRVPattern, verify_service_identity
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
 
 from gatewayd.address import Domain
 from gatewayd.crypto import dane
+from gatewayd.session.link import TLSInfo
 
 PARLEY_ALPN = b"parley/1"
+EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 §4.2
+EXPORTER_LENGTH = 32
 
 
 class CertificateRejected(ConnectionError):
@@ -50,6 +57,17 @@ def server_context(certificate: Path, key: Path, *, parley: bool) -> SSL.Context
             lambda _, offered: PARLEY_ALPN if PARLEY_ALPN in offered else SSL.NO_OVERLAPPING_PROTOCOLS
         )
     return context
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerConnections:
+    """Makes a listener's, all of one context."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
 
 
 class JudgedConnection(SSL.Connection):
@@ -86,6 +104,24 @@ def client_context(trust: Trust, *, parley: bool, judged: bool = False) -> SSL.C
     JudgedConnection keeps what that is. Raises OSError."""
     changed = trust.authorities.stat().st_mtime if trust.authorities is not None else 0.0
     return _client_context(trust, changed, parley, judged)
+
+
+def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) -> TLSInfo:
+    """What the handshake settled. With `faults`, what the other side has shown too."""
+    version = connection.get_protocol_version_name()
+    exporter = b""
+    if version == "TLSv1.3":  # below it the exporter needs the extended master secret: not offered (RFC 9266 §3)
+        exporter = connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, b"")
+    certificate = connection.get_peer_certificate()
+    return TLSInfo(  # the same few words for all connections
+        version=intern(version),
+        cipher=intern(connection.get_cipher_name() or ""),
+        alpn=intern(connection.get_alpn_proto_negotiated().decode("ascii", "replace")),
+        exporter=exporter,
+        peer_certificate=crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) if certificate else None,
+        shown=tuple(connection.get_peer_cert_chain(as_cryptography=True) or ()) if faults is not None else (),
+        faults=tuple(faults or ()),
+    )
 
 
 def names_domain(certificate: x509.Certificate, domain: Domain) -> bool:
