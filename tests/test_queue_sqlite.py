@@ -28,7 +28,8 @@ from gatewayd.message.model import Content, Part, Payload
 from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.queue import destinations, picking
 from gatewayd.queue.destinations import NEVER
-from gatewayd.queue.sqlite import DROPPED_HERE, ENDED_FOR, PAUSE, REACHED_FOR, SQLiteQueue
+from gatewayd.queue.messages import DROPPED_HERE
+from gatewayd.queue.sqlite import ENDED_FOR, PAUSE, REACHED_FOR, SQLiteQueue
 from gatewayd.queue.states import DELIVERED, DROPPED, ENDED, HELD, IN_QUEUE, LEASED, REFUSED, TRANSITIONS, WAITING
 from tests.loop import Loop
 from tests.test_store_sqlite import content
@@ -747,7 +748,7 @@ def test_a_clock_that_is_set_back_lets_nothing_wait(tmp_path: Path) -> None:
         """Whose rows are due when so many seconds were, and the wall says so many more."""
         clock.advance(real)
         wall[0] += shown
-        loop.one(queue._look_at_clock())
+        loop.one(queue.heed_clock())
         return [str(each.recipient) for each in loop.one(queue.lease(10, 60.0))]
 
     assert passed(10, 5) == []

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 from twisted.internet.defer import Deferred
 
+from gatewayd.database.foreign import POLL
 from gatewayd.interfaces.records import Arrival, Delivery
-from gatewayd.store.watching import FOREIGN_POLL
 from tests.test_store_sqlite import BOB, CREDENTIALS, Stores, content, stores
 
 __all__ = ["stores"]
@@ -29,7 +29,7 @@ class Watcher:
 
     def look(self) -> None:
         """The time of a look for other processes' commits comes, and the threads do their part."""
-        self.stores.clock.advance(FOREIGN_POLL)
+        self.stores.clock.advance(POLL)
         self.stores.loop.one(self.stores.open[0].data_version())
         self.stores.loop.one(self.stores.open[0].data_version())
 

@@ -17,6 +17,7 @@ from gatewayd.service.outbound import Outbound
 from gatewayd.storage import Storage
 
 HOURLY = 3600.0  # seconds
+CLOCK = 1.0  # second
 TESTIFY = 60.0  # seconds: what came in the last of them would not be missed in a restored backup
 
 
@@ -42,6 +43,7 @@ class Upkeep:
 
     def start(self) -> None:
         defer.Deferred.fromCoroutine(self._each_of(*self._at_first))
+        self._repeat(CLOCK, self._storage.queue.heed_clock)
         self._repeat(TESTIFY, self._storage.testify)
         self._repeat(HOURLY, *self._hourly)
 
