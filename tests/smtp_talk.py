@@ -7,11 +7,11 @@ import contextlib
 import imaplib
 import socket
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from demo.world import PASSWORD, Gateway
+from tests.patience import eventually
 
 TIMEOUT = 20.0  # seconds
 
@@ -109,9 +109,8 @@ class Mailbox:
 
     def wait(self, count: int) -> list[bytes]:
         """Until there are so many."""
-        deadline = time.monotonic() + TIMEOUT
-        while len(found := self.mails()) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: len(self.mails()) >= count)
+        found = self.mails()
         assert len(found) == count
         return found
 
@@ -179,9 +178,7 @@ class NextHop:
 
     def wait(self, count: int) -> list[bytes]:
         """Until it has got so many."""
-        deadline = time.monotonic() + TIMEOUT
-        while len(self.mails) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
+        eventually(lambda: len(self.mails) >= count)
         assert len(self.mails) == count
         return self.mails
 

@@ -34,6 +34,7 @@ from gatewayd.net.tls import server_context
 from gatewayd.outcome import Deferred, Outcome
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.wire.parley.schema import Auth, AuthReply, read
+from tests.patience import eventually
 from tests.test_session_parley_server import (
     ALICE,
     ALPHA,
@@ -116,13 +117,6 @@ def deliver(of: House, content: Content, to: Any = CAROL) -> Outcome:
     (answers,) = of.wait(of.courier.deliver(route, [MailObject(content, b"", Envelope(ALICE, (to,)))]))
     outcome: Outcome = answers[to]
     return outcome
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def waits(outcome: Outcome, code: str, why: str = "") -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from gatewayd.core.rate import Buckets
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.wire.parley.schema import Signal as Asked
 from gatewayd.wire.parley.schema import Signalled
+from tests.patience import eventually
 from tests.test_client import sign_in
 from tests.test_session_parley_server import ALICE, ALPHA, BETA, BOB, CAROL, House
 
@@ -33,15 +33,6 @@ def houses(reactor: Any, tmp_path: Path) -> Iterator[tuple[House, House]]:
     yield alpha, beta
     alpha.stop()
     beta.stop()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Fails with TimeoutError."""
-    end = time.monotonic() + 20
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.01)
 
 
 def grant(house: House, owner: Any, other: Any, state: Any = "granted") -> None:

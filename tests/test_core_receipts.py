@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gatewayd.message.model import Content, Payload
 from gatewayd.message.render import render
 from gatewayd.outcome import STORE_FAILED
 from gatewayd.wire.parley.schema import Result, Send
+from tests.patience import eventually
 from tests.test_client import inbox, sign_in
 from tests.test_session_parley_server import (
     ALICE,
@@ -39,15 +40,6 @@ from tests.test_session_parley_server import (
 
 ALL = ("stored", "delivered", "displayed")
 ORIGIN = Origin("127.0.0.1", "test")
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Fails with TimeoutError."""
-    end = time.monotonic() + 20
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.01)
 
 
 class Routes:

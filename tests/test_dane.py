@@ -8,7 +8,6 @@ authority that all believe.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -37,6 +36,7 @@ from gatewayd.client.verifying import fetch_keys
 from gatewayd.crypto.certificates import issue, make_authority
 from gatewayd.crypto.domain_keys import KeySet
 from gatewayd.dns import resolver
+from tests.patience import eventually
 from tests.signed_dns import SignedDNS, needed
 
 pytestmark = needed
@@ -156,13 +156,8 @@ class Houses:
         program = IMAPProgram(self.sender, "alice")
         program.address = f"alice@{by}"
         program.send(to, "DANE", "secret")
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            said = (self.sender.root / "gatewayd.log").read_text()
-            if found := re.search(rf"{to} ((?:delivered|deferred|refused) by .*)", said):
-                return found[1]
-            time.sleep(0.05)
-        return "nothing"
+        fate = re.compile(rf"{to} ((?:delivered|deferred|refused) by .*)")
+        return eventually(lambda: fate.search((self.sender.root / "gatewayd.log").read_text()))[1]
 
 
 SAYING = ["said.test", "silent.test", "insecure-keys.test", "other-keys.test"]

@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from gatewayd.crypto.certificates import issue
 from gatewayd.crypto.domain_keys import KeyStore
 from gatewayd.crypto.scram import ScramClient
 from gatewayd.message.model import Content, Payload
+from tests.patience import eventually
 
 CONNECTIONS = 2500  # that the gateway takes in all
 UNFINISHED = 64 * 1024 * 1024  # octets
@@ -298,10 +299,3 @@ def test_a_peer_that_never_acknowledges(world: World, alpha: Gateway, served: Se
         served.grew("60 messages to a peer that never acknowledges")
     finally:
         mute.stop()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -26,6 +26,7 @@ from gatewayd.net.tls import Trust
 from gatewayd.session.parley_client import ConnectionGone, ParleyClientSession, RequestFailed
 from gatewayd.wire.parley.connection import ParleyConnection, Request
 from gatewayd.wire.parley.schema import Auth, Send, SendReply, read
+from tests.patience import eventually
 
 ALPHA, BETA = Domain.parse("alpha.test"), Domain.parse("beta.test")
 
@@ -406,9 +407,7 @@ def test_a_host_that_cannot_prove_the_domain_gets_nothing(world: World, alpha: G
     """gamma.test's SRV points to beta's host, whose certificate does not name gamma.test: the mail waits."""
     world.publish(gamma_test=zone("127.0.0.44", parley=True))
     IMAPProgram(alpha, "alice").send("carol@gamma.test", "secret", "for gamma only")
-    deadline = time.monotonic() + 20
-    while "carol@gamma.test deferred by Parley: 4.4.1" not in log(alpha) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: "carol@gamma.test deferred by Parley: 4.4.1" in log(alpha))
     (line,) = set(re.findall(r"carol@gamma\.test deferred by Parley: 4\.4\.1 gamma\.test: (.*?); again", log(alpha)))
     assert line == "the listener's certificate does not name gamma.test"
     assert alpha.metric("gatewayd_relayed_total", carrier="Mail", outcome="Delivered") == 0
@@ -423,9 +422,7 @@ def test_a_domain_that_hides_its_parley_is_not_reached_by_mail(world: World, alp
         beta.stop()  # the resolver's cache goes, the store's memory stays
         beta.start()
         IMAPProgram(beta, "alice").send("alice@alpha.test", "second", "not by mail")
-        deadline = time.monotonic() + 20
-        while "cannot be seen now" not in log(beta) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda: "cannot be seen now" in log(beta))
         assert "alice@alpha.test deferred by Deferred: 4.4.3 The domain spoke Parley" in log(beta)
     finally:
         world.publish(alpha_test=zone("127.0.0.43", parley=True))

@@ -14,6 +14,7 @@ from twisted.internet.threads import blockingCallFromThread
 from demo.dns_server import DNSServer
 from demo.world import Gateway, Reactor, zone
 from gatewayd.net.clock import make_steady
+from tests.patience import eventually
 from tests.smtp_talk import Mailbox, NextHop, Talk
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -82,9 +83,7 @@ def test_the_clock_is_set(world: World, offset: str) -> None:
             alice.sign_in()
             mail = MAIL % b"alice@alpha.test"
             assert alice.send("alice@alpha.test", ["carol@legacy.test"], mail).startswith("250")
-        deadline = time.monotonic() + 20
-        while not any(line.startswith("RCPT") for line in hop.heard) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda: any(line.startswith("RCPT") for line in hop.heard))
         world.set(offset)
         time.sleep(2 * CACHED)  # now it is seen
         assert open_before.send("y@elsewhere.test", ["bob@alpha.test"], MAIL % b"y@elsewhere.test").startswith("250")

@@ -7,8 +7,7 @@ import os
 import shutil
 import smtplib
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from bench.peers import DOVECOT_CONF
 from demo.legacy import PORT, PostfixInstance
 from demo.world import PASSWORD, Gateway, World, ctl, zone
 from gatewayd.crypto.certificates import issue
+from tests.patience import eventually
 
 ALPHA, BETA, BEHIND = "127.0.71.1", "127.0.71.2", "127.0.71.3"
 CAROL = "carol@old.test"
@@ -98,13 +98,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     made.world.reactor.stop()
 
 
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def letter(sender: str, to: str, subject: str) -> bytes:
     return f"From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nbody\r\n".encode()
 
@@ -131,22 +124,22 @@ def test_mail_of_the_world_comes_through(house: House) -> None:
         smtp.mail("eve@elsewhere.test")
         assert smtp.rcpt("nobody@old.test")[0] == 550
         assert smtp.rcpt("eve@elsewhere.test")[0] == 550
-    until(lambda: any(b"from the world" in mail for mail in house.mails()))
+    eventually(lambda: any(b"from the world" in mail for mail in house.mails()))
 
 
 def test_a_parley_domain_writes_by_parley(house: House) -> None:
     submit(house.beta, CAROL, "by Parley to carol")
-    until(lambda: any(b"by Parley to carol" in mail for mail in house.mails()))
+    eventually(lambda: any(b"by Parley to carol" in mail for mail in house.mails()))
     (mail,) = (mail for mail in house.mails() if b"by Parley to carol" in mail)
     assert b"with PARLEY id" in mail
     submit(house.beta, "nobody@old.test", "to nobody")
-    until(lambda: any(b"nobody@old.test" in mail and b"Status: 5." in mail for mail in inbox(house.beta)))
+    eventually(lambda: any(b"nobody@old.test" in mail and b"Status: 5." in mail for mail in inbox(house.beta)))
 
 
 def test_its_users_write_by_parley_too(house: House) -> None:
     with smtplib.SMTP(BEHIND, PORT, timeout=30, source_address=(BEHIND, 0)) as smtp:
         smtp.sendmail(CAROL, ["alice@beta.test"], letter(CAROL, "alice@beta.test", "carol writes"))
-    until(lambda: any(b"carol writes" in mail for mail in inbox(house.beta)))
+    eventually(lambda: any(b"carol writes" in mail for mail in inbox(house.beta)))
     (mail,) = (mail for mail in inbox(house.beta) if b"carol writes" in mail)
     assert b"with PARLEY id" in mail
     with smtplib.SMTP(*house.alpha.port("smtp"), timeout=30) as smtp:  # nobody else does in its name
@@ -164,4 +157,4 @@ def test_while_it_is_down_mail_waits_here(house: House) -> None:
         assert smtp.data(letter("eve@elsewhere.test", CAROL, "it waited"))[0] == 250
     assert not any(b"it waited" in mail for mail in house.mails())
     house.postfix.start()
-    until(lambda: any(b"it waited" in mail for mail in house.mails()))
+    eventually(lambda: any(b"it waited" in mail for mail in house.mails()))

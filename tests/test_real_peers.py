@@ -9,7 +9,6 @@ import imaplib
 import shutil
 import smtplib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from demo.world import PASSWORD, Gateway, World
+from tests.patience import eventually
 from tests.peers import PORT, Exim, OpenSMTPD, Peer
 
 ALPHA = "127.0.72.1"
@@ -43,13 +43,6 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     made.stop()
 
 
-def until(found: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def letter(sender: str, to: str, subject: str) -> str:
     return f"From: {sender}\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nGr\u00fc\u00dfe\r\n.\r\n..dots\r\n"
 
@@ -71,7 +64,7 @@ def submit(gateway: Gateway, to: str, subject: str) -> None:
 def test_to_it(alpha: Gateway, peer: Peer) -> None:
     subject = f"to {peer.name}"
     submit(alpha, f"bob@{peer.name}.test", subject)
-    until(lambda: subject.encode() in peer.mail())
+    eventually(lambda: subject.encode() in peer.mail())
     mail = peer.mail().replace(b"\r\n", b"\n")
     assert "Gr\u00fc\u00dfe\n.\n..dots\n".encode() in mail
 
@@ -82,13 +75,13 @@ def test_from_it(alpha: Gateway, peer: Peer) -> None:
         smtp.ehlo()
         mail = letter(sender, "alice@alpha.test", subject).encode()
         smtp.sendmail(sender, ["alice@alpha.test"], mail, ["BODY=8BITMIME"])
-    until(lambda: subject.encode() in inbox(alpha))
+    eventually(lambda: subject.encode() in inbox(alpha))
     assert "Gr\u00fc\u00dfe\r\n.\r\n..dots\r\n".encode() in inbox(alpha)
 
 
 def test_what_it_refuses_comes_back(alpha: Gateway, peer: Peer) -> None:
     submit(alpha, f"bob@sub.{peer.name}.test", f"refused {peer.name}")  # no such domain
-    until(lambda: f"bob@sub.{peer.name}.test".encode() in inbox(alpha))
+    eventually(lambda: f"bob@sub.{peer.name}.test".encode() in inbox(alpha))
     assert b"Action: failed" in inbox(alpha)
 
 
@@ -104,4 +97,4 @@ def test_msmtp_hands_it_in(alpha: Gateway, tmp_path: Path) -> None:
     mail = letter("alice@alpha.test", "alice@alpha.test", "by msmtp").encode()
     done = subprocess.run(command, input=mail, capture_output=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    until(lambda: b"by msmtp" in inbox(alpha))
+    eventually(lambda: b"by msmtp" in inbox(alpha))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import email
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from demo.world import Gateway, World
-from tests.smtp_talk import TIMEOUT, Mailbox, NextHop, Talk
+from tests.patience import eventually
+from tests.smtp_talk import Mailbox, NextHop, Talk
 
 BINARY = (
     b"Subject: binary\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: binary\r\n\r\n"
@@ -190,10 +190,7 @@ def submit(alpha: Gateway, parameters: str, rcpt: str, to: str = "carol@legacy.t
 
 def log(alpha: Gateway, words: str) -> None:
     """Waits until the gateway has said so."""
-    deadline = time.monotonic() + TIMEOUT
-    while words not in (alpha.root / "gatewayd.log").read_text():
-        assert time.monotonic() < deadline, words
-        time.sleep(0.02)
+    eventually(lambda: words in (alpha.root / "gatewayd.log").read_text(), lambda: words)
 
 
 def test_a_bounce_as_it_was_asked_for(alpha: Gateway, legacy: NextHop, alice: Mailbox) -> None:
@@ -289,9 +286,4 @@ def test_why_a_client_was_turned_away_can_be_found(alpha: Gateway) -> None:
         "not taken: from <x@elsewhere.test> to <nobody@alpha.test> by asks.test [127.0.0.1]: 5.1.1 No such user here",
         "not taken: from <x@elsewhere.test> to <x@elsewhere.test> by asks.test [127.0.0.1]: 5.7.1 Relaying denied",
     ]
-    deadline = time.monotonic() + TIMEOUT
-    while (log := (alpha.root / "gatewayd.log").read_text()) and time.monotonic() < deadline:
-        if all(line in log for line in lines):
-            return
-        time.sleep(0.05)
-    raise AssertionError(log[-2000:])
+    eventually(lambda: all(line in (alpha.root / "gatewayd.log").read_text() for line in lines))
