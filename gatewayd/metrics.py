@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector
 
-from gatewayd.address import Domain
 from gatewayd.outcome import Outcome
 
 
@@ -24,7 +23,7 @@ class Metrics:
         self._sessions = Counter("gatewayd_sessions", "Connections accepted", ["protocol"], registry=self.registry)
         self.connections = Gauge("gatewayd_connections", "Connections now open", registry=self.registry)
 
-    def relayed(self, domain: Domain, carrier: str, outcome: Outcome) -> None:
+    def relayed(self, carrier: str, outcome: Outcome) -> None:
         self._relayed.labels(carrier, type(outcome).__name__).inc()
 
     def session(self, protocol: str) -> None:

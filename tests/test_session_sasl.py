@@ -28,8 +28,8 @@ from gatewayd.session import sasl
 from gatewayd.session.link import TLSInfo
 from tests.smtp_talk import TIMEOUT, Mailbox
 
-TLS = TLSInfo("TLSv1.3", "", "", b"x" * 32, None)
-TLS_1_2 = TLSInfo("TLSv1.2", "", "", b"", None)
+TLS = TLSInfo("TLSv1.3", "", "", b"x" * 32)
+TLS_1_2 = TLSInfo("TLSv1.2", "", "", b"")
 ALICE = Account(1, Address.parse("alice@alpha.test"))
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 

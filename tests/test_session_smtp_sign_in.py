@@ -15,7 +15,7 @@ from gatewayd.wire.smtp.client import ServerReply
 from tests.loop import Loop
 
 WHO = Credentials("relay", "sesame", lambda: "nonce")
-TLS = TLSInfo("TLSv1.3", "x", "", b"e" * 32, None)
+TLS = TLSInfo("TLSv1.3", "x", "", b"e" * 32)
 
 
 class Host:

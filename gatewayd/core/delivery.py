@@ -7,7 +7,7 @@ others queued. No protocol's reply codes are known here; outcomes are those of o
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from twisted.internet import defer
@@ -78,7 +78,6 @@ class PostOffice:
         reception: Reception | None = None,
         admission: Admission | None = None,
         consent: Consent | None = None,
-        wake_peer: Callable[[Domain], Awaitable[object]] | None = None,
         story: Story | None = None,
         largest: int = LARGEST,
         largest_mail: int = LARGEST_MAIL,
@@ -89,6 +88,7 @@ class PostOffice:
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._queue = queue
         self._bridges = bridges or Bridges({}, _no_probe, steady)
         self._signer = signer
         self._hostname = hostname
@@ -120,7 +120,6 @@ class PostOffice:
             Puller(store.blobs, quota), self._story, now, largest, largest_mail,
         )  # fmt: skip
         self._contacts = Buckets(60 / CONTACT, steady, burst=1)
-        self._wake_peer = wake_peer or queue.wake
 
     # -- questions before the data ----------------------------------------------------------------------------------
 
@@ -255,7 +254,7 @@ class PostOffice:
 
     async def _contact(self, domain: Domain) -> None:
         if not self._contacts.take(domain):
-            await self._wake_peer(domain)
+            await self._queue.wake(domain)
 
     async def _post_receipt(self, content: Content, author: Address) -> Outcome:
         """With a null reverse-path: nobody is told when it does not arrive."""

@@ -21,17 +21,16 @@ class Attempts(Protocol):
 
 
 class Greylist:
-    def __init__(self, attempts: Attempts, now: Callable[[], float], delay: float = DELAY) -> None:
+    def __init__(self, attempts: Attempts, now: Callable[[], float]) -> None:
         self._attempts = attempts
         self._now = now
-        self._delay = delay
 
     async def ask(self, client: str, sender: Address | None, recipients: Sequence[Address]) -> Deferred | None:
         """None: let in. Raises StoreError."""
         keys = [_key(around(client), str(sender or "").lower(), str(to).lower()) for to in recipients]
         first = await self._attempts.seen(keys, WINDOW)
         now = self._now()  # not before: the first time is now, too
-        wait = first + self._delay - now if first <= now else 0.0  # the clock was set back: nobody waits for that
+        wait = first + DELAY - now if first <= now else 0.0  # the clock was set back: nobody waits for that
         if wait > 0:
             return Deferred("4.7.1", f"Nobody vouches for this mail; try again in {wait:.0f} s", int(wait) + 1)
         await self._attempts.passed(keys, now + REMEMBERED)

@@ -34,7 +34,7 @@ PACE = 0.2  # seconds between such attempts in vain while others get their mail:
 GRACE = 10.0  # seconds that attempts may still take when the relay stops
 POLL = 60.0  # seconds between looks at the queue when nothing calls
 
-Hook = Callable[[Domain, str, Outcome], None]  # who was reached, by what, with what result: metrics
+Hook = Callable[[str, Outcome], None]  # by which kind of route, with what result: metrics
 
 
 class Relay:
@@ -59,7 +59,7 @@ class Relay:
         *,
         patience: Patience,
         concurrency: int,
-        observed: Hook = lambda domain, carrier, outcome: None,
+        observed: Hook = lambda carrier, outcome: None,
         story: Story | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
@@ -263,7 +263,7 @@ class Relay:
             for row in group
         ]
         for attempt in attempts:
-            self._observed(domain, type(route).__name__, attempt.outcome)
+            self._observed(type(route).__name__, attempt.outcome)
         await self._record(attempts)
         if failures:
             await self._unreached(domain, failures[0])

@@ -29,6 +29,7 @@ from gatewayd.address import Domain
 VERSION = "parley1"  # of the TXT record
 MAX_KEYS = 16  # in one set: a verifier keeps and searches it
 DAY = 86400
+LIFETIME = 366 * DAY
 OVERLAP = 14 * DAY  # seconds that a key is good after its successor signs: longer than anything waits in a queue
 SKEW = 300  # seconds that others' clocks may be behind
 SETTLED = 10**9  # nanoseconds after which a directory that changes again surely has another time
@@ -153,17 +154,9 @@ class KeyStore:
     """Our own domains' keys. `now` gives seconds since the epoch; a file's time is the key's not_before. What another
     process changes in the directory is seen at once."""
 
-    def __init__(
-        self,
-        directory: Path,
-        now: Callable[[], float],
-        *,
-        lifetime: int = 366 * DAY,
-        shown_for: int = 3600,
-    ) -> None:
+    def __init__(self, directory: Path, now: Callable[[], float], *, shown_for: int = 3600) -> None:
         self._directory = directory
         self._now = now
-        self._lifetime = lifetime
         self._shown_for = shown_for
         self._loaded: dict[Domain, tuple[int, list[_Lasting]]] = {}  # with when the directory changed last
 
@@ -254,7 +247,7 @@ class KeyStore:
         found.sort(key=lambda pair: (pair[0], pair[1].kid))
         lasting = []
         for number, (begin, key) in enumerate(found):
-            end = begin + self._lifetime
+            end = begin + LIFETIME
             if number + 1 < len(found):
                 end = min(end, found[number + 1][0] + OVERLAP)
             lasting.append(_Lasting(key, begin, end))

@@ -54,13 +54,12 @@ class Resolver:
         *,
         trust_ad: bool = False,
         timeout: float = 10.0,
-        pool: ThreadPool | None = None,
         random: Random | None = None,
     ) -> None:
         self._reactor = reactor
         self._trust_ad = trust_ad
         self._random = random or SystemRandom()
-        self._pool = pool or ThreadPool(0, THREADS, name="dns")
+        self._pool = ThreadPool(0, THREADS, name="dns")
         self._resolver = dns.resolver.Resolver(configure=nameservers is None)
         if nameservers is not None:
             self._resolver.nameservers = [nameserver(text) for text in nameservers]

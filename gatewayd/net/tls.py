@@ -13,7 +13,7 @@ from sys import intern
 from typing import cast
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from service_identity import VerificationError
 from service_identity.cryptography import extract_patterns
 from service_identity.exceptions import CertificateError
@@ -112,13 +112,11 @@ def tls_info(connection: SSL.Connection, faults: Sequence[int] | None = None) ->
     exporter = b""
     if version == "TLSv1.3":  # below it the exporter needs the extended master secret: not offered (RFC 9266 §3)
         exporter = connection.export_keying_material(EXPORTER_LABEL, EXPORTER_LENGTH, b"")
-    certificate = connection.get_peer_certificate()
     return TLSInfo(  # the same few words for all connections
         version=intern(version),
         cipher=intern(connection.get_cipher_name() or ""),
         alpn=intern(connection.get_alpn_proto_negotiated().decode("ascii", "replace")),
         exporter=exporter,
-        peer_certificate=crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate) if certificate else None,
         shown=tuple(connection.get_peer_cert_chain(as_cryptography=True) or ()) if faults is not None else (),
         faults=tuple(faults or ()),
     )

@@ -15,7 +15,6 @@ class TLSInfo:
     cipher: str
     alpn: str  # "" for none
     exporter: bytes  # 32 octets of tls-exporter (RFC 9266); b"" below TLS 1.3
-    peer_certificate: bytes | None  # DER
     shown: tuple[x509.Certificate, ...] = ()  # where we dialled: the server's chain, its own first
     faults: tuple[int, ...] = ()  # what OpenSSL found wrong with that chain: its X509_V_ERR numbers
 
