@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import fields
 
 from gatewayd.address import Domain
 from gatewayd.config import Bridge, ConfigError, load
 from gatewayd.interfaces.dns import Endpoint
 
-SAMPLE = Path(__file__).parent.parent / "etc/gatewayd.toml"
+ROOT = Path(__file__).parent.parent
+SAMPLE, MANUAL = ROOT / "etc/gatewayd.toml", ROOT / "docs/operating.rst"
 LEAST = 'hostname = "mx.a.test"\nstate_dir = "state"\n[tls]\ncertificate = "c.pem"\nkey = "/k.pem"\n'
 
 
@@ -18,7 +23,33 @@ def test_sample_loads() -> None:
     config = load(SAMPLE)
     assert config.hostname == Domain("mx.example.org")
     assert config.listen.smtp == (Endpoint("0.0.0.0", 25), Endpoint("::", 25))
-    assert config.relay.give_up == 432000
+    for said in (config.dns, config.relay, config.limits, config.incoming, config.consent):
+        assert said == type(said)()  # what it shows is what holds where nothing is said
+
+
+def explained(said: Any, table: dict[str, Any]) -> None:
+    """The table has each key of that section, and no other."""
+    assert set(table) == {field.name for field in fields(said)}
+    for key, inner in table.items():
+        value = getattr(said, key)
+        if isinstance(value, dict):  # named by a domain each
+            (value,), (inner,) = value.values(), inner.values()
+        if isinstance(inner, dict):
+            explained(value[0] if isinstance(value, tuple) else value, inner)
+
+
+def test_the_sample_shows_every_key(tmp_path: Path) -> None:
+    file = tmp_path / "all.toml"
+    file.write_text(re.sub(r"(?m)^# (?=\[|\w+ = )", "", SAMPLE.read_text()))
+    explained(load(file), tomllib.loads(file.read_text()))
+
+
+def test_the_manual_names_no_key_that_is_not_there() -> None:
+    config = load(SAMPLE)
+    named = re.findall(r"``\[(\w+)\]\s+(\w+)", MANUAL.read_text())
+    assert len(named) > 10
+    for section, key in named:
+        assert hasattr(getattr(config, section), key), f"[{section}] {key}"
 
 
 def test_paths_bridges_and_keys(tmp_path: Path) -> None:
