@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "gatewayd"
@@ -56,3 +57,13 @@ def test_imports_point_down() -> None:
                 wrong.append(f"{'/'.join(parts)} imports the reactor")
     assert seen > 20
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_picture_names_is_there() -> None:
+    """And each floor of the rule stands in it."""
+    text = (ROOT.parent / "docs/architecture.rst").read_text()
+    picture, _, prose = text.partition("One message in")
+    for path in re.findall(r"``((?:\w+/)+\w+\.py)``", prose):
+        assert (ROOT / path).exists() or (ROOT.parent / path).exists(), path
+    for name in FLOORS:
+        assert re.search(rf"\b{name}(?:/|\.py)", picture), name
