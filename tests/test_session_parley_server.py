@@ -1222,7 +1222,7 @@ def test_who_does_not_sign_in_is_sent_away(alpha: House, monkeypatch: pytest.Mon
 
 
 def test_who_says_a_word_now_and_then_but_does_not_sign_in(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parley_server, "SIGN_IN", 0.1)
+    monkeypatch.setattr(parley_server, "SIGN_IN", 1.0)
     raw, signed_in = Raw(alpha), alpha.user(ALICE)
     raw.say(HELLO)
     heard = [raw.hear()]
