@@ -697,7 +697,7 @@ def test_a_peer_that_calls_does_not_wait_until_all_is_due(queues: Queues, monkey
     assert len(queues.lease()) == 10
     assert queues.one(queues.queue.wake(BOB.domain))  # the others go on meanwhile, once
     while len(pauses) < 4:
-        queues.one(queues.queue.next_due())
+        queues.one(queues.queue.due_in())
     assert {row.next_attempt for row in queues.one(queues.queue.listing()) if row.state == WAITING} <= {now}
 
 
