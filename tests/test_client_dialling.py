@@ -41,15 +41,9 @@ class DNS:
         self._secure = secure
         self._secure_tlsa = secure_tlsa
 
-    def __call__(self, reactor: Any, *, trust_ad: bool) -> DNS:
+    def __call__(self, in_thread: Any, *, trust_ad: bool) -> DNS:
         self.trusted.append(trust_ad)
         return self
-
-    def start(self) -> None:
-        self.asked.append("start")
-
-    def stop(self) -> None:
-        self.asked.append("stop")
 
     async def srv(self, name: str) -> Answer:
         self.asked.append(name)
@@ -81,19 +75,18 @@ def matching(house: House) -> TLSA:
 def test_where_the_dns_says_that_a_server_is(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     dns = DNS(alpha)
     monkeypatch.setattr(resolver, "Resolver", dns)
-    assert alpha.wait(dialling.locate(alpha.reactor, ALPHA)) == [here(alpha)]
+    assert alpha.wait(dialling.locate(ALPHA)) == [here(alpha)]
     with pytest.raises(OSError, match=r"beta\.test publishes no Parley service"):
-        alpha.wait(dialling.locate(alpha.reactor, Domain.parse("beta.test")))
+        alpha.wait(dialling.locate(Domain.parse("beta.test")))
     with pytest.raises(OSError, match="no answer"):
-        alpha.wait(dialling.locate(alpha.reactor, Domain.parse("gone.test")))
-    names = [f"_parley._tcp.{name}.test" for name in ("alpha", "beta", "gone")]
-    assert dns.asked == [asked for name in names for asked in ("start", name, "stop")]
+        alpha.wait(dialling.locate(Domain.parse("gone.test")))
+    assert dns.asked == [f"_parley._tcp.{name}.test" for name in ("alpha", "beta", "gone")]
 
 
 def test_the_servers_of_the_dns_are_tried_in_turn(alpha: House, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Domain] = []
 
-    async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
+    async def locate(domain: Domain) -> list[Endpoint]:
         asked.append(domain)
         return [Endpoint("127.0.0.1", 1), here(alpha)]
 
@@ -119,7 +112,7 @@ def test_an_insecure_record_says_nothing(where: Any, alpha: House, monkeypatch: 
     """Such a host is dialled by its name, and judged by the authorities alone."""
     dns = DNS(alpha, matching(alpha), **where)
     monkeypatch.setattr(resolver, "Resolver", dns)
-    (found,) = alpha.wait(dialling.locate(alpha.reactor, ALPHA))
+    (found,) = alpha.wait(dialling.locate(ALPHA))
     assert found == Endpoint("mx.alpha.test" if where["secure"] else "127.0.0.1", alpha.port)
     with pytest.raises(OSError, match="certificate verify failed"):
         alpha.wait(connect(alpha.reactor, str(ALICE), PASSWORD, server=here(alpha)))
@@ -146,5 +139,5 @@ def test_which_resolver_is_believed(
     monkeypatch.setattr(dialling, "RESOLV_CONF", tmp_path / "resolv.conf")
     dns = DNS(alpha)
     monkeypatch.setattr(resolver, "Resolver", dns)
-    alpha.wait(dialling.locate(alpha.reactor, ALPHA))
+    alpha.wait(dialling.locate(ALPHA))
     assert dns.trusted == [trusted]

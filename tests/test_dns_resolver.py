@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import defer
-from twisted.internet.threads import blockingCallFromThread
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 from zope.interface.verify import verifyObject
 
 from demo.dns_server import DNSServer
@@ -46,11 +46,8 @@ def server(reactor: Any) -> Iterator[DNSServer]:
 
 
 @pytest.fixture
-def resolver(reactor: Any, server: DNSServer) -> Iterator[Resolver]:
-    resolver = Resolver(reactor, [f"127.0.0.1:{server.port}"], timeout=5, random=Random(1))
-    blockingCallFromThread(reactor, resolver.start)
-    yield resolver
-    blockingCallFromThread(reactor, resolver.stop)
+def resolver(server: DNSServer) -> Resolver:
+    return Resolver(deferToThread, [f"127.0.0.1:{server.port}"], timeout=5, random=Random(1))
 
 
 @pytest.fixture
@@ -102,11 +99,9 @@ def test_refusal_is_a_failure(resolver: Resolver, ask: Ask) -> None:
 def test_silence_is_a_failure(reactor: Any, ask: Ask) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
         deaf.bind(("127.0.0.1", 0))
-        resolver = Resolver(reactor, [f"127.0.0.1:{deaf.getsockname()[1]}"], timeout=0.3)
-        blockingCallFromThread(reactor, resolver.start)
+        resolver = Resolver(deferToThread, [f"127.0.0.1:{deaf.getsockname()[1]}"], timeout=0.3)
         with pytest.raises(ResolutionFailed):
             ask(resolver.mx(Domain("alpha.test")))
-        blockingCallFromThread(reactor, resolver.stop)
 
 
 def test_who_is_dead_is_not_waited_for_by_everybody(
@@ -115,8 +110,7 @@ def test_who_is_dead_is_not_waited_for_by_everybody(
     monkeypatch.setattr("gatewayd.dns.resolver.HASTE", 0.2)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
         deaf.bind(("127.0.0.1", 0))
-        resolver = Resolver(reactor, [f"127.0.0.1:{deaf.getsockname()[1]}"], timeout=0.5)
-        blockingCallFromThread(reactor, resolver.start)
+        resolver = Resolver(deferToThread, [f"127.0.0.1:{deaf.getsockname()[1]}"], timeout=0.5)
         assert not resolver.silent
         with pytest.raises(ResolutionFailed):
             ask(resolver.mx(Domain("alpha.test")))
@@ -129,7 +123,6 @@ def test_who_is_dead_is_not_waited_for_by_everybody(
             one.nameservers = [nameserver(f"127.0.0.1:{server.port}")]
         assert ask(resolver.mx(Domain("alpha.test"))).exists
         assert not resolver.silent
-        blockingCallFromThread(reactor, resolver.stop)
 
 
 def test_answers_and_absences_are_cached(resolver: Resolver, server: DNSServer, ask: Ask) -> None:

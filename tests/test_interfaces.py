@@ -36,7 +36,7 @@ ANYTHING: Any = None
 MAKE: dict[type, Callable[[Database, Path], Any]] = {
     SQLiteStore: lambda database, path: SQLiteStore(database, BlobStore(path), Clock(), time.time),
     SQLiteQueue: lambda database, path: SQLiteQueue(database, Clock(), time.time),
-    Resolver: lambda database, path: Resolver(Clock(), ("127.0.0.1:53",)),
+    Resolver: lambda database, path: Resolver(ANYTHING, ("127.0.0.1:53",)),
     ParleyCourier: lambda database, path: ParleyCourier(*[ANYTHING] * 4, HERE, Clock(), time.time),
     SMTPCourier: lambda database, path: SMTPCourier(ANYTHING, ANYTHING, HERE, ANYTHING, Clock()),
     Authenticator: lambda database, path: Authenticator(ANYTHING, ANYTHING, ANYTHING, b"secret"),

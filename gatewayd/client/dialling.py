@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet.threads import deferToThread
 
 from gatewayd.address import Domain
 from gatewayd.interfaces.dns import Endpoint, ResolutionFailed
@@ -23,14 +24,13 @@ from gatewayd.wire.parley.connection import ParleyConnection
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
-async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
+async def locate(domain: Domain) -> list[Endpoint]:
     """Where the domain's server listens: SRV `_parley._tcp`. Hosts with DNSSEC-secure TLSA records come as addresses.
     Raises OSError when there is none, or no answer."""
     from gatewayd.dns.resolver import Resolver  # slow to import, and not needed where the server is told
     from gatewayd.routing import located
 
-    resolver = Resolver(reactor, trust_ad=_resolver_is_trusted())
-    resolver.start()
+    resolver = Resolver(deferToThread, trust_ad=_resolver_is_trusted())
     try:
         found = await resolver.srv(f"_parley._tcp.{domain}")
         endpoints = [record for record in found.records if isinstance(record, Endpoint)]
@@ -41,8 +41,6 @@ async def locate(reactor: Any, domain: Domain) -> list[Endpoint]:
             ]
     except ResolutionFailed as error:
         raise ConnectionError(str(error)) from None
-    finally:
-        resolver.stop()
     if not endpoints:
         raise ConnectionError(f"{domain} publishes no Parley service (SRV _parley._tcp.{domain})")
     return list(dict.fromkeys(endpoints))
@@ -72,7 +70,7 @@ async def dial(
 ) -> ParleyClientSession:  # fmt: skip
     """To the first of the domain's servers that answers and proves to be it. Raises OSError."""
     failed: OSError = ConnectionError(f"no server of {domain}")
-    for endpoint in [server] if server else await locate(reactor, domain):
+    for endpoint in [server] if server else await locate(domain):
         made = engine()
         session = ParleyClientSession("gatewayd.client", made)
         try:

@@ -1,4 +1,4 @@
-"""IResolver by dnspython: its resolver and its cache (positive and negative, by TTL) in a thread pool of its own.
+"""IResolver by dnspython: its resolver and its cache (positive and negative, by TTL), in threads.
 
 RFC 2782 (SRV), RFC 5321 §5.1 and RFC 7505 (MX), RFC 6698 (TLSA), RFC 6840 §5.7 (the AD bit in a query).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from random import Random, SystemRandom
 from typing import Any
@@ -19,8 +19,6 @@ import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 from twisted.internet import defer
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from gatewayd.address import Domain
@@ -28,7 +26,6 @@ from gatewayd.crypto.dane import TLSA
 from gatewayd.dns.selection import SRV, alternate, order_mx, order_srv
 from gatewayd.interfaces.dns import Answer, Endpoint, IResolver, ResolutionFailed
 
-THREADS = 16  # lookups under way at once
 CACHE = 10_000  # answers kept
 HASTE = 2.0  # seconds that a look-up takes at most while the DNS gives no sign of life
 PAYLOAD = 1232  # octets of a UDP answer that never fragment (DNS flag day 2020)
@@ -49,17 +46,16 @@ class Resolver:
 
     def __init__(
         self,
-        reactor: Any,
+        in_thread: Callable[..., Awaitable[Any]],
         nameservers: Sequence[str] | None = None,
         *,
         trust_ad: bool = False,
         timeout: float = 10.0,
         random: Random | None = None,
     ) -> None:
-        self._reactor = reactor
+        self._in_thread = in_thread
         self._trust_ad = trust_ad
         self._random = random or SystemRandom()
-        self._pool = ThreadPool(0, THREADS, name="dns")
         self._resolver = dns.resolver.Resolver(configure=nameservers is None)
         if nameservers is not None:
             self._resolver.nameservers = [nameserver(text) for text in nameservers]
@@ -71,15 +67,6 @@ class Resolver:
         for one, lifetime in ((self._resolver, timeout), (self._hasty, min(timeout, HASTE))):
             one.lifetime, one.timeout = lifetime, lifetime / 3  # leaves time for a second server, or a second try
         self._gave_up = 0.0  # when a look-up did, while no other had an answer: seconds of the steady clock
-
-    def start(self) -> None:
-        if not self._pool.started:
-            self._pool.start()
-
-    def stop(self) -> None:
-        """Waits for the lookups under way."""
-        if self._pool.started:
-            self._pool.stop()
 
     @property
     def silent(self) -> bool:
@@ -148,11 +135,11 @@ class Resolver:
             absolute = dns.name.from_text(name)
         except dns.exception.DNSException:
             return Answer()  # too long to be a name (RFC 1035 §2.3.4): it cannot exist
-        answer: Answer = await deferToThreadPool(self._reactor, self._pool, self._lookup, absolute, kind)
+        answer: Answer = await self._in_thread(self._lookup, absolute, kind)
         return answer
 
     def _lookup(self, name: dns.name.Name, kind: str) -> Answer:
-        """In the pool's thread."""
+        """In a thread."""
         began = time.monotonic()
         try:
             resolver = self._hasty if self.silent else self._resolver

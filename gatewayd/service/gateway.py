@@ -61,9 +61,10 @@ class Gateway(Service):
         self._storage = storage = Storage(config, reactor, now)
         store, queue, keys = storage.store, storage.queue, storage.keys
         self._journal = Journal(reactor)
-        self._resolver = resolver = Resolver(
-            reactor, config.dns.nameservers, trust_ad=config.dns.trust_ad, timeout=config.dns.timeout
-        )
+        resolver = Resolver(
+            self._threads.pool("dns", 16), config.dns.nameservers,
+            trust_ad=config.dns.trust_ad, timeout=config.dns.timeout,
+        )  # fmt: skip
         metrics = Metrics()
         story = Story(now, storage.trace.record if config.trace_days else lambda event: None)
         inbound = Inbound(config, reactor, storage, resolver, self._threads, self._notify, self._contact)
@@ -126,7 +127,6 @@ class Gateway(Service):
             self._storage.database.close()
             raise SystemExit(f"gatewayd: {error}") from None
         self._threads.start()
-        self._resolver.start()
         self._relay.start()
         self._upkeep.start()
 
@@ -140,7 +140,6 @@ class Gateway(Service):
         await self._listeners.close()
         await self._relay.stop()
         await self._upkeep.finish()
-        self._resolver.stop()
         await self._threads.stop()
         self._journal.flush()
         await self._storage.end()
