@@ -265,6 +265,25 @@ def test_a_large_file_from_the_outbox(alpha: House, alice: Device, tmp_path: Pat
     assert [message.files for message in alpha.wait(alice.archive.mailbox("Sent"))] == [got.files]
 
 
+def test_a_large_file_without_a_server_waits_and_keeps_nobody_from_reading(
+    alpha: House, alice: Device, tmp_path: Path
+) -> None:
+    """Nobody waits for a server that is not there; who only reads does not send it."""
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"x" * 200_000)
+    made = compose(str(ALICE), [str(BOB)], "look", now=1.0, files=[path])
+    alpha.hush()
+    with pytest.raises(OSError):
+        alpha.wait(alice.send([str(BOB)], made))
+    back(alpha, alice)
+    bob = sign_in(alpha, BOB)
+    alpha.wait(bob.send([str(ALICE)], "news"))
+    assert [m.text for m in alpha.wait(alice.sync(large=False))] == ["news"]
+    assert [waiting.draft.id for waiting in alpha.wait(alice.outbox.waiting())] == [made.id]
+    assert [m.text for m in alpha.wait(alice.sync())] == ["look"]
+    assert received(alpha) == ["look"]
+
+
 def test_a_large_file_keeps_no_message_waiting(
     alpha: House, alice: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

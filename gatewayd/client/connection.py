@@ -187,7 +187,7 @@ class ParleyClient:
         """Safe to repeat, whatever it raised: the same draft arrives once, and what was put is not put again."""
         for part, source in draft.blobs:
             await self.upload(part, source, progress)
-        session = await (self._patience.persist(self.online) if self._patient else self.online())
+        session = await self._ready()
         most = max(1, session.recipients)
         results: tuple[Result, ...] = ()
         for begin in range(0, len(to), most):
@@ -322,12 +322,14 @@ class ParleyClient:
     async def upload(self, part: Part, source: bytes | Path, progress: Progress = ignored) -> None:
         """Put a blob, or what of it is not there yet; goes on when the connection was lost. Raises TransferFailed too,
         and OSError when the file cannot be read."""
+        await self._ready()
         await upload(self, self._reactor, part, source, partial(progress, part))
 
     async def download(self, part: Part, to: Path, progress: Progress = ignored) -> None:
         """Get a blob; goes on when the connection was lost. What is there of it stands in `to` with ".part" behind its
         name until all is there and has the right hash; done again, it goes on from there. Raises TransferFailed too,
         and OSError when the file cannot be written."""
+        await self._ready()
         await download(self, self._reactor, part, to, partial(progress, part))
 
     def try_now(self) -> None:
@@ -357,6 +359,9 @@ class ParleyClient:
         if not self._keeping_alive.running:
             self._keeping_alive.start(KEEP_ALIVE, now=False)
         return session
+
+    async def _ready(self) -> ParleyClientSession:
+        return await (self._patience.persist(self.online) if self._patient else self.online())
 
     async def _ask(self, method: str, body: Body, kind: type[T]) -> T:
         async def ask() -> T:

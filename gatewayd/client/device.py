@@ -58,13 +58,13 @@ class Device:
         self.parley.close()
         self.archive.close()
 
-    async def sync(self) -> list[Message]:
-        """Sends what waits, and brings the copy up to date. Returns what is new. Raises OSError (offline),
-        RequestFailed, StoreError."""
-        await self.flush()
-        new: list[Message] = []
-        async for page in self.follow(live=False):
-            new += page
+    async def sync(self, *, large: bool = True) -> list[Message]:
+        """Sends what waits, large files last if at all, and brings the copy up to date. Returns what is new. Raises
+        OSError (offline), RequestFailed, StoreError."""
+        await self._flush(large=False)
+        new = [message async for page in self.follow(live=False) for message in page]
+        if large and await self._flush(large=True):
+            new += [message async for page in self.follow(live=False) for message in page]
         return new
 
     async def run(self) -> None:

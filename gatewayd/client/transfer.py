@@ -85,7 +85,9 @@ async def _persist(
     parley: Connection, clock: IReactorTime,
     attempt: Callable[[ParleyClientSession, Callable[[int], None]], Awaitable[None]], progress: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """Attempts until one succeeds, as long as the connection is all that fails and something has come now and then."""
+    """Attempts until one succeeds, as long as the connection is all that fails and something has come now and then. A
+    server that is not there at the beginning is not waited for."""
+    await parley.online()
     most, waits = 0, list(WAITS)
 
     def told(octets: int) -> None:

@@ -79,8 +79,9 @@ async def _mark_read(parley: ParleyClient, mailbox: str, uids: Sequence[int]) ->
 
 
 async def _brought_up_to_date(device: Device) -> None:
+    """Who wants to read does not wait until large files have left."""
     try:
-        await device.sync()
+        await device.sync(large=False)
     except OSError as error:
         print(f"parley: offline, this is what was here: {error}", file=sys.stderr)
     finally:
@@ -91,7 +92,7 @@ async def watch(reactor: Any, options: argparse.Namespace) -> None:
     """What comes to the mailbox, each message once; a change of its flags is not a message."""
     async with Identity(options).device(reactor) as device:
         archive, mailbox = device.archive, options.mailbox
-        await device.sync()
+        await device.sync(large=False)
         since, epoch = await archive.place()
         known = {id for id, modseq in await archive.ids(mailbox) if options.since is None or modseq <= options.since}
         if options.since is not None:
