@@ -259,6 +259,12 @@ def test_a_smart_host_proves_its_name_before_it_sees_the_password(world: World, 
     assert isinstance(outcome, Deferred) and outcome.code == "4.7.8"
 
 
+def test_who_said_no_is_named(world: World) -> None:
+    server = world.serve("mx.beta.test")
+    server.answers["RCPT"] = b"550 5.7.1 not from you\r\n"
+    assert world.send(server) == Refused("5.7.1", "mx.beta.test [127.0.0.1]: not from you")
+
+
 def test_lmtp_answers_for_each(world: World) -> None:
     server = Server(LHLO=EHLO, END=b"250 2.0.0 for bob\r\n452 4.2.2 carol is full\r\n")
     world.servers.append(server)

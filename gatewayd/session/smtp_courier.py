@@ -112,7 +112,7 @@ class SMTPCourier:
             if lost and used:  # that connection has come to its end, which says nothing of the host
                 places.appendleft(endpoint)
             if not lost and NO_REQUIRETLS not in answers.values():
-                return answers
+                return {to: _said_by(endpoint, outcome) for to, outcome in answers.items()}
             why = next(iter(answers.values()))
         return dict.fromkeys(envelope.recipients, why)
 
@@ -248,6 +248,13 @@ class SMTPCourier:
     def _forget_if_none(self, endpoint: Endpoint) -> None:
         if not self._idle[endpoint]:
             del self._idle[endpoint]
+
+
+def _said_by(endpoint: Endpoint, outcome: Outcome) -> Outcome:
+    """Of a domain's several hosts, the one whose postmaster can say more."""
+    if outcome.ok or not endpoint.name:
+        return outcome
+    return msgspec.structs.replace(outcome, text=f"{endpoint.name} [{endpoint.host}]: {outcome.text}")
 
 
 def _failure(proof: Proof, demand: Demand) -> str:
