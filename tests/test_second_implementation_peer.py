@@ -297,7 +297,10 @@ def test_what_the_gateway_delivers(house: House) -> None:
             assert await peer.send(connection, [BOB], peer.receipt(by, copy.signed, state)) == {BOB: code}
         forged = compose(DORA, [BOB], b"Hi", type="edit", replaces=copy.signed.id)
         assert await peer.send(connection, [BOB], peer.signing.sign(forged), b"Hi") == {BOB: "5.7.1"}
-        (receipt,) = [change for change in await bob.log() if change["mailbox"] == "Receipts"]
+        log = await bob.log()
+        for change in log:
+            house.check_payload(Signed.read(change["signed"]).payload)
+        (receipt,) = [change for change in log if change["mailbox"] == "Receipts"]
         Signed.read(receipt["signed"]).verify(KeySet.read(peer.shown(int(time.time())), "second.test"))
 
     house.run(run())

@@ -64,9 +64,10 @@ class House:
         self.loop = asyncio.new_event_loop()
         self.here, self.there, self._root = here, there, root
         self.authority = Authority(root)
-        schema = pycddl.Schema((DOCS / "parley.cddl").read_text())
-        check = schema.validate_cbor  # all that the gateway says; large ones would take long
+        text = (DOCS / "parley.cddl").read_text()
+        check = pycddl.Schema(text).validate_cbor  # all that the gateway says; large ones would take long
         frames.Connection.check = staticmethod(lambda octets: len(octets) < 8192 and check(octets))
+        self.check_payload = pycddl.Schema("start = payload\n" + text).validate_cbor
         self.zone = Zone()
         self.name("alpha.test", here)
         port = self.run(self.zone.listen("127.0.0.1"))
