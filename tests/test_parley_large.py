@@ -231,7 +231,8 @@ def test_mail_of_any_size_that_mail_may_have(alpha: House, beta: House) -> None:
     assert deliver(alpha, content).ok
     account = beta.wait(beta.store.account(CAROL))
     assert account is not None
-    (form,) = beta.wait(beta.store.mails(account.account_id, [1])).values()
+    ids = beta.wait(beta.store._messages.find(account.account_id, [content.id]))
+    (form,) = beta.wait(beta.store.mails(account.account_id, ids)).values()
     assert form.endswith(mail)
     beta.office._accepting._largest_mail = len(mail) - 1
     failed = deliver(alpha, content)
