@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from gatewayd.store import epochs
-from tests.test_session_parley_server import House
+from tests.house import House
 
 
 class Backup:

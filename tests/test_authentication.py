@@ -34,8 +34,7 @@ from gatewayd.net.tls import server_context
 from gatewayd.outcome import Deferred, Outcome
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.wire.parley.schema import Auth, AuthReply, read
-from tests.patience import eventually
-from tests.test_session_parley_server import (
+from tests.house import (
     ALICE,
     ALPHA,
     BETA,
@@ -50,6 +49,7 @@ from tests.test_session_parley_server import (
     of_domain,
     signed,
 )
+from tests.patience import eventually
 
 MALLORY = Domain.parse("mallory.test")
 SHOWN_FOR = 3600  # seconds that a key set of ours is believed

@@ -26,8 +26,8 @@ from gatewayd.crypto.certificates import make_authority
 from gatewayd.interfaces.records import Delivery
 from gatewayd.message.model import Content, Payload
 from gatewayd.wire.parley.schema import Signalled
+from tests.house import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed
 from tests.test_client import here, inbox, sign_in, taken
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed
 
 PATIENCE = 15  # seconds until a screen that does not come fails the test
 Play = Callable[[Pilot[None], ChatApp], Coroutine[Any, Any, None]]

@@ -18,8 +18,8 @@ from gatewayd.cli.parley.chat.dialogs import Tell
 from gatewayd.cli.parley.chat.history import History
 from gatewayd.cli.parley.chat.writing import Writing
 from gatewayd.crypto.certificates import make_authority
+from tests.house import ALICE, ALPHA, BOB, House
 from tests.test_cli_parley_chat import choose, inbox, on_reactor, options, play, said, shows, sign_in, until, write
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, House
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (40, 12)])
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"

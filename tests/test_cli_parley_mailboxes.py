@@ -10,7 +10,7 @@ import pytest
 
 from gatewayd.cli import parley
 from gatewayd.crypto.certificates import make_authority
-from tests.test_session_parley_server import ALICE, ALPHA, PASSWORD, House
+from tests.house import ALICE, ALPHA, PASSWORD, House
 
 
 def test_mailboxes(

@@ -36,7 +36,7 @@ from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.wire.parley.connection import Request
 from gatewayd.wire.parley.schema import Body
 from tests.backup import Backup
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
+from tests.house import ALICE, ALPHA, BOB, CAROL, PASSWORD, House, signed, wait_until
 
 
 @pytest.fixture

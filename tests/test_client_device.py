@@ -18,8 +18,8 @@ from gatewayd.message.model import Part
 from gatewayd.session import parley_sync
 from gatewayd.wire.parley.schema import Mailboxes, Result
 from tests.backup import Backup
+from tests.house import ALICE, ALPHA, BOB, PASSWORD, House, defer_later, wait_until
 from tests.test_client import here, inbox, sign_in
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, defer_later, wait_until
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from gatewayd.crypto.certificates import make_authority
 from gatewayd.crypto.dane import TLSA
 from gatewayd.dns import resolver
 from gatewayd.interfaces.dns import Answer, Endpoint, ResolutionFailed
+from tests.house import ALICE, ALPHA, PASSWORD, House
 from tests.test_client import here, sign_in
-from tests.test_session_parley_server import ALICE, ALPHA, PASSWORD, House
 
 OTHER = TLSA(3, 1, 1, sha256(b"another key").digest())
 

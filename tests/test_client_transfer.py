@@ -26,7 +26,7 @@ from gatewayd.interfaces.dns import Endpoint
 from gatewayd.message.model import Part
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.wire.parley.schema import CHUNK
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House
+from tests.house import ALICE, ALPHA, BOB, PASSWORD, House
 
 SIZE = 40 * CHUNK + 12345
 

@@ -25,21 +25,8 @@ from gatewayd.session.imap import IMAPSession
 from gatewayd.session.parley_client import ParleyClientSession
 from gatewayd.wire.imap.connection import IMAPConnection
 from gatewayd.wire.parley.schema import Consent, Lookup, LookupReply
+from tests.house import ALICE, ALPHA, BETA, BOB, CAROL, PASSWORD, House, codes, message, of_domain, signed, wait_until
 from tests.test_client import sign_in
-from tests.test_session_parley_server import (
-    ALICE,
-    ALPHA,
-    BETA,
-    BOB,
-    CAROL,
-    PASSWORD,
-    House,
-    codes,
-    message,
-    of_domain,
-    signed,
-    wait_until,
-)
 
 NOBODY = "nobody@alpha.test"
 DAVE = Address.parse("dave@beta.test")

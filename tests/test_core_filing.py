@@ -12,20 +12,8 @@ from gatewayd.client import Message, ParleyClient
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.message.model import Content, Payload
 from gatewayd.wire.parley.schema import Result
+from tests.house import ALICE, ALPHA, BETA, BOB, CAROL, House, codes, message, of_domain, of_user, signed
 from tests.test_client import inbox, sign_in
-from tests.test_session_parley_server import (
-    ALICE,
-    ALPHA,
-    BETA,
-    BOB,
-    CAROL,
-    House,
-    codes,
-    message,
-    of_domain,
-    of_user,
-    signed,
-)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from gatewayd.core.rate import Buckets
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.wire.parley.schema import Signal as Asked
 from gatewayd.wire.parley.schema import Signalled
+from tests.house import ALICE, ALPHA, BETA, BOB, CAROL, House
 from tests.patience import eventually
 from tests.test_client import sign_in
-from tests.test_session_parley_server import ALICE, ALPHA, BETA, BOB, CAROL, House
 
 ONLINE = ("presence", "online")
 

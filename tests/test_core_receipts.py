@@ -22,21 +22,9 @@ from gatewayd.message.model import Content, Payload
 from gatewayd.message.render import render
 from gatewayd.outcome import STORE_FAILED
 from gatewayd.wire.parley.schema import Result, Send
+from tests.house import ALICE, ALPHA, BETA, BOB, CAROL, House, codes, message, of_domain, of_user, signed
 from tests.patience import eventually
 from tests.test_client import inbox, sign_in
-from tests.test_session_parley_server import (
-    ALICE,
-    ALPHA,
-    BETA,
-    BOB,
-    CAROL,
-    House,
-    codes,
-    message,
-    of_domain,
-    of_user,
-    signed,
-)
 
 ALL = ("stored", "delivered", "displayed")
 ORIGIN = Origin("127.0.0.1", "test")

@@ -12,8 +12,8 @@ import pytest
 
 from gatewayd.client import ConnectionGone, connect, patience
 from gatewayd.crypto.certificates import make_authority
+from tests.house import ALICE, ALPHA, BOB, PASSWORD, House, wait_until
 from tests.test_client import here, inbox, sign_in
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, PASSWORD, House, wait_until
 
 BOT = Path(__file__).parent.parent / "docs" / "bot.py"
 

@@ -25,7 +25,7 @@ from gatewayd.session.parley_client import RequestFailed
 from gatewayd.session.parley_transfer import WINDOW
 from gatewayd.wire.parley.connection import Request
 from gatewayd.wire.parley.schema import CHUNK, Get, GetReply, Send, read
-from tests.test_session_parley_server import ALICE, ALPHA, BETA, BOB, CAROL, Authority, House, message, signed
+from tests.house import ALICE, ALPHA, BETA, BOB, CAROL, Authority, House, message, signed
 
 SIZE = 8 * 1024 * 1024 + 12345
 

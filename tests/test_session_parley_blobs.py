@@ -17,7 +17,7 @@ from gatewayd.message.model import Content, Part, Payload
 from gatewayd.session.parley_client import ParleyClientSession, RequestFailed
 from gatewayd.session.parley_server import ParleyServerSession
 from gatewayd.wire.parley.schema import CHUNK, Changes, Get, GetReply, Mark, Put, PutReply, Send, SendReply, Sync, read
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, House, codes
+from tests.house import ALICE, ALPHA, BOB, House, codes
 
 BODY = os.urandom(2 * CHUNK + 1000)
 DIGEST = sha256(BODY).digest()

@@ -25,18 +25,7 @@ from gatewayd.outcome import Deferred, Delivered, Outcome, Refused
 from gatewayd.session import parley_client, parley_courier
 from gatewayd.wire.parley.connection import Event, ParleyConnection, Push, Request, Response
 from gatewayd.wire.parley.schema import Hello, KeysReply
-from tests.test_session_parley_server import (
-    ALICE,
-    ALPHA,
-    BETA,
-    BOB,
-    CAROL,
-    Authority,
-    House,
-    message,
-    signed,
-    wait_until,
-)
+from tests.house import ALICE, ALPHA, BETA, BOB, CAROL, Authority, House, message, signed, wait_until
 
 DAVE = Address.parse("dave@beta.test")
 

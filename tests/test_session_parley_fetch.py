@@ -12,7 +12,7 @@ from gatewayd.crypto.certificates import make_authority
 from gatewayd.session import parley_sync
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.wire.parley.schema import MAX_FETCH, Fetch, FetchReply, Mark, Sync, read
-from tests.test_session_parley_server import ALICE, ALPHA, BOB, House, message, of_user
+from tests.house import ALICE, ALPHA, BOB, House, message, of_user
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from twisted.internet import defer
 from gatewayd.crypto.certificates import make_authority
 from gatewayd.session.parley_client import RequestFailed
 from gatewayd.wire.parley.schema import Changes, Mailbox, Mailboxes, MailboxesReply, Mark, Sync, read
-from tests.test_session_parley_server import ALICE, ALPHA, House, pages
+from tests.house import ALICE, ALPHA, House
+from tests.test_session_parley_server import pages
 
 
 class User:
