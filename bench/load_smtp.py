@@ -1,8 +1,8 @@
 """Mail servers that write to one: so many connections, each with one message under way, in one loop that costs little.
 
 `python -m bench.load_smtp HOST PORT SENDER RECIPIENT SIZE CONNECTIONS COUNT` prints when it began (seconds of the
-system's monotonic clock) and the microseconds of its own processor for one message. It pipelines as Postfix's client does (RFC 2920): envelope and DATA in one write, then the
-content.
+system's monotonic clock) and the microseconds of its own processor for one message. It pipelines as Postfix's client
+does (RFC 2920): envelope and DATA in one write, then the content.
 """
 
 from __future__ import annotations
