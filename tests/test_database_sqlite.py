@@ -457,7 +457,7 @@ def test_what_waits_for_the_same_work_is_done_in_one_call(database: Database, lo
 def test_the_log_is_copied_beside_the_writer_and_begins_again(
     tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "CHECKPOINTS", 0.01)
+    monkeypatch.setattr(sqlite, "CHECKPOINTS", (0.01, 0.01))
     monkeypatch.setattr(sqlite, "CHECKPOINT", 20)
     database = Database(tmp_path / "test.sqlite", loop.post)
     database.migrate("words", STEPS)

@@ -35,7 +35,8 @@ BATCH = 500  # work items in one transaction: bounds what one failed commit take
 READERS = 2
 READ_TOGETHER = 16
 CHECKPOINT = 4000  # pages of the log, 16 MB: under load 1000 are one commit, and each would be written twice
-CHECKPOINTS = 1.0  # seconds between them, while there are commits
+CHECKPOINTS = (1.0, 5.0)  # seconds between them, while there are commits: of many pages, of fewer
+MANY = 16_000  # pages
 QUIET = 10.0  # seconds without a failure until it counts as mended: on a full disk some transactions still fit
 CACHE = -65536  # KiB, negative: a size and not pages
 
@@ -257,12 +258,14 @@ class Database:
     def _copy_log(self, connection: sqlite3.Connection) -> None:
         """Pages of the log go to their places while the writer goes on. What came meanwhile is little; when that too
         is done, by the writer itself, the log begins again at its start."""
-        seen = 0
-        while not self._ended.wait(CHECKPOINTS):
+        seen, pages = 0, 0
+        while not self._ended.wait(CHECKPOINTS[pages < MANY]):  # a commit meanwhile waits for the disk: so seldom
+            pages = 0
             if self.commits != seen:
                 seen = self.commits
                 with contextlib.suppress(sqlite3.Error):  # the writer meets it too, and says so
-                    if _checkpoint(connection) >= CHECKPOINT:
+                    pages = _checkpoint(connection)
+                    if pages >= CHECKPOINT:
                         self._put(self._writes, _checkpoint).addErrback(lambda failure: None)
         connection.close()
 
