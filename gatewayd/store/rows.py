@@ -236,10 +236,11 @@ def _free(db: sqlite3.Connection, account_id: int, message_ids: Sequence[int], n
             if came_to is not None:
                 db.execute("INSERT INTO removed VALUES (?,?,?,?)", (account_id, object_id, came_to, now_ms))
             db.execute("DELETE FROM introduction WHERE account_id=? AND message_id=?", (account_id, message_id))
-    db.execute(
-        "UPDATE account SET used_octets=used_octets-?, used_messages=used_messages-? WHERE account_id=?",
-        (octets, messages, account_id),
-    )
+    if messages:
+        db.execute(
+            "UPDATE account SET used_octets=used_octets-?, used_messages=used_messages-? WHERE account_id=?",
+            (octets, messages, account_id),
+        )
 
 
 def copy(
