@@ -11,9 +11,7 @@ is all that the gateway does.
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -29,11 +27,11 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from bench.prosody import listens
-from gatewayd.crypto.certificates import issue, make_authority
+from bench.servers import Server, server
 from gatewayd.message.model import Payload
 from gatewayd.net.tls import ServerConnections, server_context
-from gatewayd.wire.parley.connection import PUSH, RES
+from gatewayd.wire.parley.connection import MAX_FRAME, PUSH, RES
+from gatewayd.wire.parley.frames import encode
 from gatewayd.wire.parley.schema import Send
 
 ADDRESS, DOMAIN = ("127.0.0.34", 5224), "bare.test"
@@ -94,24 +92,20 @@ class Post:
         for message in batch:
             (to,) = message.send.to
             result = {"to": to, "code": "2.0.0", "text": "Delivered"}
-            written.setdefault(message.sender, []).append(frame([RES, message.stream, "send", {"results": [result]}]))
+            reply = encode([RES, message.stream, "send", {"results": [result]}], MAX_FRAME)
+            written.setdefault(message.sender, []).append(reply)
             signed = cbor2.dumps([b"", {}, message.send.payload, message.signature[0]])
-            push = frame([PUSH, 0, "changes", {"signed": signed, "bodies": message.send.bodies}])
+            push = encode([PUSH, 0, "changes", {"signed": signed, "bodies": message.send.bodies}], MAX_FRAME)
             written.setdefault(self.here[to], []).append(push)
         for connection, frames in written.items():
             connection.transport.write(b"".join(frames))
 
 
-def frame(item: object) -> bytes:
-    octets = cbor2.dumps(item)
-    return len(octets).to_bytes(4, "big") + octets
-
-
 class Connection(Protocol):
     transport: Any
-    factory: Any
 
-    def __init__(self) -> None:
+    def __init__(self, post: Post) -> None:
+        self._post = post
         self._buffer = b""
 
     def dataReceived(self, data: bytes) -> None:
@@ -124,44 +118,32 @@ class Connection(Protocol):
             _, stream, method, body = cbor2.loads(data[at + 4 : end])
             at = end
             if method == "send":
-                self.factory.post.accept(self, stream, msgspec.convert(body, Send, builtin_types=(bytes,)))
+                self._post.accept(self, stream, msgspec.convert(body, Send, builtin_types=(bytes,)))
             else:
-                self.factory.post.here[body] = self
+                self._post.here[body] = self
         self._buffer = data[at:]
 
 
-class Bare(NamedTuple):
-    authorities: Path
-    pid: int
+class Listener(Factory):
+    def __init__(self, post: Post) -> None:
+        self._post = post
+
+    def buildProtocol(self, addr: object) -> Connection:
+        return Connection(self._post)
 
 
 @contextmanager
-def bare(root: Path) -> Iterator[Bare]:
+def bare(root: Path) -> Iterator[Server]:
     root.mkdir()
-    authority_key, authority = make_authority("bench")
-    key, certificate = issue(authority_key, authority, [DOMAIN], [])
-    for name, octets in (("ca.pem", authority), ("key.pem", key), ("certificate.pem", certificate)):
-        (root / name).write_bytes(octets)
-    process = subprocess.Popen([sys.executable, "-m", "bench.bare", str(root)])
-    try:
-        deadline = time.monotonic() + 15
-        while not listens(*ADDRESS):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the bare path did not start")
-            time.sleep(0.1)
-        yield Bare(root / "ca.pem", process.pid)
-    finally:
-        process.terminate()
-        process.wait(20)
+    with server(root, "bare", ADDRESS, DOMAIN, [sys.executable, "-m", "bench.bare", str(root)]) as made:
+        yield made
 
 
 def main() -> None:
     root = Path(sys.argv[1])
-    factory = Factory.forProtocol(Connection)
-    factory.post = Post(root)  # type: ignore[attr-defined]
     options = ServerConnections(server_context(root / "certificate.pem", root / "key.pem", parley=True))
     host, port = ADDRESS
-    reactor.listenTCP(port, TLSMemoryBIOFactory(options, False, factory), interface=host)
+    reactor.listenTCP(port, TLSMemoryBIOFactory(options, False, Listener(Post(root))), interface=host)
     reactor.run()
 
 

@@ -8,13 +8,12 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-import cbor2
-
 from bench.load import BODY, Connection
 from gatewayd.crypto import scram
 from gatewayd.message.model import Part, Payload
 from gatewayd.net.tls import EXPORTER_LABEL, EXPORTER_LENGTH, PARLEY_ALPN
-from gatewayd.wire.parley.connection import PUSH, REQ, RES, Event, ParleyConnection, Request, Response
+from gatewayd.wire.parley.connection import MAX_FRAME, PUSH, REQ, RES, Event, ParleyConnection, Request, Response
+from gatewayd.wire.parley.frames import encode
 from gatewayd.wire.parley.schema import Auth, Body, Hello, Sync
 
 RUN = os.urandom(8)  # begins the nonce of every message of this process: 8 octets, 4 of the sender, 4 of the number
@@ -51,8 +50,7 @@ class ParleyLoad(Connection):
         part = Part(sha256(BODY).digest(), "text/plain; charset=utf-8", len(BODY))
         payload = Payload(self._user, (recipient,), 1_800_000_000_000, nonce, parts=(part,)).encode()
         stream = 0xEEEEEEEE
-        frame = cbor2.dumps([REQ, stream, "send", {"to": [recipient], "bodies": [BODY], "payload": payload}])
-        octets = len(frame).to_bytes(4, "big") + frame
+        octets = encode([REQ, stream, "send", {"to": [recipient], "bodies": [BODY], "payload": payload}], MAX_FRAME)
         self._head, _, rest = octets.partition(stream.to_bytes(4, "big"))
         self._middle, _, self._tail = rest.partition(nonce)
         self._middle += RUN + sender.to_bytes(4, "big")
@@ -105,8 +103,7 @@ class BareLoad(ParleyLoad):
     """The same messages to the bare path, which believes every name."""
 
     def _sign_in(self, password: str) -> None:
-        frame = cbor2.dumps([REQ, 0, "hello", self._user])
-        self.write(len(frame).to_bytes(4, "big") + frame)
+        self.write(encode([REQ, 0, "hello", self._user], MAX_FRAME))
 
     def _follow(self) -> None:
         """It has no past."""

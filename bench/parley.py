@@ -20,6 +20,7 @@ from twisted.internet import defer
 
 from bench import bare, figures, prosody
 from bench.load import Result, Spec
+from bench.servers import Server
 from demo.world import PASSWORD, Gateway, World
 from gatewayd.address import Address, Domain
 from gatewayd.cli.gatewayctl import credentials
@@ -80,22 +81,11 @@ def ours(begin: Gateway, end: Gateway, **what: Any) -> Result:
     )  # fmt: skip
 
 
-def theirs(peer: prosody.Prosody, **what: Any) -> Result:
-    address, domain = prosody.ADDRESS, prosody.DOMAIN
+def theirs(peer: Server, **what: Any) -> Result:
     return measured(
         Spec(
-            protocol="xmpp", authorities=str(peer.authorities), password=PASSWORD, pids=(peer.pid,), from_domain=domain,
-            from_address=address, to_domain=domain, to_address=address, **what,
-        )
-    )  # fmt: skip
-
-
-def barely(path: bare.Bare, **what: Any) -> Result:
-    address, domain = bare.ADDRESS, bare.DOMAIN
-    return measured(
-        Spec(
-            protocol="bare", authorities=str(path.authorities), password=PASSWORD, pids=(path.pid,), from_domain=domain,
-            from_address=address, to_domain=domain, to_address=address, **what,
+            protocol=peer.protocol, authorities=str(peer.authorities), password=PASSWORD, pids=(peer.pid,),
+            from_domain=peer.domain, from_address=peer.address, to_domain=peer.domain, to_address=peer.address, **what,
         )
     )  # fmt: skip
 
@@ -160,7 +150,7 @@ def local() -> None:
         goals: dict[str, Figures] = {shape(*key): {"": (rate, "")} for key, rate in TARGETS.items()}
         report("parley_local", found, "the goal", goals | {CALMLY: {", p50": (1.0, ""), ", p99": (5.0, "")}})
         with bare.bare(Path(root) / "bare") as path:
-            report("parley_local", found, "the bare path", shapes(lambda **what: barely(path, **what)))
+            report("parley_local", found, "the bare path", shapes(lambda **what: theirs(path, **what)))
         for archive, name in peers_archives("parley_local"):
             with prosody.prosody(Path(root) / archive, archive, names) as peer:
                 report("parley_local", found, f"Prosody, {name}, TLS", shapes(lambda **what: theirs(peer, **what)))
