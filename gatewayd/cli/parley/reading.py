@@ -12,7 +12,7 @@ from typing import Any
 
 from gatewayd.cli.parley import fates
 from gatewayd.cli.parley.account import Failed, Identity
-from gatewayd.cli.parley.telling import QUOTED, told
+from gatewayd.cli.parley.telling import first_line, told
 from gatewayd.cli.parley.terminal import BOLD, NORMAL, how, plain, signed_by_author, words
 from gatewayd.client import Message, ParleyClient
 from gatewayd.client.archive import Archive
@@ -257,7 +257,7 @@ def _print(said: Said, user: str, *, where: bool) -> None:
     head = plain(f"{_head(message, where=where, unread=_unread(said.version))}{to}  ({known.removeprefix('; ')})")
     lines = [f"{head}  {words(said.subject)}".rstrip()]
     if said.answers is not None:
-        lines.append(f"  > {plain(said.answers.message.sender)}: {words(_first_line(said.answers.text))}".rstrip())
+        lines.append(f"  > {plain(said.answers.message.sender)}: {words(first_line(said.answers.text))}".rstrip())
     lines += ["  " + words(text) for text in said.text.rstrip().splitlines()]
     lines += ["  (taken back by its author)"] if said.retracted else []
     lines += [] if said.understood else ["  (needs a newer program to be shown)"]
@@ -277,11 +277,6 @@ def _head(message: Message, *, where: bool, unread: bool = False) -> str:
 
 def _when(message: Message) -> datetime:
     return datetime.fromtimestamp(message.content.fields.date / 1000).astimezone()
-
-
-def _first_line(text: str) -> str:
-    line = next(filter(str.strip, text.splitlines()), "").strip()
-    return line if len(line) <= QUOTED else f"{line[:QUOTED]}..."
 
 
 def _unread(message: Message) -> bool:

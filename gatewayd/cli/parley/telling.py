@@ -59,11 +59,14 @@ def _quote(said: Said | None, text: str = "") -> str:
     if said is None:
         return SOMETHING
     names = ", ".join(part.name or "" for part in said.files)
-    said_so = (line.strip() for each in (text or said.text, said.subject, names) for line in each.splitlines())
-    line = next(filter(None, said_so), "") if said.understood else ""
-    if said.retracted or not line:
-        return _which(said.message)
-    return f'"{words(line[:QUOTED])}{"..." if len(line) > QUOTED else ""}"'
+    line = first_line(text or said.text, said.subject, names) if said.understood else ""
+    return f'"{words(line)}"' if line and not said.retracted else _which(said.message)
+
+
+def first_line(*texts: str) -> str:
+    """The first of them that says anything, not too much of it."""
+    line = next((line.strip() for text in texts for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= QUOTED else f"{line[:QUOTED]}..."
 
 
 def _which(message: Message) -> str:
