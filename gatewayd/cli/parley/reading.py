@@ -6,14 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gatewayd.cli.parley import fates
 from gatewayd.cli.parley.account import Failed, Identity
 from gatewayd.cli.parley.telling import first_line, told
-from gatewayd.cli.parley.terminal import BOLD, NORMAL, how, plain, signed_by_author, words
+from gatewayd.cli.parley.terminal import BOLD, NORMAL, how, plain, signed_by_author, when, words
 from gatewayd.client import Message, ParleyClient
 from gatewayd.client.archive import Archive
 from gatewayd.client.conversation import Said
@@ -229,7 +228,7 @@ def _print_json(message: Message) -> None:
     fields = message.content.fields
     line = {
         "id": message.id.hex(), "mailbox": message.mailbox, "uid": message.uid, "modseq": message.modseq,
-        "type": message.type, "from": fields.from_, "to": fields.to, "date": _when(message).isoformat(),
+        "type": message.type, "from": fields.from_, "to": fields.to, "date": when(message).isoformat(),
         "subject": fields.subject, "text": message.text, "flags": message.flags,
         "signed_by": str(message.signer), "bridged": message.bridged, "results": message.results,
         "files": [part.name for part in message.files], "answers": _hex(fields.parents[:1]),
@@ -272,11 +271,7 @@ def _print(said: Said, user: str, *, where: bool) -> None:
 def _head(message: Message, *, where: bool, unread: bool = False) -> str:
     number = f"{message.mailbox} {message.uid}" if where else str(message.uid)
     star = "*" if unread or _unread(message) else ""
-    return plain(f"{number}{star}  {_when(message):%Y-%m-%d %H:%M}  {message.sender}")
-
-
-def _when(message: Message) -> datetime:
-    return datetime.fromtimestamp(message.content.fields.date / 1000).astimezone()
+    return plain(f"{number}{star}  {when(message):%Y-%m-%d %H:%M}  {message.sender}")
 
 
 def _unread(message: Message) -> bool:

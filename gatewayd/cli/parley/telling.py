@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from gatewayd.cli.parley.terminal import plain, words
+from gatewayd.cli.parley.terminal import plain, when, words
 from gatewayd.client import Message
 from gatewayd.client.conversation import Said
 from gatewayd.client.device import Device
@@ -70,5 +68,4 @@ def first_line(*texts: str) -> str:
 
 
 def _which(message: Message) -> str:
-    when = datetime.fromtimestamp(message.content.fields.date / 1000).astimezone()
-    return f"{plain(message.mailbox)} {message.uid} of {when:%Y-%m-%d %H:%M}"
+    return f"{plain(message.mailbox)} {message.uid} of {when(message):%Y-%m-%d %H:%M}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from gatewayd.address import Address
 from gatewayd.client.message import Message
@@ -33,8 +34,13 @@ def how(message: Message) -> str:
     return f"mail, taken in by {message.signer}{results}" if message.bridged else f"{kind}signed by {message.signer}"
 
 
+def when(message: Message) -> datetime:
+    """Its date, here."""
+    return datetime.fromtimestamp(message.content.fields.date / 1000).astimezone()
+
+
 def signed_by_author(message: Message) -> bool:
-    """Bridged or of another domain: not the author's own."""
+    """Not bridged, and by no other domain."""
     try:
         return not message.bridged and Address.parse(message.sender).domain == message.signer
     except ValueError:

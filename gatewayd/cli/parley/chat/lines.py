@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 
 from rich import filesize
 from rich.text import Text
 
 from gatewayd.cli.parley import fates
-from gatewayd.cli.parley.terminal import how, plain, signed_by_author, words
+from gatewayd.cli.parley.terminal import how, plain, signed_by_author, when, words
 from gatewayd.client.archive import Conversation
 from gatewayd.client.conversation import Said
 from gatewayd.client.message import Message
@@ -36,7 +36,7 @@ def rule(words: str, style: str = "dim") -> Text:
 
 
 def day(said: Said) -> date:
-    return _when(said).date()
+    return when(said.message).date()
 
 
 def named(day: date, today: date) -> str:
@@ -48,7 +48,7 @@ def message(said: Said, user: str, before: Said | None = None, *, head: bool = T
     mine = said.message.sender == user
     text = Text()
     if head:
-        text.append(f"{_when(said):%H:%M}  ", "dim")
+        text.append(f"{when(said.message):%H:%M}  ", "dim")
         text.append(_name(said.message.sender, user), "bold green" if mine else "bold cyan")
         note = _note(said, mine)
         text.append(f"  {note}" if note else "", "dim" if mine and said.waiting is None else "yellow")
@@ -93,7 +93,7 @@ def goes_on(said: Said, before: Said, user: str) -> bool:
         said.message.sender == before.message.sender
         and not (said.edited or said.waiting_changes)
         and _note(said, mine) == _note(before, mine)
-        and abs((_when(said) - _when(before)).total_seconds()) < TOGETHER
+        and abs((when(said.message) - when(before.message)).total_seconds()) < TOGETHER
     )
 
 
@@ -102,10 +102,6 @@ def _note(said: Said, mine: bool) -> str:
     if mine:
         return plain(fates.state(said))
     return "" if signed_by_author(said.message) else plain(how(said.message))
-
-
-def _when(said: Said) -> datetime:
-    return datetime.fromtimestamp(said.message.content.fields.date / 1000).astimezone()
 
 
 def first_words(*texts: str) -> str:
@@ -142,7 +138,7 @@ def details(said: Said, user: str) -> str:
     rows = (
         f"From   {fields.from_}",
         f"To     {', '.join(fields.to)}",
-        f"Date   {datetime.fromtimestamp(fields.date / 1000).astimezone():%Y-%m-%d %H:%M:%S %z}",
+        f"Date   {when(said.message):%Y-%m-%d %H:%M:%S %z}",
         f"Id     {said.message.id.hex()}",
         f"How    {how(said.message) if said.message.content.signature else 'not sent yet'}",
         *(f"File   {part.name}, {part.type}, {part.size} octets" for part in said.files),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import ClassVar
 
 from rich.text import Text
@@ -17,6 +16,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from gatewayd.cli.parley.chat import lines
+from gatewayd.cli.parley.terminal import when
 from gatewayd.client import Message
 
 Found = list[tuple[str, Message]]  # conversations and messages
@@ -79,7 +79,6 @@ class Search(ModalScreen[tuple[str, Message] | None]):
 
 
 def _line(name: str, message: Message) -> Text:
-    when = datetime.fromtimestamp(message.content.fields.date / 1000).astimezone()
-    text = Text(f"{when:%Y-%m-%d %H:%M}  ", "dim", no_wrap=True, overflow="ellipsis")
+    text = Text(f"{when(message):%Y-%m-%d %H:%M}  ", "dim", no_wrap=True, overflow="ellipsis")
     text.append(lines.names(name), "bold cyan")
     return text.append("\n").append(lines.first_words(message.subject, message.text) or lines.files(message))
